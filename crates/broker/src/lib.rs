@@ -1,0 +1,1 @@
+//! The broker contract, and the embedded broker: a durable log in one process.

@@ -1,0 +1,2 @@
+//! The `driftline` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sources and sinks: audio files, JSON lines, standard output.

@@ -1,0 +1,1 @@
+//! Features, networks, loading and training: the only user of candle.

@@ -1,0 +1,1 @@
+//! The payloads that ship: audio, speech segments, transcripts and search responses.

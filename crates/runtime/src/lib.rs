@@ -1,0 +1,1 @@
+//! Runs a plan: tasks, batching, backpressure, acknowledgement, drain and metrics.

@@ -1,0 +1,1 @@
+//! What a stage author sees: stages, payloads, signals, the emitter and the registry.

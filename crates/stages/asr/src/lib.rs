@@ -1,0 +1,1 @@
+//! The speech recognition stage: speech segments in, transcripts out.

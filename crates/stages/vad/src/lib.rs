@@ -1,0 +1,1 @@
+//! The voice-activity detection stage: audio in, speech segments out.

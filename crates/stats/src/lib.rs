@@ -1,0 +1,1 @@
+//! Profiles of signals: mergeable summaries, pure functions over integers and floats.
