@@ -179,7 +179,9 @@ fn joints(c: &mut Criterion) {
 fn wire(c: &mut Criterion) {
     let payloads = payloads(10_000);
     let mut set = ProfileSet::new(Arc::new(Reference::declared()));
-    payloads.iter().for_each(|payload| drop(set.observe(|visit| payload.signals(visit))));
+    for payload in &payloads {
+        set.observe(|visit| payload.signals(visit));
+    }
     let profile = profile(ProfileBody::Output(set));
     let bytes = profile.encode();
     let mut group = c.benchmark_group("wire");
