@@ -252,3 +252,38 @@ impl CategoryProfile {
         Ok(profile)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values_new_ones_and_missing_are_counted_apart() {
+        let mut profile = CategoryProfile::new(Dictionary::try_new(["wav", "flac"]).unwrap().into());
+        for value in [Some("wav"), Some("mp3"), None, Some("flac"), Some("wav"), Some(""), Some("mp3"), Some("mp3")] {
+            profile.observe(value);
+        }
+        assert_eq!(profile.counts(), [1, 4, 2, 1]);
+        assert_eq!(profile.top(3), [("mp3", 3), ("wav", 2), ("", 1)]);
+        assert_eq!(profile.distinct(), 4.0);
+    }
+
+    #[test]
+    fn values_are_cut_at_the_end_of_a_character() {
+        let long = "ä".repeat(40);
+        let mut profile = CategoryProfile::new(Arc::default());
+        profile.observe(Some(&long));
+        profile.observe(Some(&long[..64]));
+        assert_eq!(profile.top(9), [(&long[..64], 2)]);
+        assert_eq!(cut(&format!("x{long}")).len(), 63);
+    }
+
+    #[test]
+    fn dictionaries_refuse_repeats_and_too_many_values() {
+        let error = Dictionary::try_new(["a", "b", "a"]).unwrap_err();
+        assert_eq!(error.to_string(), "dictionary holds \"a\" twice, allowed is once (values are cut to 64 bytes)");
+        assert!(Dictionary::try_new((0..256).map(|i| i.to_string())).is_err());
+        let full = Dictionary::try_new((0..255).map(|i| i.to_string())).unwrap();
+        assert!((0..255).all(|i| full.slot(Some(&i.to_string())) == FIRST_VALUE + i));
+    }
+}

@@ -185,3 +185,47 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     }
     lanes.iter().sum::<f32>() + rest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four clusters of 50 vectors around the corners of a square in 9 dimensions.
+    fn corners() -> Vec<Vec<f32>> {
+        let mut random = SplitMix::new(7);
+        let mut vector = |i: usize| {
+            let mut vector: Vec<f32> = (0..9).map(|_| random.unit() as f32 * 0.1).collect();
+            vector[0] += (i % 2) as f32;
+            vector[8] += (i / 2 % 2) as f32;
+            vector
+        };
+        (0..200).map(&mut vector).collect()
+    }
+
+    #[test]
+    fn separate_clusters_get_a_cell_each() {
+        let sample = corners();
+        let book = Codebook::fit(&sample, 4, 1).unwrap();
+        let cells: Vec<usize> = sample[..4].iter().map(|vector| book.nearest(vector).unwrap()).collect();
+        assert_eq!(cells.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert!(sample.iter().enumerate().all(|(i, vector)| book.nearest(vector) == Some(cells[i % 4])));
+    }
+
+    #[test]
+    fn the_seed_decides_alone() {
+        let sample = corners();
+        assert_eq!(Codebook::fit(&sample, 16, 3).unwrap(), Codebook::fit(&sample, 16, 3).unwrap());
+        assert_ne!(Codebook::fit(&sample, 16, 3).unwrap(), Codebook::fit(&sample, 16, 4).unwrap());
+    }
+
+    #[test]
+    fn equal_vectors_give_one_cell_and_bad_ones_none() {
+        let book = Codebook::fit(&[[1.0, 2.0]; 5], 64, 1).unwrap();
+        assert_eq!(book.cells(), 1);
+        assert_eq!(book.nearest(&[9.0, 9.0]), Some(0));
+        assert_eq!(book.nearest(&[9.0]), None);
+        assert_eq!(book.nearest(&[9.0, f32::NAN]), None);
+        let error = Codebook::fit(&[vec![1.0, 2.0], vec![1.0]], 2, 1).unwrap_err();
+        assert_eq!(error.to_string(), "vector 1 has 1 finite components, allowed are exactly 2, at least 1");
+    }
+}

@@ -306,3 +306,72 @@ fn round_to_24_bits(x: f64) -> f64 {
 }
 
 const _: () = assert!(MAX_BINS < crate::search::MAX_KEYS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_has_one_slot() {
+        let edges = Edges::linear(-1.0, 1.0, 4).unwrap();
+        assert_eq!(edges.bounds(), [-1.0, -0.5, 0.0, 0.5, 1.0]);
+        let slots = [
+            (None, MISSING),
+            (Some(f64::NAN), NAN),
+            (Some(f64::NEG_INFINITY), NEG_INFINITY),
+            (Some(f64::MIN), BELOW),
+            (Some(-1.0f64.next_up()), BELOW),
+            (Some(-1.0), FIRST_BIN),
+            (Some(-0.0), FIRST_BIN + 2),
+            (Some(0.5f64.next_down()), FIRST_BIN + 2),
+            (Some(0.5), FIRST_BIN + 3),
+            (Some(1.0), FIRST_BIN + 3),
+            (Some(1.0f64.next_up()), edges.above()),
+            (Some(f64::INFINITY), edges.above() + 1),
+        ];
+        for (value, slot) in slots {
+            assert_eq!(edges.slot(value), slot, "{value:?}");
+        }
+        assert_eq!(edges.slots(), edges.above() + 2);
+    }
+
+    #[test]
+    fn quantiles_give_bins_of_equal_mass() {
+        let sample: Vec<f64> = (0..10_000).map(|i| f64::from(i).sqrt()).collect();
+        let edges = Edges::quantiles(&sample, 32).unwrap();
+        let mut counts = vec![0u32; edges.slots()];
+        sample.iter().for_each(|&x| counts[edges.slot(Some(x))] += 1);
+        assert!(counts[FIRST_BIN..edges.above()].iter().all(|&count| count.abs_diff(10_000 / 32) <= 2), "{counts:?}");
+    }
+
+    #[test]
+    fn a_value_that_fills_several_bins_gets_one() {
+        let sample: Vec<f64> = (0..100).map(|i| if i < 50 { 0.0 } else { f64::from(i) }).collect();
+        let edges = Edges::quantiles(&sample, 10).unwrap();
+        assert_eq!(edges.bounds()[..2], [0.0, 50.0]);
+        assert!(Edges::quantiles(&[3.0; 9], 10).is_err());
+    }
+
+    #[test]
+    fn a_sketch_gives_nearly_the_bounds_of_its_sample() {
+        let mut sketch = KllSketch::new(1024).unwrap();
+        let sample: Vec<f64> = (0..20_000).map(|i| f64::from(i * 7919 % 20_000)).collect();
+        sample.iter().for_each(|&x| sketch.update(KllFloat::<f64>::new(x).unwrap()));
+        let edges = Edges::from_sketch(&sketch, 32).unwrap();
+        for (k, bound) in edges.bounds().iter().enumerate() {
+            assert!((bound - k as f64 * 625.0).abs() < 200.0, "{bound} at {k}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_allowed() {
+        let error = |edges: Result<Edges, ReferenceError>| edges.unwrap_err().to_string();
+        assert_eq!(error(Edges::linear(0.0, 1.0, 65)), "number of bins is 65, allowed are 1 to 64");
+        assert_eq!(error(Edges::log(0.0, 1.0, 8)), "logarithmic range starts at 0, allowed are numbers above 0");
+        let order = "bound 1 of edges is 1, allowed are numbers above the bound before it, 2";
+        assert_eq!(error(Edges::linear(2.0, 1.0, 1)), order);
+        let finite = "bound 1 of edges is inf, allowed are finite numbers";
+        assert_eq!(error(Edges::try_new(vec![0.0, f64::INFINITY])), finite);
+        assert!(Edges::linear(f64::NAN, 1.0, 4).is_err());
+    }
+}

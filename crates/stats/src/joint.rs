@@ -202,3 +202,30 @@ fn unshift(shifted: u64) -> Code {
 fn place(key: u32, mask: usize) -> usize {
     (u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_counted_beyond_the_first_table() {
+        let mut joint = JointProfile::new(ReferenceId::DECLARED, ReferenceId::DECLARED);
+        for i in 0..100_000u32 {
+            joint.observe((i % 256) as Code, if i % 10 == 0 { DROPPED } else { (i % 251) as Code });
+        }
+        assert_eq!((joint.total(), joint.dropped()), (100_000, 10_000));
+        let expected = (0..100_000u32).filter(|i| i % 256 == 5 && i % 251 == 7 && i % 10 != 0).count() as u64;
+        assert_eq!(joint.count(5, 7), expected);
+        assert_eq!(joint.count(300, 7), 0);
+        assert!(joint.pairs().is_sorted());
+    }
+
+    #[test]
+    fn tables_of_other_codes_are_refused() {
+        let other = ReferenceId::of(b"other");
+        let mut joint = JointProfile::new(ReferenceId::DECLARED, ReferenceId::DECLARED);
+        let error = joint.merge(&JointProfile::new(ReferenceId::DECLARED, other)).unwrap_err();
+        let expected = format!("profiles differ in reference: declared and {other}, allowed are equal ones");
+        assert_eq!(error.to_string(), expected);
+    }
+}

@@ -33,16 +33,16 @@ impl Moments {
 
     #[inline]
     fn add(&mut self, x: f64, quanta: i64) {
-        // 2⁶⁴ values of at most 2⁵¹ quanta fit.
+        // Wrapping does not depend on order either. It takes 2³² values, all beyond 4096 times the
+        // scale, to reach the end of the squares.
         self.sum = self.sum.wrapping_add(i128::from(quanta));
-        self.squares = self.squares.saturating_add((i128::from(quanta) * i128::from(quanta)) as u128);
+        self.squares = self.squares.wrapping_add((i128::from(quanta) * i128::from(quanta)) as u128);
         // Adding zero turns -0.0 into 0.0, so that the order of the two does not matter.
-        let x = x + 0.0;
         if x < self.min {
-            self.min = x;
+            self.min = x + 0.0;
         }
         if x > self.max {
-            self.max = x;
+            self.max = x + 0.0;
         }
     }
 }
@@ -65,7 +65,7 @@ impl NumberProfile {
             }
             other => self.edges.slot(other),
         };
-        self.counts[slot] = self.counts[slot].saturating_add(1);
+        self.counts[slot] = self.counts[slot].wrapping_add(1);
         slot
     }
 
@@ -79,8 +79,8 @@ impl NumberProfile {
         }
         add_counts(&mut self.counts, &other.counts);
         let (into, from) = (&mut self.moments, &other.moments);
-        into.sum = into.sum.saturating_add(from.sum);
-        into.squares = into.squares.saturating_add(from.squares);
+        into.sum = into.sum.wrapping_add(from.sum);
+        into.squares = into.squares.wrapping_add(from.squares);
         into.min = into.min.min(from.min);
         into.max = into.max.max(from.max);
         Ok(())
@@ -141,7 +141,7 @@ impl NumberProfile {
     }
 
     /// Returns the mean of the finite values, `None` without any: exact to 2⁻³⁶ of the largest
-    /// bound in magnitude, where values over 2¹⁵ times that count as 2¹⁵ times.
+    /// bound in magnitude, where values over 4096 times that count as 4096 times.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
         let n = self.finite();
@@ -164,7 +164,7 @@ impl NumberProfile {
         let around = squares
             .wrapping_sub((centre.wrapping_mul(sum) as u128).wrapping_mul(2))
             .wrapping_add((centre.wrapping_mul(centre) as u128).wrapping_mul(u128::from(n)));
-        let rest = (sum - centre * i128::from(n)) as f64 / n as f64;
+        let rest = (sum % i128::from(n)) as f64 / n as f64;
         let variance = around as f64 / n as f64 - rest * rest;
         Some(variance.max(0.0).sqrt() * self.edges.quantum().size())
     }
@@ -269,4 +269,41 @@ pub(crate) fn add_counts(into: &mut [u64], from: &[u64]) {
 /// Numbers counts by their cell.
 pub(crate) fn cells(counts: &[u64]) -> impl Iterator<Item = (u64, u64)> + Clone + '_ {
     counts.iter().enumerate().map(|(cell, &count)| (cell as u64, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_spread_far_from_zero_is_kept() {
+        let mut profile = NumberProfile::new(Edges::linear(0.0, 1e6, 32).map(Arc::new).unwrap());
+        for i in 0..10_000 {
+            profile.observe(Some(1e6 - f64::from(i % 2) / 8.0));
+        }
+        assert_eq!(profile.mean(), Some(1e6 - 0.0625));
+        assert_eq!(profile.std(), Some(0.0625));
+    }
+
+    #[test]
+    fn without_finite_values_there_is_nothing_to_say() {
+        let mut profile = NumberProfile::new(Edges::linear(0.0, 1.0, 2).map(Arc::new).unwrap());
+        for value in [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY)] {
+            profile.observe(value);
+        }
+        assert_eq!((profile.total(), profile.finite()), (4, 0));
+        assert_eq!((profile.missing(), profile.nan(), profile.infinite()), (1, 1, 2));
+        assert_eq!((profile.mean(), profile.std(), profile.quantile(0.5), profile.min()), (None, None, None, None));
+    }
+
+    #[test]
+    fn quantiles_end_at_the_extremes() {
+        let mut profile = NumberProfile::new(Edges::linear(0.0, 1.0, 2).map(Arc::new).unwrap());
+        for value in [-5.0, 0.1, 0.2, 0.7, 9.0] {
+            profile.observe(Some(value));
+        }
+        assert_eq!((profile.quantile(0.0), profile.quantile(1.0)), (Some(-5.0), Some(9.0)));
+        assert_eq!(profile.quantile(1.5), None);
+        assert!((0.0..=0.5).contains(&profile.quantile(0.4).unwrap()));
+    }
 }

@@ -7,11 +7,11 @@
 //! - nothing for values that are multiples of the quantum, as integers and the levels of an `f32` are;
 //! - otherwise at most half a quantum a value, to both sides alike: the mean is off by less than
 //!   10⁻¹¹ of the scale, where a bin is 3 % of it;
-//! - values over 2¹⁵ times the scale count as that, so the mean is then a bound. How many there are
+//! - values over 4096 times the scale count as that, so the mean is then a bound. How many there are
 //!   stands in the slots below and above, how large they are in the minimum and maximum.
 
-/// The most quanta that a value counts as; their squares fit 102 bits.
-const LIMIT: f64 = (1u64 << 51) as f64;
+/// The most quanta that a value counts as; their squares fit 97 bits.
+const LIMIT: f64 = (1u64 << 48) as f64;
 /// Adding 1.5 · 2⁵² leaves the nearest whole number in the low bits of a float up to `LIMIT`: two
 /// instructions, where a checked conversion takes a dozen.
 const SHIFT: f64 = 1.5 * (1u64 << 52) as f64;
@@ -60,7 +60,7 @@ mod tests {
         let quantum = Quantum::of(&[-90.0, 0.0]);
         assert_eq!(quantum.size(), 128.0 * 2f64.powi(-36));
         for (x, quanta) in
-            [(0.0, 0), (1.0, 1 << 29), (-1.5, -(3 << 28)), (1e-300, 0), (1e300, 1 << 51), (-1e300, -(1 << 51))]
+            [(0.0, 0), (1.0, 1 << 29), (-1.5, -(3 << 28)), (1e-300, 0), (1e300, 1 << 48), (-1e300, -(1 << 48))]
         {
             assert_eq!(quantum.quanta(x), quanta, "{x}");
         }
