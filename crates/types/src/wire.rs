@@ -15,7 +15,7 @@ use crate::{
 
 /// `CloudEvents` version: always `1.0`.
 pub const CE_SPECVERSION: &str = "ce_specversion";
-/// The record id.
+/// The record's deterministic id: the place of the record that caused it, and an index.
 pub const CE_ID: &str = "ce_id";
 /// Who wrote the record: `/<pipeline>/<stage>`.
 pub const CE_SOURCE: &str = "ce_source";
@@ -29,7 +29,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C trace state.
 pub const TRACESTATE: &str = "tracestate";
-/// Ids of the records this one was made from, separated by commas: all of them up to
+/// The places in the log of the records this one was made from, separated by commas: all up to
 /// [`MAX_PARENTS`], else the first and last halves of that number.
 pub const PARENTS: &str = "driftline-parents";
 /// `stage=version` of the stages so far, separated by commas.
@@ -96,18 +96,19 @@ impl Origin {
     }
 }
 
-/// Reads a record's context from a message. What is absent or malformed gets its default: the id
-/// is made from the message's place in the log, the time of entry from its timestamp.
+/// Reads a record's context from a message. What is absent or malformed gets its default, such as
+/// the message's timestamp for the time of entry. The id is the message's place in the log: what
+/// is made of it is named after that.
 #[must_use]
 pub fn context(message: &Message) -> Context {
     let headers = &message.headers;
     let items = |name| headers.get_str(name).into_iter().flat_map(|text| text.split(','));
-    let id = headers.get_str(CE_ID).and_then(|id| id.parse().ok()).unwrap_or_else(|| RecordId {
+    let id = RecordId {
         topic: message.topic.clone(),
         partition: message.partition,
         offset: message.offset,
         index: 0,
-    });
+    };
     Context {
         id,
         trace: TraceContext { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() },
@@ -215,7 +216,9 @@ mod tests {
             headers: origin.headers(&context_in, Timestamp::from_millis(5)),
             timestamp: Timestamp::from_millis(5),
         };
-        assert_eq!(context(&message), context_in);
+        let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };
+        assert_eq!(context(&message), Context { id: place, ..context_in });
+        assert_eq!(message.headers.get_str(CE_ID), Some("speech.microphone/0/9/0"));
         assert_eq!(message.headers.get_str(CE_SOURCE), Some("/speech/vad"));
         assert_eq!(message.headers.get_str(CE_TIME), Some("1970-01-01T00:00:00.005Z"));
     }

@@ -1,0 +1,1 @@
+//! Kinds by name.
