@@ -165,11 +165,13 @@ fn open(
     let mut versions = Vec::new();
     let mut problems = Vec::new();
     let mut problem = |node: &Node, reason: String| problems.push(format!("{}: {reason}", node.name));
-    let site = |node: &Node, version: StageVersion| Site {
-        pipeline: plan.name.clone(),
-        stage: node.name.clone(),
-        version,
-        window_ms: plan.monitor.window.as_millis() as i64,
+    let site = |node: &Node, version: StageVersion| {
+        Arc::new(Site {
+            pipeline: plan.name.clone(),
+            stage: node.name.clone(),
+            version,
+            window_ms: plan.monitor.window.as_millis() as i64,
+        })
     };
     for node in &plan.sinks {
         let Some(def) = registry.sink(node.kind) else { continue };
@@ -196,7 +198,7 @@ fn open(
             Ok(stage) => {
                 versions.push((node.name.clone(), stage.version().clone()));
                 let task = StageTask {
-                    site: Arc::new(site(node, stage.version().clone())),
+                    site: site(node, stage.version().clone()),
                     stage: Arc::from(stage),
                     inputs: node.inputs.clone(),
                     limits: batch_limits(node),
@@ -215,7 +217,7 @@ fn open(
         let Some(def) = registry.source(node.kind) else { continue };
         let opened = def.version(&node.config).and_then(|version| {
             let site = site(node, version.clone());
-            def.open(&node.config, options.follow, site.clone()).map(|source| (source, site, version))
+            def.open(&node.config, options.follow, Arc::clone(&site)).map(|source| (source, site, version))
         });
         match opened {
             Ok((source, site, version)) => {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) struct SourceTask {
-    pub site: Site,
+    pub site: Arc<Site>,
     pub source: Box<dyn OpenSource>,
     pub broker: Arc<dyn Broker>,
     pub flow: Arc<Flow>,
