@@ -1,9 +1,6 @@
 //! From the tables of a file to a plan, noting every problem on the way.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use driftline_types::{
     PipelineName, StageName,
@@ -15,7 +12,7 @@ use toml::{Table, Value};
 
 use crate::{
     BatchConfig, KindSpec, Kinds, Node, Override, Plan, Problem, Problems, Role, SchemaSpec, Severity, TestCase,
-    document::Document,
+    document::{Document, shape},
     expect::Others,
     graph,
     overrides::{Origin, parse_key},
@@ -39,7 +36,7 @@ pub(crate) fn compile(file: &Path, text: &str, overrides: &[Override], kinds: &K
     for test in plan.tests.iter().filter(|test| !test.overrides.is_empty()) {
         let overrides: Vec<_> = overrides.iter().chain(&test.overrides).cloned().collect();
         if let Err(found) = compile_once(file, text, &overrides, kinds) {
-            problems.extend(found.into_vec().into_iter().filter(|problem| problem.severity == Severity::Error));
+            problems.extend(found.iter().cloned());
         }
     }
     if problems.is_empty() { Ok(plan) } else { Err(Problems::new(problems)) }
@@ -47,7 +44,12 @@ pub(crate) fn compile(file: &Path, text: &str, overrides: &[Override], kinds: &K
 
 fn compile_once(file: &Path, text: &str, overrides: &[Override], kinds: &Kinds) -> Result<Plan, Problems> {
     let mut document = Document::parse(file, text).map_err(Problems::new)?;
-    let problems = overrides.iter().filter_map(|change| document.apply(change).err()).collect();
+    let mut problems = Vec::new();
+    for change in overrides {
+        if let Err(problem) = document.apply(change) {
+            problems.push(document.problem(problem));
+        }
+    }
     Compiler { document: &document, kinds, problems }.plan()
 }
 
@@ -74,8 +76,8 @@ fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Erro
 #[serde(deny_unknown_fields)]
 struct TestSection {
     name: String,
-    #[serde(default)]
-    set: Table,
+    #[serde(default, rename = "set")]
+    _set: Table,
     expect: Vec<Map<String, Json>>,
     #[serde(default)]
     more: bool,
@@ -125,10 +127,9 @@ impl<'a> Compiler<'a> {
         let order = self.check_graph(&drafts);
         let tests = self.tests();
 
-        let problems = Problems::new(self.problems);
-        let (Some(pipeline), Some(broker), Some(monitor), false) = (pipeline, broker, monitor, problems.have_error())
+        let (Some(pipeline), Some(broker), Some(monitor), true) = (pipeline, broker, monitor, self.problems.is_empty())
         else {
-            return Err(problems);
+            return Err(Problems::new(self.problems));
         };
         let mut plan = Plan {
             name: pipeline.name,
@@ -140,7 +141,7 @@ impl<'a> Compiler<'a> {
             stages: Vec::new(),
             sinks: Vec::new(),
             tests,
-            warnings: problems.into_vec(),
+            warnings: self.warnings(&drafts),
         };
         for draft in order.into_iter().map(|i| &drafts[i]) {
             let node = node(draft);
@@ -166,10 +167,9 @@ impl<'a> Compiler<'a> {
         let Some(nodes) = self.table(std::slice::from_ref(&section), document.root.get(&section)) else {
             return Vec::new();
         };
-        if nodes.is_empty() {
-            let message = format!("a pipeline needs a {role}, {}", kinds_allowed("", self.kinds.of(role)));
+        if nodes.is_empty() && role != Role::Stage {
+            let message = format!("a pipeline needs a {role}, add [{section}.NAME]");
             self.note(ConfigProblem { path: vec![section], found: None, message });
-            return Vec::new();
         }
         nodes.iter().filter_map(|(key, value)| self.draft(role, key, value)).collect()
     }
@@ -252,9 +252,8 @@ impl<'a> Compiler<'a> {
                 self.note(ConfigProblem { path: draft.path(), found: None, message });
             }
         }
-        let mut read = BTreeSet::new();
         let mut inputs = Vec::with_capacity(drafts.len());
-        for draft in drafts.iter() {
+        for draft in drafts {
             let mut found = Vec::new();
             for (i, input) in draft.inputs.iter().enumerate().filter(|_| draft.role != Role::Source) {
                 if draft.inputs[..i].contains(input) {
@@ -263,7 +262,7 @@ impl<'a> Compiler<'a> {
                         found: Some(format!("{input:?}")),
                         message: "allowed is each input once".to_owned(),
                     });
-                } else if let Some(target) = self.input(draft, i, drafts, &mut read) {
+                } else if let Some(target) = self.input(draft, i, drafts) {
                     found.push(target);
                 }
             }
@@ -275,32 +274,27 @@ impl<'a> Compiler<'a> {
             let message = format!("the cycle {}, allowed is a graph without cycles", names.join(" -> "));
             self.note(ConfigProblem { path: drafts[cycle[0]].path_to("inputs"), found: None, message });
         }
-        for (i, draft) in drafts.iter().enumerate().filter(|(_, draft)| draft.role != Role::Sink) {
-            if !read.contains(&i) {
-                let message = "nothing reads its output".to_owned();
-                let problem = self.document.problem(ConfigProblem { path: draft.path(), found: None, message });
-                self.problems.push(Problem { severity: Severity::Warning, ..problem });
-            }
-        }
         order
     }
 
+    /// Finds what is allowed in a right file but most likely a mistake.
+    fn warnings(&self, drafts: &[Draft<'_>]) -> Vec<Problem> {
+        let read = |draft: &Draft<'_>| drafts.iter().any(|reader| reader.inputs.iter().any(|input| input == draft.key));
+        let unread = drafts.iter().filter(|draft| draft.role != Role::Sink && !read(draft));
+        let message = "nothing reads its output";
+        unread
+            .map(|draft| ConfigProblem { path: draft.path(), found: None, message: message.to_owned() })
+            .map(|problem| Problem { severity: Severity::Warning, ..self.document.problem(problem) })
+            .collect()
+    }
+
     /// Checks one edge. Returns the node it comes from, if that is one to read from.
-    fn input(
-        &mut self,
-        reader: &Draft<'_>,
-        i: usize,
-        drafts: &[Draft<'_>],
-        read: &mut BTreeSet<usize>,
-    ) -> Option<usize> {
+    fn input(&mut self, reader: &Draft<'_>, i: usize, drafts: &[Draft<'_>]) -> Option<usize> {
         let input = reader.inputs[i].as_str();
         let path = reader.input_path(i);
         let writers = || drafts.iter().filter(|draft| draft.role != Role::Sink).map(|draft| draft.key);
         let Some(target) = drafts.iter().position(|draft| draft.key == input) else {
             let allowed: Vec<_> = writers().filter(|key| *key != reader.key).collect();
-            if let Some(meant) = config::did_you_mean(input, allowed.iter().copied()) {
-                read.extend(drafts.iter().position(|draft| draft.key == meant));
-            }
             let message = format!("no node of that name, {}", config::allowed_words(input, &allowed));
             self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
             return None;
@@ -311,7 +305,6 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
             return None;
         }
-        read.insert(target);
         let exact = |schema: Option<SchemaSpec>| schema.and_then(SchemaSpec::exact);
         let reads = exact(reader.spec.and_then(|spec| spec.input));
         let writes = exact(writer.spec.and_then(|spec| spec.output));
@@ -329,13 +322,14 @@ impl<'a> Compiler<'a> {
         let Some(value) = document.root.get("tests") else { return Vec::new() };
         let at = |i: usize| vec!["tests".to_owned(), i.to_string()];
         let Value::Array(sections) = value else {
-            let found = Some(format!("a {}", value.type_str()));
+            let found = Some(shape(value).to_owned());
             let message = "allowed is an array of tables: [[tests]]".to_owned();
             self.note(ConfigProblem { path: vec!["tests".to_owned()], found, message });
             return Vec::new();
         };
         let mut tests: Vec<TestCase> = Vec::new();
         for (i, section) in sections.iter().enumerate() {
+            let overrides = self.test_overrides(&at(i), section.get("set"));
             let Some(section) = self.read::<TestSection>(section, &at(i)) else { continue };
             if tests.iter().any(|test| test.name == section.name) {
                 let path = [at(i), vec!["name".to_owned()]].concat();
@@ -344,7 +338,7 @@ impl<'a> Compiler<'a> {
             }
             tests.push(TestCase {
                 name: section.name,
-                overrides: section.set.into_iter().filter_map(|entry| self.test_override(&at(i), entry)).collect(),
+                overrides,
                 expect: section.expect,
                 others: if section.more { Others::Allow } else { Others::Fail },
             });
@@ -352,16 +346,20 @@ impl<'a> Compiler<'a> {
         tests
     }
 
-    fn test_override(&mut self, test: &[String], (key, value): (String, Value)) -> Option<Override> {
-        let entry = [test, &["set".to_owned(), key.clone()]].concat();
-        // An unquoted path is a table in a table: TOML took its dots apart.
-        let path = if value.is_table() { None } else { parse_key(&key) };
-        let Some(path) = path else {
-            let message = "allowed is a path in quotes: set = { \"path.to.key\" = value }".to_owned();
-            self.note(ConfigProblem { path: entry, found: None, message });
-            return None;
-        };
-        Some(Override { path, value, origin: Origin::File(entry) })
+    fn test_overrides(&mut self, test: &[String], set: Option<&Value>) -> Vec<Override> {
+        let mut overrides = Vec::new();
+        for (key, value) in set.and_then(Value::as_table).into_iter().flatten() {
+            let entry = [test, &["set".to_owned(), key.clone()]].concat();
+            // A path without quotes is a table in a table: TOML took its dots apart.
+            match parse_key(key).filter(|_| !value.is_table()) {
+                Some(path) => overrides.push(Override { path, value: value.clone(), origin: Origin::File(entry) }),
+                None => {
+                    let message = "allowed is a path in quotes: set = { \"path.to.key\" = value }".to_owned();
+                    self.note(ConfigProblem { path: entry, found: None, message });
+                }
+            }
+        }
+        overrides
     }
 
     /// Makes the paths among these keys absolute.
@@ -443,7 +441,7 @@ fn node(draft: &Draft<'_>) -> Option<Node> {
 
 fn kinds_allowed(found: &str, kinds: &[KindSpec]) -> String {
     let names: Vec<_> = kinds.iter().map(|spec| spec.name).collect();
-    format!("allowed kinds: {}", config::allowed_words(found, &names))
+    config::allowed_words(found, &names)
 }
 
 /// A kind knows its own keys only: `input` may well be meant to be `inputs`.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use driftline_types::config::ConfigProblem;
+use driftline_types::config::{self, ConfigProblem};
 use toml::{
     Spanned, Table, Value,
     de::{DeTable, DeValue},
@@ -20,7 +20,8 @@ pub(crate) struct Document<'a> {
     pub(crate) root: Table,
     text: &'a str,
     spans: BTreeMap<Vec<String>, Span>,
-    overridden: BTreeMap<Vec<String>, &'a Origin>,
+    /// The override that wrote an entry, or the table around it that was not there.
+    overridden: BTreeMap<Vec<String>, &'a Override>,
 }
 
 /// Where an entry stands in the text, in bytes.
@@ -54,24 +55,27 @@ impl<'a> Document<'a> {
     ///
     /// # Errors
     /// If an entry on the way is not a table.
-    pub(crate) fn apply(&mut self, change: &'a Override) -> Result<(), Problem> {
+    pub(crate) fn apply(&mut self, change: &'a Override) -> Result<(), ConfigProblem> {
         let Some((key, around)) = change.path.split_last() else { return Ok(()) };
         let mut table = &mut self.root;
         for (depth, part) in around.iter().enumerate() {
+            if !table.contains_key(part) {
+                self.overridden.insert(around[..=depth].to_vec(), change);
+            }
             let entry = table.entry(part.clone()).or_insert_with(|| Value::Table(Table::new()));
-            let found = entry.type_str();
+            let found = shape(entry);
             match entry {
                 Value::Table(inner) => table = inner,
                 _ => {
-                    let message = format!("{} is a {found}, allowed is a table", around[..=depth].join("."));
-                    self.overridden.insert(change.path.clone(), &change.origin);
-                    return Err(self.problem(ConfigProblem { path: change.path.clone(), found: None, message }));
+                    let message = format!("{} is {found}, allowed is a table", config::dotted(&around[..=depth]));
+                    self.overridden.insert(change.path.clone(), change);
+                    return Err(ConfigProblem { path: change.path.clone(), found: None, message });
                 }
             }
         }
         table.insert(key.clone(), change.value.clone());
         self.overridden.retain(|path, _| !path.starts_with(&change.path));
-        self.overridden.insert(change.path.clone(), &change.origin);
+        self.overridden.insert(change.path.clone(), change);
         Ok(())
     }
 
@@ -86,9 +90,9 @@ impl<'a> Document<'a> {
     /// # Errors
     /// If the current directory is not known.
     pub(crate) fn folder_of(&self, path: &[String]) -> std::io::Result<PathBuf> {
-        match self.origin_of(path) {
-            Some((_, Origin::CommandLine)) => std::env::current_dir(),
-            Some((_, Origin::File(_))) | None => {
+        match self.override_of(path).map(|change| &change.origin) {
+            Some(Origin::CommandLine) => std::env::current_dir(),
+            Some(Origin::File(_)) | None => {
                 let file = std::path::absolute(self.file)?;
                 Ok(file.parent().unwrap_or(&file).to_owned())
             }
@@ -96,9 +100,9 @@ impl<'a> Document<'a> {
     }
 
     fn place(&self, path: &[String], of_key: bool) -> Place {
-        match self.origin_of(path) {
-            Some((path, Origin::CommandLine)) => return Place::Set(path.join(".")),
-            Some((_, Origin::File(entry))) => return self.place_in_file(entry, of_key),
+        match self.override_of(path) {
+            Some(Override { path, origin: Origin::CommandLine, .. }) => Place::Set(config::dotted(path)),
+            Some(Override { origin: Origin::File(entry), .. }) => self.place_in_file(entry, of_key),
             None => self.place_in_file(path, of_key),
         }
     }
@@ -113,11 +117,8 @@ impl<'a> Document<'a> {
     }
 
     /// Returns the override that wrote an entry.
-    fn origin_of(&self, path: &[String]) -> Option<(&[String], &Origin)> {
-        (1..=path.len()).rev().find_map(|n| {
-            let (path, origin) = self.overridden.get_key_value(&path[..n])?;
-            Some((path.as_slice(), *origin))
-        })
+    fn override_of(&self, path: &[String]) -> Option<&Override> {
+        (1..=path.len()).rev().find_map(|n| self.overridden.get(&path[..n]).copied())
     }
 
     fn at(&self, offset: usize) -> Place {
@@ -158,5 +159,18 @@ impl<'a> Document<'a> {
             }
             _ => {}
         }
+    }
+}
+
+/// Names the type of a value.
+pub(crate) fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "a boolean",
+        Value::Datetime(_) => "a date or time",
+        Value::Array(_) => "an array",
+        Value::Table(_) => "a table",
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use driftline_types::{PipelineName, SchemaId, StageName};
 
-use crate::{Plan, Role};
+use crate::{Plan, Role, SchemaSpec};
 
 /// What comes of ordering a graph.
 pub(crate) struct Order {
@@ -94,8 +94,8 @@ impl Graph {
         for (to, (_, reader)) in nodes.iter().enumerate() {
             for input in &reader.inputs {
                 let Some(from) = nodes.iter().position(|(_, node)| node.name == *input) else { continue };
-                let written = nodes[from].1.output.and_then(|schema| schema.exact());
-                let read = reader.input.and_then(|schema| schema.exact());
+                let written = nodes[from].1.output.and_then(SchemaSpec::exact);
+                let read = reader.input.and_then(SchemaSpec::exact);
                 edges.push(Edge { from, to, schema: written.or(read) });
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use driftline_types::config::ConfigProblem;
+use driftline_types::config::{self, ConfigProblem};
 
 /// One problem of a pipeline file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,13 +54,13 @@ impl fmt::Display for Problem {
             write!(f, "warning: ")?;
         }
         match &self.place {
-            Place::Set(path) if *path != self.problem.path.join(".") => write!(f, "{path}: {}", self.problem),
+            Place::Set(path) if *path != config::dotted(&self.problem.path) => write!(f, "{path}: {}", self.problem),
             _ => self.problem.fmt(f),
         }
     }
 }
 
-/// Every problem of a pipeline file, at least one of them an error, in the order of their places.
+/// Every error of a pipeline file, at least one, in the order of their places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -74,15 +74,6 @@ impl Problems {
     /// Visits the problems in the order of their places: the file, its lines, then `--set`.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
-    }
-
-    /// Returns whether one of them is an error.
-    pub(crate) fn have_error(&self) -> bool {
-        self.iter().any(|problem| problem.severity == Severity::Error)
-    }
-
-    pub(crate) fn into_vec(self) -> Vec<Problem> {
-        self.0
     }
 }
 

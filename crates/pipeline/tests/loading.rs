@@ -1,5 +1,7 @@
 //! What a right file becomes.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod kinds;
 
 use std::path::{Path, PathBuf};

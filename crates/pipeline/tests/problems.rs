@@ -1,10 +1,13 @@
 //! What a user is told about a broken file, word for word.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod kinds;
 
 use std::{fs, path::Path};
 
-use driftline_pipeline::{Override, Plan};
+use driftline_pipeline::{Override, Place, Plan};
+use proptest::prelude::*;
 
 fn told(file: &Path, overrides: &[&str]) -> String {
     let overrides: Vec<Override> = overrides.iter().map(|text| text.parse().unwrap()).collect();
@@ -26,7 +29,7 @@ fn broken_files() {
 
 #[test]
 fn a_missing_file() {
-    insta::assert_snapshot!(told(Path::new("tests/none.toml"), &[]), @"");
+    assert!(told(Path::new("tests/none.toml"), &[]).starts_with("tests/none.toml: the pipeline file cannot be read: "));
 }
 
 #[test]
@@ -38,6 +41,46 @@ fn wrong_overrides() {
         "pipeline.name.first=x",
         "stages.vad.threshold=0.5",
         "broker.kind=kafka",
+        "sources.micro.path=x",
+        "tests.0.name=x",
     ];
-    insta::assert_snapshot!(told(Path::new("tests/right.toml"), &overrides), @"");
+    insta::assert_snapshot!(told(Path::new("tests/right.toml"), &overrides));
+}
+
+/// A right file with lines taken out, doubled or cut short.
+fn mangled() -> impl Strategy<Value = String> {
+    let edit = (0..1000_usize, 0..3_u8, 0..40_usize);
+    prop::collection::vec(edit, 1..6).prop_map(|edits| {
+        let mut lines: Vec<String> =
+            fs::read_to_string("tests/right.toml").unwrap().lines().map(str::to_owned).collect();
+        for (at, what, cut) in edits {
+            let at = at % lines.len();
+            match what {
+                0 => drop(lines.remove(at)),
+                1 => lines.insert(at, lines[at].clone()),
+                _ => lines[at] = lines[at].chars().take(cut).collect(),
+            }
+        }
+        lines.join("\n")
+    })
+}
+
+proptest! {
+    /// Whatever is wrong with a file is told, with a line that the file has.
+    #[test]
+    fn problems_are_within_the_file(text in mangled()) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mangled.toml");
+        fs::write(&file, &text).unwrap();
+        if let Err(problems) = Plan::load(&file, &[], &kinds::kinds()) {
+            prop_assert!(problems.iter().next().is_some());
+            for problem in problems.iter() {
+                if let Place::Line { line, column } = problem.place {
+                    // An error may stand at the end of the text, after its last character.
+                    let text = text.split('\n').nth(line - 1).unwrap_or_default();
+                    prop_assert!((1..=text.chars().count() + 1).contains(&column), "{}", problem);
+                }
+            }
+        }
+    }
 }
