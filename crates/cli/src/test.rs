@@ -39,7 +39,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<Exit, Failure> {
 
 /// Runs a pipeline as a test wants it and returns the lines that reach its sinks.
 fn lines_of(file: &std::path::Path, case: &driftline_pipeline::TestCase) -> Result<Vec<Value>, String> {
-    let mut plan = Plan::load(file, case.overrides(), &kinds(&REGISTRY)).map_err(|problems| problems.to_string())?;
+    let mut plan = Plan::load(file, &case.overrides, &kinds(&REGISTRY)).map_err(|problems| problems.to_string())?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     plan.broker.path = None;
     for (number, sink) in plan.sinks.iter_mut().enumerate() {
