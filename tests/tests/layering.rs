@@ -21,8 +21,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that one crate alone may use.
-const ONLY_USER: &[(&str, &str)] =
-    &[("candle-core", "models"), ("candle-nn", "models"), ("fjall", "broker"), ("rdkafka", "broker"), ("tantivy", "search")];
+const ONLY_USER: &[(&str, &str)] = &[
+    ("candle-core", "models"),
+    ("candle-nn", "models"),
+    ("fjall", "broker"),
+    ("rdkafka", "broker"),
+    ("tantivy", "search"),
+];
 
 /// Crates that know no runtime, no broker and no network.
 const PURE: &[&str] = &["types", "stats", "pipeline", "stage", "payloads"];
@@ -62,7 +67,9 @@ fn crates_use_only_what_the_layout_allows() {
         };
         for used in uses {
             match used.strip_prefix("driftline-") {
-                Some(ours) if !allowed.contains(&ours) => wrong.push(format!("{name} uses {ours}, allowed are {allowed:?}")),
+                Some(ours) if !allowed.contains(&ours) => {
+                    wrong.push(format!("{name} uses {ours}, allowed are {allowed:?}"))
+                }
                 None if PURE.contains(&name) && IMPURE.contains(&used.as_str()) => {
                     wrong.push(format!("{name} uses {used}, but it is to know none of {IMPURE:?}"));
                 }

@@ -29,7 +29,10 @@ pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
     let mut count = 0;
     for (role, node) in writers(&plan, target)? {
         if role == Role::Source && action == Action::Replay {
-            eprintln!("{}: the dead letters of a source are its input; mend that and run the pipeline again", node.name);
+            eprintln!(
+                "{}: the dead letters of a source are its input; mend that and run the pipeline again",
+                node.name
+            );
             continue;
         }
         let topic = plan.name.dead_letter_topic(&node.name);

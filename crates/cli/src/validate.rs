@@ -23,9 +23,12 @@ pub(crate) fn validate(args: &PipelineArgs) -> Result<Exit, Failure> {
 
 pub(crate) fn graph(args: &GraphArgs) -> Result<Exit, Failure> {
     let graph = log::load(&args.pipeline)?.graph();
-    print!("{}", match args.format {
-        GraphFormat::Dot => graph.to_dot(),
-        GraphFormat::Mermaid => graph.to_mermaid(),
-    });
+    print!(
+        "{}",
+        match args.format {
+            GraphFormat::Dot => graph.to_dot(),
+            GraphFormat::Mermaid => graph.to_mermaid(),
+        }
+    );
     Ok(Exit::Success)
 }

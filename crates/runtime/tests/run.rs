@@ -27,8 +27,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq)]
 struct Number(u64);
 
-static VALUE: Signal =
-    Signal::number("number.value", "1", "The number.", Scale::Linear { lo: 0.0, hi: 1_000.0 });
+static VALUE: Signal = Signal::number("number.value", "1", "The number.", Scale::Linear { lo: 0.0, hi: 1_000.0 });
 
 impl Payload for Number {
     const SCHEMA: SchemaId = SchemaId::new("number.v1");
@@ -260,11 +259,7 @@ fn plan(run: &str, count: u64, settings: &str) -> Plan {
     Plan::load(&file, &[], &kinds()).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-async fn run(
-    plan: &Plan,
-    broker: &Arc<dyn Broker>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<Report, RunError> {
+async fn run(plan: &Plan, broker: &Arc<dyn Broker>, shutdown: impl Future<Output = ()>) -> Result<Report, RunError> {
     create_topics(&**broker, plan, Retention::default()).unwrap();
     let metrics = Arc::new(Metrics::new(plan));
     let options = RunOptions { follow: false, durable: true, limits: Limits::default() };

@@ -20,7 +20,7 @@ use driftline_stage::{ConfigProblem, Emitter, Key, Record, Stage, StageError, St
 
 pub use config::Config;
 
-use crate::{config::BUILTIN, session::Session};
+use crate::{config::BUILTIN, segmenter::SegmenterState, session::Session};
 
 /// The `vad` kind of stage.
 pub struct Vad {
@@ -39,7 +39,8 @@ impl StageKind for Vad {
     }
 
     fn open(config: Config) -> Result<Self, StageError> {
-        let detector = if config.model == BUILTIN { Detector::builtin() } else { Detector::load(Path::new(&config.model)) };
+        let detector =
+            if config.model == BUILTIN { Detector::builtin() } else { Detector::load(Path::new(&config.model)) };
         let detector = detector.map_err(|error| StageError::fatal("the model cannot be used").caused_by(error))?;
         Ok(Self { detector, config })
     }
@@ -90,12 +91,17 @@ impl Stage for VadStage {
     }
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        self.sessions = session::restore(entries)?;
+        self.sessions = session::restore(&self.config, entries)?;
         Ok(())
     }
 }
 
 impl VadStage {
+    fn new_session(&self) -> Result<Session, StageError> {
+        let segmenter = self.config.segmenter(SegmenterState::default()).map_err(session::unusable)?;
+        Ok(Session::new(segmenter, &self.detector))
+    }
+
     /// Processes the records up to each session's last chunk and returns those beyond.
     fn round<'a>(
         &mut self,
@@ -110,7 +116,10 @@ impl VadStage {
                 Some(found) => found,
                 None => {
                     order.push(record.key.clone());
-                    let session = self.sessions.remove(&record.key).unwrap_or_else(|| Session::new(&self.config, &self.detector));
+                    let session = match self.sessions.remove(&record.key) {
+                        Some(session) => session,
+                        None => self.new_session()?,
+                    };
                     work.entry(record.key.clone()).or_insert((session, Vec::new()))
                 }
             };
@@ -130,7 +139,7 @@ impl VadStage {
             .collect();
         let probabilities = self.detect(&mut ready)?;
         for ((key, mut session, records), probabilities) in ready.into_iter().zip(probabilities) {
-            session.hear(&self.config, &records, &probabilities, out);
+            session.hear(self.config.threshold, &records, &probabilities, out);
             match records.last() {
                 Some(last) if last.value.last => {
                     session.end(Some(last), &key, out);
@@ -146,10 +155,7 @@ impl VadStage {
     }
 
     /// Runs the network over the whole frames of every session, side by side.
-    fn detect(
-        &self,
-        ready: &mut [(Key, Session, Vec<&Record<AudioChunk>>)],
-    ) -> Result<Vec<Vec<f32>>, StageError> {
+    fn detect(&self, ready: &mut [(Key, Session, Vec<&Record<AudioChunk>>)]) -> Result<Vec<Vec<f32>>, StageError> {
         let audio: Vec<Vec<f32>> = ready.iter_mut().map(|(_, session, _)| session.take_frames()).collect();
         let audio: Vec<&[f32]> = audio.iter().map(Vec::as_slice).collect();
         let mut states: Vec<&mut SessionState> = ready.iter_mut().map(|(_, session, _)| session.state()).collect();

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Config,
-    segmenter::{Cut, Segment, Segmenter},
+    segmenter::{SegmentEvent, Segmenter, SegmenterConfigError, SegmenterState},
 };
 
 /// Longest gap between two chunks that is filled with silence, in samples: 10 seconds.
@@ -34,6 +34,7 @@ const FULL_SCALE: f32 = 32_767.0;
 /// One session.
 pub(crate) struct Session {
     network: SessionState,
+    segmenter: Segmenter,
     fields: Fields,
     chunks: VecDeque<Chunk>,
     /// Positions of saved chunks that were given up since the last save.
@@ -44,7 +45,8 @@ pub(crate) struct Session {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Fields {
-    segmenter: Segmenter,
+    /// Of the segmenter, at the last save.
+    segmenter: SegmenterState,
     received: u64,
     heard: u64,
     segments: u32,
@@ -63,6 +65,15 @@ struct Newest {
     ingested: Timestamp,
 }
 
+/// What ended a segment.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// Silence, or its length.
+    Silence,
+    /// The session's end.
+    Session,
+}
+
 /// A chunk of audio that a later segment may contain.
 struct Chunk {
     start: u64,
@@ -79,11 +90,12 @@ impl Chunk {
 }
 
 impl Session {
-    pub(crate) fn new(config: &Config, detector: &Detector) -> Self {
+    pub(crate) fn new(segmenter: Segmenter, detector: &Detector) -> Self {
         Self {
             network: detector.new_state(),
+            segmenter,
             fields: Fields {
-                segmenter: Segmenter::new(config.segmentation()),
+                segmenter: SegmenterState::default(),
                 received: 0,
                 heard: 0,
                 segments: 0,
@@ -136,24 +148,26 @@ impl Session {
     /// Follows the network's answers, frame by frame, and emits the segments that end.
     pub(crate) fn hear(
         &mut self,
-        config: &Config,
+        threshold: f32,
         records: &[&Record<AudioChunk>],
         probabilities: &[f32],
         out: &mut Emitter<'_, SpeechSegment>,
     ) {
         let mut left = probabilities.iter();
+        let mut events = Vec::new();
         for &record in records {
             let end = record.value.start + record.value.samples.len() as u64;
             self.hold(record, out);
             // A frame belongs to the chunk that completes it.
             while self.fields.heard + CHUNK as u64 <= end || record.value.last {
                 let Some(&probability) = left.next() else { break };
-                if probability >= config.threshold {
+                if probability >= threshold {
                     self.fields.speech.push_back(self.fields.heard / CHUNK as u64);
                 }
                 self.fields.heard += CHUNK as u64;
-                if let Some(segment) = self.fields.segmenter.push(probability) {
-                    self.emit(segment, record, out);
+                self.segmenter.push(probability, &mut events);
+                for event in events.drain(..) {
+                    self.emit(event, Ending::Silence, record, out);
                 }
             }
             self.fields.newest = Some(Newest {
@@ -167,15 +181,12 @@ impl Session {
 
     /// Ends the session: emits what is open, and drops the rest. Without a record, the end is
     /// where the audio ended so far, and the newest record stands for the cause.
-    pub(crate) fn end(
-        &mut self,
-        record: Option<&Record<AudioChunk>>,
-        key: &Key,
-        out: &mut Emitter<'_, SpeechSegment>,
-    ) {
-        if let Some(segment) = self.fields.segmenter.finish(self.fields.received) {
+    pub(crate) fn end(&mut self, record: Option<&Record<AudioChunk>>, key: &Key, out: &mut Emitter<'_, SpeechSegment>) {
+        let mut events = Vec::new();
+        self.segmenter.finish(self.fields.received, &mut events);
+        for event in events {
             match (record, &self.fields.newest) {
-                (Some(record), _) => self.emit(segment, record, out),
+                (Some(record), _) => self.emit(event, Ending::Session, record, out),
                 (None, Some(newest)) => {
                     let cause = Record {
                         key: key.clone(),
@@ -183,7 +194,7 @@ impl Session {
                         context: Context::at_source(newest.id.clone(), newest.ingested),
                         value: (),
                     };
-                    self.emit(segment, &cause, out);
+                    self.emit(event, Ending::Session, &cause, out);
                 }
                 (None, None) => {}
             }
@@ -195,13 +206,22 @@ impl Session {
         if record.value.samples.is_empty() {
             return;
         }
-        if let Some(chunk) = self.chunks.iter_mut().find(|chunk| chunk.start == record.value.start && !chunk.samples.is_empty()) {
+        if let Some(chunk) =
+            self.chunks.iter_mut().find(|chunk| chunk.start == record.value.start && !chunk.samples.is_empty())
+        {
             chunk.held = Some(out.hold(record));
         }
     }
 
-    fn emit<I>(&mut self, segment: Segment, cause: &Record<I>, out: &mut Emitter<'_, SpeechSegment>) {
-        let (start, end) = (segment.start, segment.end.min(self.fields.received));
+    fn emit<I>(
+        &mut self,
+        event: SegmentEvent,
+        ending: Ending,
+        cause: &Record<I>,
+        out: &mut Emitter<'_, SpeechSegment>,
+    ) {
+        let SegmentEvent::Ended { start, end } = event else { return };
+        let end = end.min(self.fields.received);
         let inside = |chunk: &&mut Chunk| chunk.start < end && chunk.end() > start;
         let parts = self.chunks.iter_mut().filter(inside).filter_map(|chunk| chunk.held.take()).collect();
         let frames = start / CHUNK as u64..end.div_ceil(CHUNK as u64);
@@ -213,9 +233,9 @@ impl Session {
             end_ms: to_ms(end),
             speech_ratio: speech as f32 / (frames.end - frames.start).max(1) as f32,
             silence_before_ms: to_ms(start.saturating_sub(self.fields.last_end)),
-            silence_after_ms: match segment.cut {
-                Cut::Silence => Some(to_ms(self.fields.heard.saturating_sub(end))),
-                Cut::Length | Cut::End => None,
+            silence_after_ms: match ending {
+                Ending::Silence => Some(to_ms(self.fields.heard.saturating_sub(end))),
+                Ending::Session => None,
             },
             samples: self.samples(start, end),
         };
@@ -226,7 +246,7 @@ impl Session {
 
     /// Returns the first sample that a later segment may contain.
     fn needed(&self) -> u64 {
-        self.fields.segmenter.keep_from().min(self.fields.heard)
+        self.segmenter.needed_from().min(self.fields.heard)
     }
 
     /// Gives up the chunks that end before a position; those still held are dropped.
@@ -256,6 +276,11 @@ impl Session {
 
 fn to_ms(samples: u64) -> u64 {
     samples * 1_000 / u64::from(driftline_payloads::SAMPLE_RATE)
+}
+
+/// Names a configuration that no segmenter can be made of; [`Config::problems`] finds it before.
+pub(crate) fn unusable(error: SegmenterConfigError) -> StageError {
+    StageError::fatal("the configuration cannot be used").caused_by(error)
 }
 
 // State.
@@ -295,6 +320,7 @@ impl Session {
             out.put_state(chunk_key(key, chunk.start), value.freeze());
             chunk.saved = true;
         }
+        self.fields.segmenter = self.segmenter.state().clone();
         let fields = serde_json::to_vec(&self.fields).map_err(unwritable)?;
         let network = self.network.to_bytes();
         let mut value = BytesMut::with_capacity(4 + fields.len() + network.len());
@@ -316,7 +342,7 @@ impl Session {
 }
 
 /// Rebuilds the sessions of a partition.
-pub(crate) fn restore(entries: Vec<(Bytes, Bytes)>) -> Result<HashMap<Key, Session>, StageError> {
+pub(crate) fn restore(config: &Config, entries: Vec<(Bytes, Bytes)>) -> Result<HashMap<Key, Session>, StageError> {
     let damaged = || StageError::fatal("a state entry of the vad stage is damaged");
     let mut fields = HashMap::new();
     let mut chunks: HashMap<Key, Vec<Chunk>> = HashMap::new();
@@ -346,10 +372,13 @@ pub(crate) fn restore(entries: Vec<(Bytes, Bytes)>) -> Result<HashMap<Key, Sessi
             _ => return Err(damaged()),
         }
     }
-    let sessions = fields.into_iter().map(|(key, (fields, network))| {
+    let mut sessions = HashMap::new();
+    for (key, (fields, network)) in fields {
         let mut chunks = chunks.remove(&key).unwrap_or_default();
         chunks.sort_by_key(|chunk| chunk.start);
-        (key, Session { network, fields, chunks: chunks.into(), given_up: Vec::new(), ending: false })
-    });
-    Ok(sessions.collect())
+        let segmenter = config.segmenter(fields.segmenter.clone()).map_err(unusable)?;
+        let chunks = chunks.into();
+        sessions.insert(key, Session { network, segmenter, fields, chunks, given_up: Vec::new(), ending: false });
+    }
+    Ok(sessions)
 }
