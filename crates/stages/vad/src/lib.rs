@@ -1,1 +1,3 @@
 //! The voice-activity detection stage: audio in, speech segments out.
+
+pub mod segmenter;
