@@ -42,14 +42,7 @@ pub struct SegmenterConfig {
 
 impl Default for SegmenterConfig {
     fn default() -> Self {
-        Self {
-            threshold: 0.5,
-            neg_threshold: None,
-            min_speech_duration_ms: 250,
-            max_speech_duration_s: 15.0,
-            min_silence_duration_ms: 100,
-            speech_pad_ms: 30,
-        }
+        Self { threshold: 0.5, neg_threshold: None, min_speech_duration_ms: 250, max_speech_duration_s: 15.0, min_silence_duration_ms: 100, speech_pad_ms: 30 }
     }
 }
 
@@ -169,11 +162,7 @@ impl Segmenter {
         }
         let neg_threshold = config.neg_threshold.unwrap_or((config.threshold - 0.15).max(0.01));
         if !(neg_threshold > 0.0 && neg_threshold <= config.threshold) && config.neg_threshold.is_some() {
-            return refuse(
-                "neg_threshold",
-                neg_threshold.to_string(),
-                format!("above 0, at most the threshold {}", config.threshold),
-            );
+            return refuse("neg_threshold", neg_threshold.to_string(), format!("above 0, at most the threshold {}", config.threshold));
         }
         if config.max_speech_duration_s.is_nan() || config.max_speech_duration_s <= 0.0 {
             return refuse("max_speech_duration_s", config.max_speech_duration_s.to_string(), "above 0".to_owned());
@@ -331,9 +320,8 @@ mod tests {
 
     /// Runs of chunks that are speech, silence or between.
     fn probabilities() -> impl Strategy<Value = Vec<f32>> {
-        prop::collection::vec((prop::sample::select(vec![0.05f32, 0.4, 0.95]), 1usize..25), 1..40).prop_map(|runs| {
-            runs.into_iter().flat_map(|(probability, length)| std::iter::repeat_n(probability, length)).collect()
-        })
+        prop::collection::vec((prop::sample::select(vec![0.05f32, 0.4, 0.95]), 1usize..25), 1..40)
+            .prop_map(|runs| runs.into_iter().flat_map(|(probability, length)| std::iter::repeat_n(probability, length)).collect())
     }
 
     proptest! {
@@ -390,22 +378,10 @@ mod tests {
     #[test]
     fn configurations_without_sense_are_refused() {
         for (config, expected) in [
-            (
-                SegmenterConfig { threshold: 0.0, ..SegmenterConfig::default() },
-                "threshold: found 0, allowed: above 0, at most 1",
-            ),
-            (
-                SegmenterConfig { threshold: f32::NAN, ..SegmenterConfig::default() },
-                "threshold: found NaN, allowed: above 0, at most 1",
-            ),
-            (
-                SegmenterConfig { neg_threshold: Some(0.7), ..SegmenterConfig::default() },
-                "neg_threshold: found 0.7, allowed: above 0, at most the threshold 0.5",
-            ),
-            (
-                SegmenterConfig { max_speech_duration_s: 0.0, ..SegmenterConfig::default() },
-                "max_speech_duration_s: found 0, allowed: above 0",
-            ),
+            (SegmenterConfig { threshold: 0.0, ..SegmenterConfig::default() }, "threshold: found 0, allowed: above 0, at most 1"),
+            (SegmenterConfig { threshold: f32::NAN, ..SegmenterConfig::default() }, "threshold: found NaN, allowed: above 0, at most 1"),
+            (SegmenterConfig { neg_threshold: Some(0.7), ..SegmenterConfig::default() }, "neg_threshold: found 0.7, allowed: above 0, at most the threshold 0.5"),
+            (SegmenterConfig { max_speech_duration_s: 0.0, ..SegmenterConfig::default() }, "max_speech_duration_s: found 0, allowed: above 0"),
         ] {
             assert_eq!(Segmenter::try_new(config).unwrap_err().to_string(), expected);
         }
