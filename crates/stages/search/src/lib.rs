@@ -1,1 +1,5 @@
-//! The search stage: transcripts in, search responses out.
+//! The search stage.
+mod catalogue;
+mod index;
+pub use catalogue::{Catalogue, CatalogueError, Problem, Product};
+pub use index::{CatalogueIndex, Found, IndexError, Rules};
