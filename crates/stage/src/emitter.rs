@@ -17,6 +17,7 @@ pub struct Emitter<'a, T> {
     dropped_held: Vec<Held>,
     state: Vec<StateChange>,
     hint: usize,
+    first_index: u32,
 }
 
 /// A record kept by a stage for a later output. It goes into the stage's state and comes back with
@@ -155,8 +156,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// the search starts where the last one ended.
     fn settle<I>(&mut self, record: &Record<I>, fate: Fate) -> Option<usize> {
         let n = self.inputs.len();
-        let index =
-            (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].context.id == record.context.id)?;
+        let index = (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].context.id == record.context.id)?;
         self.hint = index;
         // A record that was emitted from stays so, whatever else the stage does with it.
         if self.fates[index] != Fate::Emitted {

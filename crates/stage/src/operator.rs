@@ -12,7 +12,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use driftline_stats::{DROPPED, JointProfile, ProfileSet, Reference};
+use driftline_stats::{
+    DROPPED, Direction, JointProfile, Profile, ProfileBody, ProfileKey, ProfileSet, Reference, UNKNOWN, Window,
+};
 use driftline_types::{
     Code, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
     wire::{self, Origin},
@@ -68,9 +70,18 @@ pub struct Effects {
     /// Changes of its keyed state.
     pub state: Vec<StateChange>,
     /// What it saw, a profile a direction and window.
-    pub profiles: Vec<WindowProfile>,
+    pub profiles: Vec<EncodedProfile>,
     /// What became of the records.
     pub counts: Counts,
+}
+
+/// A delta of the profile of one side of the stage over one window.
+#[derive(Debug)]
+pub struct EncodedProfile {
+    /// Start of the window, event time.
+    pub window: Timestamp,
+    /// The encoded [`Profile`].
+    pub bytes: Vec<u8>,
 }
 
 /// Numbers of records. Over a whole run `read = used + dropped + rejected + held`.
@@ -90,88 +101,71 @@ pub struct Counts {
     pub held: i64,
 }
 
-/// Which side of a stage a profile describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// What it read.
-    Input,
-    /// What it wrote.
-    Output,
-    /// How outputs go with inputs.
-    Joint,
-}
-
-impl Direction {
-    /// Names the direction, as in the profile's header.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Output => "output",
-            Self::Joint => "joint",
-        }
-    }
-}
-
-/// The profile of one side of a stage over one window.
-#[derive(Debug)]
-pub struct WindowProfile {
-    /// The side.
-    pub direction: Direction,
-    /// Start of the window, event time.
-    pub window: Timestamp,
-    /// The encoded [`ProfileSet`] or [`JointProfile`].
-    pub bytes: Vec<u8>,
-}
-
-/// Profiles being filled, by window.
+/// Profiles being filled. What was counted since the last [`Observer::take`] is one delta; the
+/// memory of the newest windows is kept for the next.
 pub(crate) struct Observer {
-    window_ms: i64,
+    site: Arc<Site>,
     reference: Arc<Reference>,
-    sets: BTreeMap<(Direction, Timestamp), ProfileSet>,
-    joints: BTreeMap<Timestamp, JointProfile>,
+    profiles: BTreeMap<(Timestamp, Direction), Profile>,
 }
+
+/// How many profiles keep their memory: both sides and the joint, of two windows.
+const KEPT: usize = 6;
 
 impl Observer {
-    pub(crate) fn new(window_ms: i64) -> Self {
-        Self {
-            window_ms,
-            reference: Arc::new(Reference::declared()),
-            sets: BTreeMap::new(),
-            joints: BTreeMap::new(),
+    pub(crate) fn new(site: Arc<Site>) -> Self {
+        Self { site, reference: Arc::new(Reference::declared()), profiles: BTreeMap::new() }
+    }
+
+    /// Counts a value and returns its code.
+    pub(crate) fn observe(&mut self, direction: Direction, time: Timestamp, value: &impl Payload) -> Code {
+        match self.body(direction, time) {
+            ProfileBody::Input(set) | ProfileBody::Output(set) => set.observe(|visitor| value.signals(visitor)),
+            ProfileBody::Joint(_) => UNKNOWN,
         }
-    }
-
-    pub(crate) fn observe(&mut self, direction: Direction, time: Timestamp, value: &impl Payload) {
-        let window = time.window_start(self.window_ms);
-        let set = self
-            .sets
-            .entry((direction, window))
-            .or_insert_with(|| ProfileSet::new(Arc::clone(&self.reference)));
-        set.observe(|visitor| value.signals(visitor));
-    }
-
-    pub(crate) fn code(&self, value: &impl Payload) -> Code {
-        self.reference.code(|visitor| value.signals(visitor))
     }
 
     fn pair(&mut self, time: Timestamp, input: Option<Code>, output: Code) {
-        // A record written by others has no code: the joint cannot say anything about it.
-        if let Some(input) = input {
-            let window = time.window_start(self.window_ms);
-            self.joints.entry(window).or_default().add(input, output);
+        if let ProfileBody::Joint(joint) = self.body(Direction::Joint, time) {
+            joint.observe(input.unwrap_or(UNKNOWN), output);
         }
     }
 
-    pub(crate) fn take(&mut self) -> Vec<WindowProfile> {
-        let sets = std::mem::take(&mut self.sets).into_iter();
-        let sets =
-            sets.map(|((direction, window), set)| WindowProfile { direction, window, bytes: set.encode() });
-        let joints = std::mem::take(&mut self.joints).into_iter();
-        let joints =
-            joints.map(|(window, joint)| WindowProfile { direction: Direction::Joint, window, bytes: joint.encode() });
-        sets.chain(joints).collect()
+    fn body(&mut self, direction: Direction, time: Timestamp) -> &mut ProfileBody {
+        let start = time.window_start(self.site.window_ms);
+        let Self { site, reference, profiles } = self;
+        let profile = profiles.entry((start, direction)).or_insert_with(|| Profile {
+            key: ProfileKey {
+                pipeline: site.pipeline.clone(),
+                stage: site.stage.clone(),
+                version: site.version.clone(),
+                window: Window { start, millis: site.window_ms.unsigned_abs() },
+            },
+            body: match direction {
+                Direction::Input => ProfileBody::Input(ProfileSet::new(Arc::clone(reference))),
+                Direction::Output => ProfileBody::Output(ProfileSet::new(Arc::clone(reference))),
+                Direction::Joint => ProfileBody::Joint(JointProfile::new(reference.id(), reference.id())),
+            },
+        });
+        &mut profile.body
+    }
+
+    /// Encodes what was counted since the last call and forgets it.
+    pub(crate) fn take(&mut self) -> Vec<EncodedProfile> {
+        let mut encoded = Vec::new();
+        for ((start, _), profile) in &mut self.profiles {
+            if !profile.body.is_empty() {
+                encoded.push(EncodedProfile { window: *start, bytes: profile.encode() });
+            }
+            match &mut profile.body {
+                ProfileBody::Input(set) | ProfileBody::Output(set) => set.clear(),
+                ProfileBody::Joint(joint) => joint.clear(),
+            }
+        }
+        while self.profiles.len() > KEPT {
+            self.profiles.pop_first();
+        }
+        encoded
     }
 }
 
@@ -192,7 +186,7 @@ impl<S: Stage> StageOperator<S> {
             stage,
             origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE),
             topic: site.pipeline.output_topic(&site.stage),
-            observer: Observer::new(site.window_ms),
+            observer: Observer::new(Arc::clone(&site)),
             versions: Versions::default(),
             last_time: Timestamp::default(),
             site,
@@ -273,8 +267,7 @@ impl<S: Stage> StageOperator<S> {
         buffer: &mut BytesMut,
     ) -> Result<Outgoing, StageError> {
         let Output { key, event_time, mut context, value, from } = output;
-        let code = self.observer.code(&value);
-        self.observer.observe(Direction::Output, event_time, &value);
+        let code = self.observer.observe(Direction::Output, event_time, &value);
         match from {
             Origins::Input(input) => self.observer.pair(event_time, input, code),
             Origins::Held(parts) => {
@@ -315,8 +308,10 @@ impl<S: Stage> Operator for StageOperator<S> {
         let mut records = Vec::with_capacity(batch.len());
         for message in batch {
             match Self::decode(message) {
-                Ok(record) => {
-                    self.observer.observe(Direction::Input, record.event_time, &record.value);
+                Ok(mut record) => {
+                    let code = self.observer.observe(Direction::Input, record.event_time, &record.value);
+                    // A record written by others carries no cell: its own signals give it one.
+                    record.context.code.get_or_insert(code);
                     records.push(record);
                 }
                 Err(reason) => {
@@ -328,12 +323,6 @@ impl<S: Stage> Operator for StageOperator<S> {
                         reason,
                     ));
                 }
-            }
-        }
-        for record in &mut records {
-            // A record written by others carries no cell: its own signals give it one.
-            if record.context.code.is_none() {
-                record.context.code = Some(self.observer.code(&record.value));
             }
         }
         let inputs: Vec<Record<()>> = records.iter().map(Record::without_value).collect();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use driftline_stats::Direction;
 use driftline_types::{
     Context, Headers, Message, Outgoing, RecordId, SchemaId, StageVersion, Timestamp,
     config::{self, ConfigProblem},
@@ -11,7 +12,7 @@ use driftline_types::{
 
 use crate::{
     Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
-    operator::{Direction, Effects, Observer, Operator, Site, StageOperator},
+    operator::{Effects, Observer, Operator, Site, StageOperator},
 };
 
 /// Every kind a command knows. One explicit list: a new stage is one entry.
@@ -121,7 +122,7 @@ pub struct SourceDef {
     pub paths: &'static [&'static str],
     /// Finds what is wrong with a config table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
-    open: fn(&toml::Table, bool, Site) -> Result<Box<dyn OpenSource>, StageError>,
+    open: fn(&toml::Table, bool, Arc<Site>) -> Result<Box<dyn OpenSource>, StageError>,
 }
 
 impl SourceDef {
@@ -141,7 +142,7 @@ impl SourceDef {
     ///
     /// # Errors
     /// As [`SourceKind::open`].
-    pub fn open(&self, config: &toml::Table, follow: bool, site: Site) -> Result<Box<dyn OpenSource>, StageError> {
+    pub fn open(&self, config: &toml::Table, follow: bool, site: Arc<Site>) -> Result<Box<dyn OpenSource>, StageError> {
         (self.open)(config, follow, site)
     }
 
@@ -174,16 +175,16 @@ const SEQUENCE: &[u8] = b"\0sequence";
 
 struct SourceOperator<S: Source> {
     source: S,
-    site: Site,
+    site: Arc<Site>,
     origin: Origin,
     observer: Observer,
     sequence: u64,
 }
 
 impl<S: Source> SourceOperator<S> {
-    fn new(source: S, site: Site) -> Self {
+    fn new(source: S, site: Arc<Site>) -> Self {
         let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE);
-        Self { source, origin, observer: Observer::new(site.window_ms), site, sequence: 0 }
+        Self { source, origin, observer: Observer::new(Arc::clone(&site)), site, sequence: 0 }
     }
 }
 
@@ -208,8 +209,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
             let id = RecordId { topic: topic.clone(), partition: 0, offset: self.sequence, index: 0 };
             self.sequence += 1;
             let mut context = Context::at_source(id, now);
-            context.code = Some(self.observer.code(&value));
-            self.observer.observe(Direction::Output, event_time, &value);
+            context.code = Some(self.observer.observe(Direction::Output, event_time, &value));
             value
                 .encode(&mut buffer)
                 .map_err(|error| StageError::fatal(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
@@ -285,7 +285,10 @@ impl SinkDef {
     }
 }
 
-fn check<C: serde::de::DeserializeOwned>(table: &toml::Table, semantic: fn(&C) -> Vec<ConfigProblem>) -> Vec<ConfigProblem> {
+fn check<C: serde::de::DeserializeOwned>(
+    table: &toml::Table,
+    semantic: fn(&C) -> Vec<ConfigProblem>,
+) -> Vec<ConfigProblem> {
     match config::read(table) {
         Ok(config) => semantic(&config),
         Err(problems) => problems,

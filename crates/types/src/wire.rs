@@ -9,8 +9,8 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion, Timestamp, Timing,
-    TraceContext,
+    Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
+    Timestamp, Timing, TraceContext,
 };
 
 /// `CloudEvents` version: always `1.0`.
@@ -116,12 +116,7 @@ impl Origin {
 pub fn context(message: &Message) -> Context {
     let headers = &message.headers;
     let items = |name| headers.get_str(name).into_iter().flat_map(|text| text.split(','));
-    let id = RecordId {
-        topic: message.topic.clone(),
-        partition: message.partition,
-        offset: message.offset,
-        index: 0,
-    };
+    let id = RecordId { topic: message.topic.clone(), partition: message.partition, offset: message.offset, index: 0 };
     Context {
         id,
         trace: TraceContext { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() },
