@@ -131,7 +131,9 @@ impl Catalogue {
             let mut line = Line { number: index + 1, problems: &mut problems };
             let Some(product) = line.product(text) else { continue };
             match lines_by_id.insert(product.id.clone(), line.number) {
-                Some(first) => line.problem(format!("id {:?} again", product.id), format!("an id not used in line {first}")),
+                Some(first) => {
+                    line.problem(format!("id {:?} again", product.id), format!("an id not used in line {first}"))
+                }
                 None => products.push(product),
             }
         }

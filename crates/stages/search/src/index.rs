@@ -46,9 +46,9 @@ const STOP_WORDS: &[&str] = &[
     "a", "about", "all", "am", "an", "and", "any", "are", "as", "at", "be", "browse", "buy", "by", "can", "could", "d",
     "display", "do", "does", "find", "for", "from", "get", "give", "got", "have", "hello", "help", "hey", "hi", "i",
     "im", "in", "is", "it", "like", "list", "ll", "look", "looking", "m", "may", "me", "my", "need", "of", "on", "one",
-    "or", "our", "please", "re", "s", "search", "see", "sell", "show", "some", "thank", "thanks", "that", "the", "them",
-    "there", "these", "this", "those", "to", "us", "ve", "want", "wanted", "we", "what", "where", "which", "with",
-    "would", "you", "your",
+    "or", "our", "please", "re", "s", "search", "see", "sell", "show", "some", "thank", "thanks", "that", "the",
+    "them", "there", "these", "this", "those", "to", "us", "ve", "want", "wanted", "we", "what", "where", "which",
+    "with", "would", "you", "your",
 ];
 
 /// How words are matched and results cut off.
@@ -101,7 +101,8 @@ impl CatalogueIndex {
     pub fn build(catalogue: Catalogue) -> Result<Self, IndexError> {
         let mut schema = Schema::builder();
         let text = || {
-            let indexing = TextFieldIndexing::default().set_tokenizer(ANALYZER).set_index_option(IndexRecordOption::WithFreqs);
+            let indexing =
+                TextFieldIndexing::default().set_tokenizer(ANALYZER).set_index_option(IndexRecordOption::WithFreqs);
             TextOptions::default().set_indexing_options(indexing)
         };
         let fields = Fields {
@@ -185,7 +186,9 @@ impl CatalogueIndex {
         let mut ways: Vec<Box<dyn Query>> = Vec::new();
         // Descriptions are prose: words near those of prose are chance hits.
         let Fields { title, category, description } = self.fields;
-        for (field, boost, fuzzy) in [(title, TITLE, fuzzy), (category, CATEGORY, fuzzy), (description, DESCRIPTION, false)] {
+        for (field, boost, fuzzy) in
+            [(title, TITLE, fuzzy), (category, CATEGORY, fuzzy), (description, DESCRIPTION, false)]
+        {
             let exact = Term::from_field_text(field, &word.stem);
             let exact_idf = self.idf(&exact)?;
             if exact_idf.is_some() {
