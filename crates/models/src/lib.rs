@@ -1,1 +1,7 @@
 //! Features, networks, loading and training: the only user of candle.
+
+pub mod asr;
+pub mod error;
+pub mod features;
+
+pub use error::ModelError;
