@@ -99,7 +99,15 @@ impl LogMel {
     /// [`ModelError::Parameter`] where a length is zero, the transform is shorter than the window, or the bands do not lie
     /// between 0 Hz and half the sample rate.
     pub fn try_new(settings: LogMelSettings) -> Result<Self, ModelError> {
-        let LogMelSettings { sample_rate, window, hop, fft, bands, low_hz, high_hz } = settings;
+        let LogMelSettings {
+            sample_rate,
+            window,
+            hop,
+            fft,
+            bands,
+            low_hz,
+            high_hz,
+        } = settings;
         if window == 0 || hop == 0 || bands == 0 || sample_rate == 0 {
             return Err(ModelError::Parameter {
                 name: "log-mel settings",
@@ -108,7 +116,11 @@ impl LogMel {
             });
         }
         if fft < window {
-            return Err(ModelError::Parameter { name: "fft", found: fft.to_string(), allowed: "at least the window" });
+            return Err(ModelError::Parameter {
+                name: "fft",
+                found: fft.to_string(),
+                allowed: "at least the window",
+            });
         }
         let nyquist = sample_rate as f32 / 2.0;
         if !(0.0 <= low_hz && low_hz < high_hz && high_hz <= nyquist) {
@@ -138,7 +150,11 @@ impl LogMel {
     /// Counts the frames of `samples` samples: 0 below one window.
     #[must_use]
     pub fn frames(&self, samples: usize) -> usize {
-        if samples < self.settings.window { 0 } else { 1 + (samples - self.settings.window) / self.settings.hop }
+        if samples < self.settings.window {
+            0
+        } else {
+            1 + (samples - self.settings.window) / self.settings.hop
+        }
     }
 
     /// Computes natural-log mel powers, `frames(samples.len())` rows of `bands` values, row-major.
@@ -160,7 +176,11 @@ impl LogMel {
         let mut power = vec![0f32; spectrum.len()];
         for frame in 0..frames {
             let start = frame * self.settings.hop;
-            for ((slot, sample), weight) in input.iter_mut().zip(&samples[start..]).zip(self.window.iter()) {
+            for ((slot, sample), weight) in input
+                .iter_mut()
+                .zip(&samples[start..])
+                .zip(self.window.iter())
+            {
                 *slot = sample * weight;
             }
             input[self.settings.window..].fill(0.0);
@@ -171,8 +191,12 @@ impl LogMel {
                 *p = bin.norm_sqr();
             }
             rows.extend(filters.triangles.iter().map(|triangle| {
-                let energy: f32 =
-                    triangle.weights.iter().zip(&power[triangle.first_bin..]).map(|(weight, p)| weight * p).sum();
+                let energy: f32 = triangle
+                    .weights
+                    .iter()
+                    .zip(&power[triangle.first_bin..])
+                    .map(|(weight, p)| weight * p)
+                    .sum();
                 (energy + FLOOR).ln()
             }));
         }
@@ -203,23 +227,31 @@ mod tests {
             samples: Vec<f32>,
             log_mel: Vec<Vec<f32>>,
         }
-        let golden: Golden =
-            serde_json::from_str(include_str!("../tests/golden/log_mel.json")).expect("the golden file is JSON");
-        let rows = LogMel::try_new(SETTINGS).expect("valid settings").compute(&golden.samples);
+        let golden: Golden = serde_json::from_str(include_str!("../tests/golden/log_mel.json"))
+            .expect("the golden file is JSON");
+        let rows = LogMel::try_new(SETTINGS)
+            .expect("valid settings")
+            .compute(&golden.samples);
         let expected: Vec<f32> = golden.log_mel.into_iter().flatten().collect();
         assert_eq!(rows.len(), expected.len());
         for (i, (found, wanted)) in rows.iter().zip(&expected).enumerate() {
-            assert!((found - wanted).abs() < 2e-3, "value {i}: {found} against {wanted}");
+            assert!(
+                (found - wanted).abs() < 2e-3,
+                "value {i}: {found} against {wanted}"
+            );
         }
     }
 
     #[test]
     fn a_tone_lights_its_band() {
         let mel = LogMel::try_new(SETTINGS).expect("valid settings");
-        let tone: Vec<f32> =
-            (0..800).map(|i| (2.0 * std::f32::consts::PI * 1000.0 * i as f32 / 8000.0).sin()).collect();
+        let tone: Vec<f32> = (0..800)
+            .map(|i| (2.0 * std::f32::consts::PI * 1000.0 * i as f32 / 8000.0).sin())
+            .collect();
         let row = &mel.compute(&tone)[..40];
-        let loudest = (0..40).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("forty bands");
+        let loudest = (0..40)
+            .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+            .expect("forty bands");
         // 1000 Hz is 1000 mel; the bands are 49.6 mel apart from 91 mel on.
         assert!((17..=19).contains(&loudest), "band {loudest}");
     }
@@ -228,11 +260,23 @@ mod tests {
     fn settings_are_checked() {
         for bad in [
             LogMelSettings { hop: 0, ..SETTINGS },
-            LogMelSettings { fft: 128, ..SETTINGS },
-            LogMelSettings { high_hz: 4001.0, ..SETTINGS },
-            LogMelSettings { low_hz: f32::NAN, ..SETTINGS },
+            LogMelSettings {
+                fft: 128,
+                ..SETTINGS
+            },
+            LogMelSettings {
+                high_hz: 4001.0,
+                ..SETTINGS
+            },
+            LogMelSettings {
+                low_hz: f32::NAN,
+                ..SETTINGS
+            },
         ] {
-            assert!(matches!(LogMel::try_new(bad), Err(ModelError::Parameter { .. })), "{bad:?}");
+            assert!(
+                matches!(LogMel::try_new(bad), Err(ModelError::Parameter { .. })),
+                "{bad:?}"
+            );
         }
     }
 

@@ -3,8 +3,9 @@
 //! Nothing here is needed to recognise speech. The command is `train-asr`; its steps and the recipe stand in `weights/asr.md`.
 
 pub mod augment;
+pub mod calibrate;
 pub mod clip;
-//pub mod evaluate;
+pub mod evaluate;
 pub mod grammar;
 pub mod pronounce;
 pub mod resample;
@@ -48,7 +49,9 @@ pub enum TrainingError {
         source: serde_json::Error,
     },
     /// A word has no pronunciation.
-    #[error("word {word:?}: found no pronunciation, allowed: words of the lexicon or that flite can say")]
+    #[error(
+        "word {word:?}: found no pronunciation, allowed: words of the lexicon or that flite can say"
+    )]
     UnknownWord {
         /// The word.
         word: String,
