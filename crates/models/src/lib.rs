@@ -1,1 +1,7 @@
 //! Features, networks, loading and training: the only user of candle.
+
+pub mod error;
+pub mod inspect;
+pub mod whisper;
+
+pub use error::ModelError;
