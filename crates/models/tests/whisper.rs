@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use driftline_models::ModelError;
+use driftline_models::inspect::{ModelKind, inspect};
 use driftline_models::whisper::{Options, Transcription, Whisper};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -91,7 +92,13 @@ fn weight(checkpoint: &str, name: &str, shape: &[usize], end_of_text: usize) -> 
         } else if name.ends_with(".bias") {
             0.125 * u
         } else if name.ends_with("embed_tokens.weight") {
-            u * if row(i) == end_of_text { 1.5 } else if row(i) < end_of_text { 0.625 } else { 0.375 }
+            u * if row(i) == end_of_text {
+                1.5
+            } else if row(i) < end_of_text {
+                0.625
+            } else {
+                0.375
+            }
         } else if name.contains("embed_positions") {
             u
         } else {
@@ -112,7 +119,8 @@ fn golden(name: &str) -> Golden {
 
 /// The tensors of a checkpoint as bytes of the given type.
 fn tensors(name: &str, golden: &Golden, dtype: Dtype) -> Vec<(String, Vec<usize>, Vec<u8>)> {
-    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(fixtures(name).join("config.json")).unwrap()).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixtures(name).join("config.json")).unwrap()).unwrap();
     let end_of_text = config["eos_token_id"].as_u64().unwrap() as usize;
     let bytes = |v: f32| match dtype {
         Dtype::BF16 => v.to_bits().to_le_bytes()[2..].to_vec(),
@@ -126,7 +134,8 @@ fn tensors(name: &str, golden: &Golden, dtype: Dtype) -> Vec<(String, Vec<usize>
 }
 
 fn write(path: &Path, tensors: &[(String, Vec<usize>, Vec<u8>)], dtype: Dtype) {
-    let views = tensors.iter().map(|(name, shape, data)| (name.clone(), TensorView::new(dtype, shape.clone(), data).unwrap()));
+    let views =
+        tensors.iter().map(|(name, shape, data)| (name.clone(), TensorView::new(dtype, shape.clone(), data).unwrap()));
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
@@ -182,7 +191,11 @@ fn assert_same(found: &Transcription, row: &Row, samples: usize, tokenizer: &tok
         assert!((found.average_log_prob - average).abs() < 2e-3, "{what}: {} {average}", found.average_log_prob);
     }
     let least = row.windows_no_speech.iter().copied().fold(1f32, f32::min);
-    assert!((found.no_speech_probability / least - 1.0).abs() < 1e-2, "{what}: {} {least}", found.no_speech_probability);
+    assert!(
+        (found.no_speech_probability / least - 1.0).abs() < 1e-2,
+        "{what}: {} {least}",
+        found.no_speech_probability
+    );
 }
 
 fn follows_transformers(name: &str, folder: &Path, golden: &Golden) {
@@ -190,7 +203,8 @@ fn follows_transformers(name: &str, folder: &Path, golden: &Golden) {
     let tokenizer = tokenizers::Tokenizer::from_file(fixtures(name).join("tokenizer.json")).unwrap();
     let mut compared = 0;
     for case in &golden.cases {
-        let clips: Vec<Vec<f32>> = case.clips.iter().map(|&(seed, seconds)| audio(seed, (seconds * 16_000.0) as usize)).collect();
+        let clips: Vec<Vec<f32>> =
+            case.clips.iter().map(|&(seed, seconds)| audio(seed, (seconds * 16_000.0) as usize)).collect();
         let clips: Vec<&[f32]> = clips.iter().map(Vec::as_slice).collect();
         // One batch here, one at a time there: the batch must not matter.
         let found = model.transcribe(&clips, &greedy(case)).unwrap();
@@ -223,7 +237,10 @@ fn features_and_encoder_are_those_of_transformers() {
         // The reference has one row a mel band, here one row a frame.
         let by_band = |(frames, values): (usize, Vec<f32>)| {
             let mels = values.len() / frames;
-            (0..mels).flat_map(|m| (0..frames).map(move |t| (m, t))).map(|(m, t)| values[t * mels + m]).collect::<Vec<_>>()
+            (0..mels)
+                .flat_map(|m| (0..frames).map(move |t| (m, t)))
+                .map(|(m, t)| values[t * mels + m])
+                .collect::<Vec<_>>()
         };
         let clip = audio(2, 136_000);
         assert_close(&by_band(model.features(&clip)), &golden.features, 1e-4, "features");
@@ -247,7 +264,8 @@ fn real_speech_gives_the_tokens_of_transformers() {
             let read = |row: &Row| read_wav(&Path::new(&data).join("speech/librivox").join(row.file.as_ref().unwrap()));
             let clips: Vec<Vec<f32>> = rows.iter().map(read).collect();
             let clips: Vec<&[f32]> = clips.iter().map(Vec::as_slice).collect();
-            let options = Options { timestamps, temperatures: vec![0.0], no_speech_threshold: 1.0, ..Options::default() };
+            let options =
+                Options { timestamps, temperatures: vec![0.0], no_speech_threshold: 1.0, ..Options::default() };
             for (found, row) in model.transcribe(&clips, &options).unwrap().iter().zip(rows) {
                 assert_eq!(found.tokens, row.tokens, "{name}, {:?}, timestamps {timestamps}", row.file);
             }
@@ -298,6 +316,21 @@ fn shards_and_names_without_model_give_the_same_output() {
 }
 
 #[test]
+fn inspection_knows_a_checkpoint_and_its_version() {
+    let golden = golden("english");
+    let folder = checkpoint("english", &golden);
+    let summary = inspect(folder.path()).unwrap();
+    assert_eq!(summary.kind, ModelKind::Whisper);
+    assert_eq!(summary.hash, Whisper::load(folder.path()).unwrap().version());
+    assert_eq!(
+        summary.parameters,
+        golden.tensors.values().map(|shape| shape.iter().product::<usize>() as u64).sum::<u64>()
+    );
+    assert_eq!(summary.config["d_model"], 64);
+    assert_eq!(serde_json::to_value(&summary).unwrap()["kind"], "whisper");
+}
+
+#[test]
 fn sixteen_bit_weights_load() {
     let golden = golden("english");
     let folder = tempfile::tempdir().unwrap();
@@ -331,7 +364,8 @@ fn an_empty_segment_is_silence_and_a_bad_one_an_error() {
     assert_eq!((silence[0].text.as_str(), silence[0].no_speech_probability), ("", 1.0));
     let error = model.transcribe(&[&[0.0], &[0.0, f32::NAN]], &Options::default()).unwrap_err();
     assert!(matches!(error, ModelError::NonFiniteSample { segment: 1, index: 1, .. }), "{error}");
-    let error = model.transcribe(&[&[0.0]], &Options { language: Some("de".into()), ..Options::default() }).unwrap_err();
+    let error =
+        model.transcribe(&[&[0.0]], &Options { language: Some("de".into()), ..Options::default() }).unwrap_err();
     assert!(error.to_string().contains("English-only"), "{error}");
 }
 
@@ -346,7 +380,13 @@ fn errors_name_the_file_the_place_and_what_is_allowed() {
         Whisper::load(folder.path()).err().unwrap().to_string()
     };
     let error = broken("\"d_model\": 64", "\"d_model\": 128");
-    assert!(error.contains("model.safetensors") && error.contains("tensor model.") && error.contains("found shape") && error.contains("128"), "{error}");
+    assert!(
+        error.contains("model.safetensors")
+            && error.contains("tensor model.")
+            && error.contains("found shape")
+            && error.contains("128"),
+        "{error}"
+    );
     let error = broken("\"d_model\": 64", "\"d_model\": 18446744073709551615");
     assert!(error.contains("config.json: key d_model") && error.contains("1 to 8192"), "{error}");
     let error = broken("\"encoder_layers\": 2", "\"encoder_layers\": 3");
@@ -359,4 +399,58 @@ fn errors_name_the_file_the_place_and_what_is_allowed() {
     std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
     let error = Whisper::load(folder.path()).err().unwrap();
     assert!(matches!(&error, ModelError::Read { path, .. } if path.ends_with("tokenizer.json")), "{error}");
+}
+
+/// Prints the cost of a token with a checkpoint of whisper-base's size; `whisper/decode_speed.py` prints transformers'.
+///
+/// Run alone: `RAYON_NUM_THREADS=1 cargo test --release -p driftline-models --test whisper decode_speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, not a test"]
+fn decode_speed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixtures("english").join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let config = serde_json::json!({
+        "model_type": "whisper", "vocab_size": 51_865, "num_mel_bins": 80, "d_model": 512, "encoder_layers": 6, "decoder_layers": 6,
+        "encoder_attention_heads": 8, "decoder_attention_heads": 8, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048,
+        "decoder_start_token_id": 50_258, "eos_token_id": 50_257, "suppress_tokens": [50_257],
+    });
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut shapes = BTreeMap::new();
+    for (name, shape) in &golden("english").tensors {
+        let base = |d: &usize| match d {
+            64 => 512,
+            128 | 192 => 2048,
+            1790 => 51_865,
+            other => *other,
+        };
+        let shape: Vec<usize> = shape.iter().map(base).collect();
+        for layer in 0..6 {
+            shapes.insert(name.replace("layers.1.", &format!("layers.{layer}.")), shape.clone());
+        }
+    }
+    let bytes = |(name, shape): (&String, &Vec<usize>)| {
+        let data = weight("base", name, shape, 50_257).into_iter().flat_map(f32::to_le_bytes).collect();
+        (name.clone(), shape.clone(), data)
+    };
+    let tensors: Vec<_> = shapes.iter().map(bytes).collect();
+    write(&folder.path().join("model.safetensors"), &tensors, Dtype::F32);
+    drop(tensors);
+    let model = Whisper::load(folder.path()).unwrap();
+    let clips: Vec<Vec<f32>> = (0..8).map(|seed| audio(seed, 480_000)).collect();
+    let clips: Vec<&[f32]> = clips.iter().map(Vec::as_slice).collect();
+    let start = std::time::Instant::now();
+    model.encode(clips[0]).unwrap();
+    eprintln!("encoder, one window: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    for batch in [1, 8] {
+        let time = |max_tokens| {
+            let options = Options { max_tokens, temperatures: vec![0.0], ..Options::default() };
+            let start = std::time::Instant::now();
+            let found = model.transcribe(&clips[..batch], &options).unwrap();
+            assert!(found.iter().all(|f| f.tokens.len() == max_tokens));
+            start.elapsed().as_secs_f64()
+        };
+        time(1);
+        let (few, many) = (time(8), time(72));
+        eprintln!("decoder, batch {batch}: {:.2} ms a step", (many - few) / 64.0 * 1e3);
+    }
 }

@@ -49,7 +49,12 @@ impl ModelError {
         Self::Read { path: path.to_owned(), source }
     }
 
-    pub(crate) fn format(path: &Path, place: impl Into<String>, found: impl ToString, allowed: impl Into<String>) -> Self {
+    pub(crate) fn format(
+        path: &Path,
+        place: impl Into<String>,
+        found: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Self {
         Self::Format { path: path.to_owned(), place: place.into(), found: found.to_string(), allowed: allowed.into() }
     }
 }
@@ -95,20 +100,28 @@ pub(crate) fn regular_file_bytes(path: &Path, file: &File) -> Result<u64, ModelE
 fn checked(path: &Path, raw: Vec<(String, RawEntry)>, data_bytes: u64) -> Result<Vec<Entry>, ModelError> {
     let mut ranges = Vec::with_capacity(raw.len());
     for (name, entry) in raw {
-        let wrong = |found: String, allowed: String| ModelError::format(path, format!("tensor {name:?}"), found, allowed);
+        let wrong =
+            |found: String, allowed: String| ModelError::format(path, format!("tensor {name:?}"), found, allowed);
         if entry.shape.len() > MAX_RANK {
             return Err(wrong(format!("{} dimensions", entry.shape.len()), format!("at most {MAX_RANK}")));
         }
         let bits = entry.shape.iter().try_fold(entry.dtype.bitsize() as u64, |n, &d| n.checked_mul(d as u64));
         let [start, end] = entry.data_offsets;
         if start > end || end > data_bytes {
-            return Err(wrong(format!("data_offsets [{start}, {end}]"), format!("ranges within the file's {data_bytes} bytes of data")));
+            return Err(wrong(
+                format!("data_offsets [{start}, {end}]"),
+                format!("ranges within the file's {data_bytes} bytes of data"),
+            ));
         }
         if bits != Some((end - start).saturating_mul(8)) {
             let need = bits.map_or("more than 2^64 bits".to_owned(), |b| format!("{} bytes", b.div_ceil(8)));
-            return Err(wrong(format!("{} bytes of data", end - start), format!("{need}, for {:?} {:?}", entry.dtype, entry.shape)));
+            return Err(wrong(
+                format!("{} bytes of data", end - start),
+                format!("{need}, for {:?} {:?}", entry.dtype, entry.shape),
+            ));
         }
-        let bytes = usize::try_from(end - start).map_err(|_| wrong(format!("{} bytes", end - start), "what memory can address".into()))?;
+        let bytes = usize::try_from(end - start)
+            .map_err(|_| wrong(format!("{} bytes", end - start), "what memory can address".into()))?;
         ranges.push((start, end, Entry { name, dtype: entry.dtype, shape: entry.shape, bytes }));
     }
     ranges.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
@@ -122,7 +135,12 @@ fn checked(path: &Path, raw: Vec<(String, RawEntry)>, data_bytes: u64) -> Result
         expected = *end;
     }
     if expected != data_bytes {
-        return Err(ModelError::format(path, "data", format!("{data_bytes} bytes"), format!("the {expected} bytes the header describes")));
+        return Err(ModelError::format(
+            path,
+            "data",
+            format!("{data_bytes} bytes"),
+            format!("the {expected} bytes the header describes"),
+        ));
     }
     Ok(ranges.into_iter().map(|(_, _, entry)| entry).collect())
 }
@@ -161,7 +179,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut names = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if name.len() > MAX_NAME_BYTES {
-                return Err(A::Error::custom(format!("a tensor name of {} bytes, over the limit of {MAX_NAME_BYTES}", name.len())));
+                return Err(A::Error::custom(format!(
+                    "a tensor name of {} bytes, over the limit of {MAX_NAME_BYTES}",
+                    name.len()
+                )));
             }
             if !names.insert(name.clone()) {
                 return Err(A::Error::custom(format!("the name {name:?} twice")));

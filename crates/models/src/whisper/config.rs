@@ -19,7 +19,12 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
     let mut file = File::open(path).map_err(|e| ModelError::read(path, e))?;
     let bytes = regular_file_bytes(path, &file)?;
     if bytes > limit {
-        return Err(ModelError::format(path, "file length", format!("{bytes} bytes"), format!("at most {limit} bytes")));
+        return Err(ModelError::format(
+            path,
+            "file length",
+            format!("{bytes} bytes"),
+            format!("at most {limit} bytes"),
+        ));
     }
     let mut content = Vec::new();
     file.by_ref().take(limit).read_to_end(&mut content).map_err(|e| ModelError::read(path, e))?;
@@ -28,7 +33,8 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
 
 /// Parses JSON; the error names the file, the line and the key.
 pub(super) fn parse<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<T, ModelError> {
-    serde_json::from_slice(content).map_err(|e| ModelError::format(path, "json", e, "the keys and types Hugging Face's Whisper writes"))
+    serde_json::from_slice(content)
+        .map_err(|e| ModelError::format(path, "json", e, "the keys and types Hugging Face's Whisper writes"))
 }
 
 /// The dimensions of the network.
@@ -71,7 +77,9 @@ impl Dimensions {
     /// Parses and checks `config.json`.
     pub fn parse(path: &Path, content: &[u8]) -> Result<Self, ModelError> {
         let d: Self = parse(path, content)?;
-        let wrong = |key: &str, found: String, allowed: &str| Err(ModelError::format(path, format!("key {key}"), found, allowed));
+        let wrong = |key: &str, found: String, allowed: &str| {
+            Err(ModelError::format(path, format!("key {key}"), found, allowed))
+        };
         if d.model_type.as_deref().is_some_and(|t| t != "whisper") {
             return wrong("model_type", format!("{:?}", d.model_type), "\"whisper\"");
         }
@@ -96,7 +104,10 @@ impl Dimensions {
                 return wrong(key, value.to_string(), &format!("1 to {most}"));
             }
         }
-        for (key, heads) in [("encoder_attention_heads", d.encoder_attention_heads), ("decoder_attention_heads", d.decoder_attention_heads)] {
+        for (key, heads) in [
+            ("encoder_attention_heads", d.encoder_attention_heads),
+            ("decoder_attention_heads", d.decoder_attention_heads),
+        ] {
             if !d.d_model.is_multiple_of(heads) {
                 return wrong(key, heads.to_string(), &format!("a divisor of d_model, {}", d.d_model));
             }
@@ -119,7 +130,10 @@ impl Dimensions {
         if !self.tie_word_embeddings {
             list.push(("proj_out.weight".into(), vec![self.vocab_size, d]));
         }
-        for (side, layers, ffn) in [("encoder", self.encoder_layers, self.encoder_ffn_dim), ("decoder", self.decoder_layers, self.decoder_ffn_dim)] {
+        for (side, layers, ffn) in [
+            ("encoder", self.encoder_layers, self.encoder_ffn_dim),
+            ("decoder", self.decoder_layers, self.decoder_ffn_dim),
+        ] {
             let mut norm = |name: &str| {
                 list.push((format!("{side}.{name}.weight"), vec![d]));
                 list.push((format!("{side}.{name}.bias"), vec![d]));
@@ -138,7 +152,8 @@ impl Dimensions {
                 list.push((format!("{prefix}.fc1.bias"), vec![ffn]));
                 list.push((format!("{prefix}.fc2.weight"), vec![d, ffn]));
                 list.push((format!("{prefix}.fc2.bias"), vec![d]));
-                let attentions: &[&str] = if side == "decoder" { &["self_attn", "encoder_attn"] } else { &["self_attn"] };
+                let attentions: &[&str] =
+                    if side == "decoder" { &["self_attn", "encoder_attn"] } else { &["self_attn"] };
                 for attention in attentions {
                     for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
                         list.push((format!("{prefix}.{attention}.{projection}.weight"), vec![d, d]));
@@ -193,7 +208,13 @@ struct Forced {
 
 impl Generation {
     /// Parses and checks the generation settings in `content`, the bytes of `path`; forced ids may also stand in `config`.
-    pub fn parse(path: &Path, content: &[u8], config_path: &Path, config: &[u8], vocab_size: usize) -> Result<Self, ModelError> {
+    pub fn parse(
+        path: &Path,
+        content: &[u8],
+        config_path: &Path,
+        config: &[u8],
+        vocab_size: usize,
+    ) -> Result<Self, ModelError> {
         let mut g: Self = parse(path, content)?;
         if g.forced_decoder_ids.is_none() {
             g.forced_decoder_ids = parse::<Forced>(config_path, config)?.forced_decoder_ids;

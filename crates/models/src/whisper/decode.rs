@@ -86,7 +86,8 @@ impl Parts<'_> {
 
     fn passes(&self, decoded: &Decoded, options: &Options) -> bool {
         let probable = decoded.average_log_prob >= options.log_prob_threshold;
-        decoded.silent || (probable && compression_ratio(&self.text(&decoded.tokens)) <= options.compression_ratio_threshold)
+        decoded.silent
+            || (probable && compression_ratio(&self.text(&decoded.tokens)) <= options.compression_ratio_threshold)
     }
 
     /// Returns the text of tokens, without timestamps and special tokens.
@@ -152,7 +153,8 @@ impl Parts<'_> {
     /// Feeds the prompts, notes the probability of no speech and returns the logits of the first token.
     fn begin(&self, windows: &[Window], running: &mut [Running]) -> Result<Vec<f32>, ModelError> {
         let prompts: Vec<&[u32]> = running.iter().map(|row| &windows[row.index].prompt[..]).collect();
-        let states = self.decoder.feed(&mut running.iter_mut().map(|row| &mut row.sequence).collect::<Vec<_>>(), &prompts)?;
+        let states =
+            self.decoder.feed(&mut running.iter_mut().map(|row| &mut row.sequence).collect::<Vec<_>>(), &prompts)?;
         let width = states.len() / prompts.iter().map(|p| p.len()).sum::<usize>();
         // The state after the start token says whether there is speech, the state after the prompt what comes first.
         let (mut first, mut last, mut at) = (Vec::new(), Vec::new(), 0);
@@ -223,7 +225,8 @@ fn compression_ratio(text: &str) -> f32 {
     }
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     // Writing to memory does not fail.
-    let compressed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_or(text.len(), |bytes| bytes.len());
+    let compressed =
+        encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_or(text.len(), |bytes| bytes.len());
     text.len() as f32 / compressed as f32
 }
 

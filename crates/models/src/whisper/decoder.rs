@@ -84,7 +84,8 @@ impl Decoder {
                 fc2: Linear::take(weights, &format!("{prefix}.fc2"), d.decoder_ffn_dim)?,
             })
         };
-        let projection = if d.tie_word_embeddings { None } else { Some(Linear::new(weights.take("proj_out.weight"), None, width)?) };
+        let projection =
+            if d.tie_word_embeddings { None } else { Some(Linear::new(weights.take("proj_out.weight"), None, width)?) };
         Ok(Self {
             embedding: Linear::new(weights.take("decoder.embed_tokens.weight"), None, width)?,
             projection,
@@ -147,7 +148,8 @@ impl Decoder {
             add(&mut x, &block.own_out.apply(mixed)?);
 
             let queries = block.cross_query.apply(block.cross_norm.apply(&x))?;
-            let cross: Vec<&KeysValues> = rows.iter().map(|&(index, _)| &sequences[index].cross.blocks[layer]).collect();
+            let cross: Vec<&KeysValues> =
+                rows.iter().map(|&(index, _)| &sequences[index].cross.blocks[layer]).collect();
             let mixed = self.mix(&queries, width, |row, offset| {
                 let per_head = cross[row].keys.len() / width;
                 let range = offset * per_head..(offset + width / self.heads) * per_head;
@@ -166,7 +168,12 @@ impl Decoder {
     }
 
     /// Attends for every row and head; `memory(row, offset)` gives keys, values and stride of the head that starts at `offset`.
-    fn mix<'a>(&self, queries: &[f32], row_width: usize, memory: impl Fn(usize, usize) -> (&'a [f32], &'a [f32], usize) + Sync) -> Vec<f32> {
+    fn mix<'a>(
+        &self,
+        queries: &[f32],
+        row_width: usize,
+        memory: impl Fn(usize, usize) -> (&'a [f32], &'a [f32], usize) + Sync,
+    ) -> Vec<f32> {
         let head_width = self.width / self.heads;
         let mut mixed = vec![0.0; queries.len() / row_width * self.width];
         mixed.par_chunks_exact_mut(head_width).enumerate().for_each(|(index, output)| {

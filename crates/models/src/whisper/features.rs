@@ -104,8 +104,11 @@ impl Extractor {
 
 /// Slaney's mel filters (Auditory Toolbox, 1998): triangles of equal area from 0 to 8 kHz.
 fn mel_filters(mels: usize) -> Vec<(usize, Vec<f32>)> {
-    let to_mel = |hertz: f64| if hertz < 1000.0 { 3.0 * hertz / 200.0 } else { 15.0 + (hertz / 1000.0).ln() * 27.0 / 6.4f64.ln() };
-    let to_hertz = |mel: f64| if mel < 15.0 { 200.0 * mel / 3.0 } else { 1000.0 * (6.4f64.ln() / 27.0 * (mel - 15.0)).exp() };
+    let to_mel = |hertz: f64| {
+        if hertz < 1000.0 { 3.0 * hertz / 200.0 } else { 15.0 + (hertz / 1000.0).ln() * 27.0 / 6.4f64.ln() }
+    };
+    let to_hertz =
+        |mel: f64| if mel < 15.0 { 200.0 * mel / 3.0 } else { 1000.0 * (6.4f64.ln() / 27.0 * (mel - 15.0)).exp() };
     let top = SAMPLE_RATE as f64 / 2.0;
     let edges: Vec<f64> = (0..mels + 2).map(|i| to_hertz(to_mel(top) * i as f64 / (mels + 1) as f64)).collect();
     edges

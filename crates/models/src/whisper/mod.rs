@@ -39,8 +39,13 @@ use prompt::{Plan, Specials};
 use rules::{Rules, TimestampRules};
 use weights::Weights;
 
-const MAX_CONFIG_BYTES: u64 = 4 << 20;
-const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+/// The files of a checkpoint beside its weights, in the order they are hashed, with the most bytes each may have.
+pub(crate) const SETTINGS: [(&str, u64); 4] = [
+    ("config.json", 4 << 20),
+    ("generation_config.json", 4 << 20),
+    ("preprocessor_config.json", 4 << 20),
+    ("tokenizer.json", 64 << 20),
+];
 /// What the encoded windows of a batch may take; large-v3 needs half a gigabyte for one.
 const MAX_CROSS_BYTES: usize = 2 << 30;
 const MAX_BATCH: usize = 16;
@@ -154,32 +159,45 @@ impl Whisper {
     /// what may. Names and shapes are checked before any weight is read.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
         let mut hasher = blake3::Hasher::new();
-        let mut content = |name: &str, limit: u64| {
+        let required = |name: &str| matches!(name, "config.json" | "tokenizer.json");
+        let mut contents = Vec::with_capacity(SETTINGS.len());
+        for (name, limit) in SETTINGS {
             let path = folder.join(name);
-            let bytes = read_limited(&path, limit)?;
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes);
-            Ok::<_, ModelError>((path, bytes))
-        };
-        let exists = |name: &str| folder.join(name).exists();
-        let (config_path, config) = content("config.json", MAX_CONFIG_BYTES)?;
-        let dimensions = Dimensions::parse(&config_path, &config)?;
-        let (generation_path, generation) = match exists("generation_config.json") {
-            true => content("generation_config.json", MAX_CONFIG_BYTES)?,
-            false => (config_path.clone(), config.clone()),
-        };
-        let generation = Generation::parse(&generation_path, &generation, &config_path, &config, dimensions.vocab_size)?;
-        if exists("preprocessor_config.json") {
-            let (path, preprocessor) = content("preprocessor_config.json", MAX_CONFIG_BYTES)?;
-            check_preprocessor(&path, &preprocessor, &dimensions)?;
+            let content = if required(name) || path.exists() { Some(read_limited(&path, limit)?) } else { None };
+            if let Some(content) = &content {
+                hasher.update(&(content.len() as u64).to_le_bytes());
+                hasher.update(content);
+            }
+            contents.push((path, content));
         }
-        let (path, tokenizer) = content("tokenizer.json", MAX_TOKENIZER_BYTES)?;
-        let tokenizer = Tokenizer::from_bytes(&tokenizer).map_err(|e| ModelError::format(&path, "json", e, "a tokenizer as the tokenizers library writes it"))?;
+        let [
+            (config_path, Some(config)),
+            (generation_path, generation),
+            (preprocessor_path, preprocessor),
+            (tokenizer_path, Some(tokenizer)),
+        ] = &contents[..]
+        else {
+            unreachable!("config.json and tokenizer.json were read or reported");
+        };
+        let dimensions = Dimensions::parse(config_path, config)?;
+        let (generation_path, generation) =
+            generation.as_ref().map_or((config_path, config), |content| (generation_path, content));
+        let generation = Generation::parse(generation_path, generation, config_path, config, dimensions.vocab_size)?;
+        if let Some(preprocessor) = preprocessor {
+            check_preprocessor(preprocessor_path, preprocessor, &dimensions)?;
+        }
+        let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|e| {
+            ModelError::format(tokenizer_path, "json", e, "a tokenizer as the tokenizers library writes it")
+        })?;
 
         let mut weights = Weights::read(folder, &dimensions.tensors(), &mut hasher)?;
         let specials = Specials::new(&generation, &tokenizer, dimensions.vocab_size);
         let ids = |list: &Option<Vec<i64>>| list.iter().flatten().filter_map(|&id| usize::try_from(id).ok()).collect();
-        let rules = Rules { begin_suppress: ids(&generation.begin_suppress_tokens), suppress: ids(&generation.suppress_tokens), timestamps: None };
+        let rules = Rules {
+            begin_suppress: ids(&generation.begin_suppress_tokens),
+            suppress: ids(&generation.suppress_tokens),
+            timestamps: None,
+        };
         let timed_rules = specials.timestamps_begin.map(|begin| {
             let timestamps = TimestampRules {
                 begin: begin as usize,
@@ -244,13 +262,19 @@ impl Model {
     }
 
     fn parts(&self) -> Parts<'_> {
-        Parts { decoder: &self.decoder, specials: &self.specials, tokenizer: &self.tokenizer, vocab_size: self.dimensions.vocab_size }
+        Parts {
+            decoder: &self.decoder,
+            specials: &self.specials,
+            tokenizer: &self.tokenizer,
+            vocab_size: self.dimensions.vocab_size,
+        }
     }
 
     fn transcribe(&self, segments: &[&[f32]], options: &Options) -> Result<Vec<Transcription>, ModelError> {
         check(segments, options)?;
         let plan = self.specials.plan(options.language.as_deref())?;
-        let cross_bytes = 8 * self.dimensions.decoder_layers * self.dimensions.max_source_positions * self.dimensions.d_model;
+        let cross_bytes =
+            8 * self.dimensions.decoder_layers * self.dimensions.max_source_positions * self.dimensions.d_model;
         let most = (MAX_CROSS_BYTES / cross_bytes).clamp(1, MAX_BATCH);
 
         let mut waiting: VecDeque<usize> = (0..segments.len()).collect();
@@ -320,7 +344,8 @@ impl Model {
         for (&i, language) in new.iter().zip(languages) {
             jobs[i].prompt = Some(self.specials.complete(plan, language, jobs[i].timestamps));
         }
-        let windows: Vec<Window> = jobs.iter().zip(crosses).map(|(job, cross)| self.window(job, cross, options)).collect();
+        let windows: Vec<Window> =
+            jobs.iter().zip(crosses).map(|(job, cross)| self.window(job, cross, options)).collect();
         for (job, decoded) in jobs.iter_mut().zip(parts.decode(&windows, options)?) {
             self.take(job, &decoded);
         }
@@ -360,7 +385,11 @@ impl Model {
             job.out.tokens.extend(piece.tokens);
             let clamp = |ms: u64| ms.min(job.duration_ms);
             if !text.trim().is_empty() {
-                job.out.segments.push(TimedText { start_ms: clamp(piece.start_ms), end_ms: clamp(piece.end_ms), text: text.trim().to_owned() });
+                job.out.segments.push(TimedText {
+                    start_ms: clamp(piece.start_ms),
+                    end_ms: clamp(piece.end_ms),
+                    text: text.trim().to_owned(),
+                });
             }
         }
     }
@@ -377,7 +406,9 @@ impl Job {
 }
 
 fn check(segments: &[&[f32]], options: &Options) -> Result<(), ModelError> {
-    let wrong = |place: &str, found: String, allowed: &str| Err(ModelError::Input { place: place.into(), found, allowed: allowed.into() });
+    let wrong = |place: &str, found: String, allowed: &str| {
+        Err(ModelError::Input { place: place.into(), found, allowed: allowed.into() })
+    };
     if options.temperatures.is_empty() || options.temperatures.iter().any(|t| !(0.0..=2.0).contains(t)) {
         return wrong("option temperatures", format!("{:?}", options.temperatures), "at least one, each from 0 to 2");
     }

@@ -47,11 +47,16 @@ impl Specials {
         let no_timestamps = generation.no_timestamps_token_id;
         let any_no_timestamps = no_timestamps.or_else(|| id("<|notimestamps|>"));
         let languages = generation.lang_to_id.clone().unwrap_or_else(|| {
-            let is_code = |t: &str| t.strip_prefix("<|").and_then(|t| t.strip_suffix("|>")).is_some_and(|c| matches!(c.len(), 2 | 3));
+            let is_code = |t: &str| {
+                t.strip_prefix("<|").and_then(|t| t.strip_suffix("|>")).is_some_and(|c| matches!(c.len(), 2 | 3))
+            };
             tokenizer.get_vocab(true).into_iter().filter(|(t, id)| is_code(t) && (*id as usize) < vocab_size).collect()
         });
         let tasks = generation.task_to_id.clone().unwrap_or_else(|| {
-            ["transcribe", "translate"].into_iter().filter_map(|task| Some((task.to_owned(), id(&format!("<|{task}|>"))?))).collect()
+            ["transcribe", "translate"]
+                .into_iter()
+                .filter_map(|task| Some((task.to_owned(), id(&format!("<|{task}|>"))?)))
+                .collect()
         });
         Self {
             start: generation.decoder_start_token_id,
@@ -59,7 +64,10 @@ impl Specials {
             no_timestamps,
             timestamps_begin: any_no_timestamps.map(|id| id + 1),
             timestamps_named: no_timestamps.is_some(),
-            no_speech: no_timestamps.map(|id| id.saturating_sub(1)).or_else(|| id("<|nospeech|>")).or_else(|| id("<|nocaptions|>")),
+            no_speech: no_timestamps
+                .map(|id| id.saturating_sub(1))
+                .or_else(|| id("<|nospeech|>"))
+                .or_else(|| id("<|nocaptions|>")),
             languages,
             languages_named: generation.lang_to_id.is_some(),
             tasks,
@@ -104,7 +112,10 @@ impl Specials {
             };
             replace_language(&mut tokens, id);
         }
-        let detect = language.is_none() && self.languages_named && !self.languages.is_empty() && tokens.get(1).is_none_or(Option::is_none);
+        let detect = language.is_none()
+            && self.languages_named
+            && !self.languages.is_empty()
+            && tokens.get(1).is_none_or(Option::is_none);
         Ok(Plan { tokens, detect, named: language.is_some() })
     }
 

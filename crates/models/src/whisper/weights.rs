@@ -29,7 +29,11 @@ pub(super) struct Weights {
 
 impl Weights {
     /// Reads the tensors in `expected` and feeds every byte of the files to `hasher`.
-    pub fn read(folder: &Path, expected: &[(String, Vec<usize>)], hasher: &mut blake3::Hasher) -> Result<Self, ModelError> {
+    pub fn read(
+        folder: &Path,
+        expected: &[(String, Vec<usize>)],
+        hasher: &mut blake3::Hasher,
+    ) -> Result<Self, ModelError> {
         let shards = shard_paths(folder)?;
         let mut headers = Vec::with_capacity(shards.len());
         for path in &shards {
@@ -60,7 +64,9 @@ impl Weights {
     ///
     /// If `name` was not in the list given to [`Weights::read`], or was taken before.
     pub fn take(&mut self, name: &str) -> Vec<f32> {
-        self.tensors.remove(name).unwrap_or_else(|| panic!("tensor {name} is read once, and listed in Dimensions::tensors"))
+        self.tensors
+            .remove(name)
+            .unwrap_or_else(|| panic!("tensor {name} is read once, and listed in Dimensions::tensors"))
     }
 }
 
@@ -83,33 +89,62 @@ pub(crate) fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let index: Index = parse(&index_path, &read_limited(&index_path, MAX_INDEX_BYTES)?)?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     if names.is_empty() || names.len() > MAX_SHARDS {
-        return Err(ModelError::format(&index_path, "key weight_map", format!("{} files", names.len()), format!("1 to {MAX_SHARDS} files")));
+        return Err(ModelError::format(
+            &index_path,
+            "key weight_map",
+            format!("{} files", names.len()),
+            format!("1 to {MAX_SHARDS} files"),
+        ));
     }
     for name in &names {
         let plain = name.ends_with(".safetensors") && !name.contains(['/', '\\', '\0', ':']);
         if !plain {
-            return Err(ModelError::format(&index_path, "key weight_map", format!("{name:?}"), "names of .safetensors files in the same folder"));
+            return Err(ModelError::format(
+                &index_path,
+                "key weight_map",
+                format!("{name:?}"),
+                "names of .safetensors files in the same folder",
+            ));
         }
     }
     Ok(names.iter().map(|name| folder.join(name)).collect())
 }
 
-fn check_shapes(folder: &Path, headers: &[(&PathBuf, Header, File)], expected: &[(String, Vec<usize>)]) -> Result<(), ModelError> {
+fn check_shapes(
+    folder: &Path,
+    headers: &[(&PathBuf, Header, File)],
+    expected: &[(String, Vec<usize>)],
+) -> Result<(), ModelError> {
     let mut found = HashMap::new();
     for (path, header, _) in headers {
         for entry in &header.tensors {
             if found.insert(bare(&entry.name), (*path, entry)).is_some() {
-                return Err(ModelError::format(path, format!("tensor {}", entry.name), "it twice", "every tensor once"));
+                return Err(ModelError::format(
+                    path,
+                    format!("tensor {}", entry.name),
+                    "it twice",
+                    "every tensor once",
+                ));
             }
         }
     }
     for (name, shape) in expected {
         let Some((path, entry)) = found.get(name.as_str()) else {
             let known = format!("a tensor of shape {shape:?} with this name, or model.{name}");
-            return Err(ModelError::format(folder, format!("tensor {name}"), format!("none among {}", found.len()), known));
+            return Err(ModelError::format(
+                folder,
+                format!("tensor {name}"),
+                format!("none among {}", found.len()),
+                known,
+            ));
         };
         if entry.shape != *shape {
-            return Err(ModelError::format(path, format!("tensor {}", entry.name), format!("shape {:?}", entry.shape), format!("{shape:?}, from config.json")));
+            return Err(ModelError::format(
+                path,
+                format!("tensor {}", entry.name),
+                format!("shape {:?}", entry.shape),
+                format!("{shape:?}, from config.json"),
+            ));
         }
     }
     Ok(())
@@ -120,7 +155,9 @@ fn floats(path: &Path, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
-        other => return Err(ModelError::format(path, format!("tensor {name}"), format!("type {other:?}"), "F32, F16, BF16")),
+        other => {
+            return Err(ModelError::format(path, format!("tensor {name}"), format!("type {other:?}"), "F32, F16, BF16"));
+        }
     };
     let count = bytes.len() / dtype.size_in_bytes();
     let tensor = Tensor::from_raw_buffer(bytes, dtype, &[count], &Device::Cpu)?;

@@ -24,7 +24,8 @@ pub(super) fn cut(tokens: &[u32], seek: usize, frames: usize, begin: u32) -> (Ve
     let offset = seek as u64 * FRAME_MS;
     let is_timestamp = |token: u32| token >= begin;
     let steps = |token: u32| u64::from(token.saturating_sub(begin));
-    let mut ends: Vec<usize> = (1..tokens.len()).filter(|&i| is_timestamp(tokens[i - 1]) && is_timestamp(tokens[i])).collect();
+    let mut ends: Vec<usize> =
+        (1..tokens.len()).filter(|&i| is_timestamp(tokens[i - 1]) && is_timestamp(tokens[i])).collect();
     let single_ending = matches!(tokens, [.., before, last] if !is_timestamp(*before) && is_timestamp(*last));
     let Some(last_end) = ends.last_mut() else {
         let last = tokens.iter().rev().find(|&&t| is_timestamp(t)).filter(|&&t| t != begin);

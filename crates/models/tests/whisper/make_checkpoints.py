@@ -217,7 +217,7 @@ def case(model, extractor, clips, timestamps, language=None, log_prob=-1000.0, n
     return rows
 
 
-def sampled(array, count=257):
+def sampled(array, count=499):
     flat = np.asarray(array, dtype=np.float32).reshape(-1)
     index = [int(i) for i in np.linspace(0, flat.size - 1, count)]
     return {"index": index, "value": [float(f"{flat[i]:.7g}") for i in index]}
