@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::inspect::header::regular_file_bytes;
@@ -200,25 +201,22 @@ pub(super) struct Generation {
     pub max_length: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Forced {
-    #[serde(default)]
-    forced_decoder_ids: Option<Vec<(usize, Option<u32>)>>,
-}
-
 impl Generation {
-    /// Parses and checks the generation settings in `content`, the bytes of `path`; forced ids may also stand in `config`.
-    pub fn parse(
-        path: &Path,
-        content: &[u8],
-        config_path: &Path,
-        config: &[u8],
-        vocab_size: usize,
-    ) -> Result<Self, ModelError> {
-        let mut g: Self = parse(path, content)?;
-        if g.forced_decoder_ids.is_none() {
-            g.forced_decoder_ids = parse::<Forced>(config_path, config)?.forced_decoder_ids;
+    /// Parses and checks the generation settings in `content`, the bytes of `path`.
+    ///
+    /// The start, the end and the forced ids may also stand in `config`.
+    pub fn parse(path: &Path, content: &[u8], config: &[u8], vocab_size: usize) -> Result<Self, ModelError> {
+        let mut keys: Map<String, Value> = parse(path, content)?;
+        let config: Map<String, Value> = parse(path, config)?;
+        for key in ["decoder_start_token_id", "eos_token_id", "forced_decoder_ids"] {
+            if keys.get(key).is_none_or(Value::is_null)
+                && let Some(value) = config.get(key)
+            {
+                keys.insert(key.to_owned(), value.clone());
+            }
         }
+        let g = Self::deserialize(Value::Object(keys))
+            .map_err(|e| ModelError::format(path, "json", e, "the keys and types Hugging Face's Whisper writes"))?;
         let check = |key: &str, id: u32| {
             if (id as usize) < vocab_size {
                 return Ok(());

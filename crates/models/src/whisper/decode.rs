@@ -61,7 +61,6 @@ struct Running {
     sum: f32,
     no_speech: f32,
     random: StdRng,
-    /// Why and whether it ended.
     ended: bool,
 }
 
@@ -76,7 +75,15 @@ impl Parts<'_> {
                 decoded.silent = improbable && decoded.no_speech > options.no_speech_threshold;
                 results[index] = Some(decoded);
             }
-            open.retain(|&index| results[index].as_ref().is_some_and(|d| !self.passes(d, options)));
+            let mut failed = Vec::new();
+            for index in open {
+                if let Some(decoded) = &results[index]
+                    && !self.passes(decoded, options)?
+                {
+                    failed.push(index);
+                }
+            }
+            open = failed;
             if open.is_empty() {
                 break;
             }
@@ -84,18 +91,21 @@ impl Parts<'_> {
         Ok(results.into_iter().flatten().collect())
     }
 
-    fn passes(&self, decoded: &Decoded, options: &Options) -> bool {
+    fn passes(&self, decoded: &Decoded, options: &Options) -> Result<bool, ModelError> {
+        let ratio = compression_ratio(&self.text(&decoded.tokens)?);
         let probable = decoded.average_log_prob >= options.log_prob_threshold;
-        decoded.silent
-            || (probable && compression_ratio(&self.text(&decoded.tokens)) <= options.compression_ratio_threshold)
+        Ok(decoded.silent || (probable && ratio <= options.compression_ratio_threshold))
     }
 
-    /// Returns the text of tokens, without timestamps and special tokens.
-    pub fn text(&self, tokens: &[u32]) -> String {
+    /// Returns the text of tokens, without timestamps and special tokens; ids the tokenizer does not know are no text.
+    pub fn text(&self, tokens: &[u32]) -> Result<String, ModelError> {
         let timestamps = self.specials.timestamps_begin.unwrap_or(u32::MAX);
         let text: Vec<u32> = tokens.iter().copied().filter(|&token| token < timestamps).collect();
-        // Ids the tokenizer does not know decode to nothing; a decoder that cannot join the rest is a tokenizer without text.
-        self.tokenizer.decode(&text, true).unwrap_or_default()
+        self.tokenizer.decode(&text, true).map_err(|e| ModelError::Input {
+            place: "tokenizer".into(),
+            found: e.to_string(),
+            allowed: "a decoder that joins any tokens".into(),
+        })
     }
 
     /// Returns the most probable language of each window.

@@ -182,7 +182,7 @@ impl Whisper {
         let dimensions = Dimensions::parse(config_path, config)?;
         let (generation_path, generation) =
             generation.as_ref().map_or((config_path, config), |content| (generation_path, content));
-        let generation = Generation::parse(generation_path, generation, config_path, config, dimensions.vocab_size)?;
+        let generation = Generation::parse(generation_path, generation, config, dimensions.vocab_size)?;
         if let Some(preprocessor) = preprocessor {
             check_preprocessor(preprocessor_path, preprocessor, &dimensions)?;
         }
@@ -347,7 +347,7 @@ impl Model {
         let windows: Vec<Window> =
             jobs.iter().zip(crosses).map(|(job, cross)| self.window(job, cross, options)).collect();
         for (job, decoded) in jobs.iter_mut().zip(parts.decode(&windows, options)?) {
-            self.take(job, &decoded);
+            self.take(job, &decoded)?;
         }
         Ok(())
     }
@@ -366,7 +366,7 @@ impl Model {
     }
 
     /// Adds a window's output to its job and moves the job on.
-    fn take(&self, job: &mut Job, decoded: &Decoded) {
+    fn take(&self, job: &mut Job, decoded: &Decoded) -> Result<(), ModelError> {
         let frames = (job.features.frames() - job.seek).min(self.window_frames());
         let tokens = decoded.tokens.len() + 1;
         job.log_probs = (job.log_probs.0 + decoded.average_log_prob * tokens as f32, job.log_probs.1 + tokens);
@@ -374,13 +374,13 @@ impl Model {
         job.out.temperature = job.out.temperature.max(decoded.temperature);
         if decoded.silent {
             job.seek += frames;
-            return;
+            return Ok(());
         }
         let begin = self.specials.timestamps_begin.filter(|_| job.timestamps || self.specials.timestamps_named);
         let (pieces, way) = windows::cut(&decoded.tokens, job.seek, frames, begin.unwrap_or(u32::MAX));
         job.seek += way;
         for piece in pieces {
-            let text = self.parts().text(&piece.tokens);
+            let text = self.parts().text(&piece.tokens)?;
             job.out.text.push_str(&text);
             job.out.tokens.extend(piece.tokens);
             let clamp = |ms: u64| ms.min(job.duration_ms);
@@ -392,6 +392,7 @@ impl Model {
                 });
             }
         }
+        Ok(())
     }
 }
 

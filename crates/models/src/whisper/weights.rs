@@ -156,7 +156,12 @@ fn floats(path: &Path, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
         other => {
-            return Err(ModelError::format(path, format!("tensor {name}"), format!("type {other:?}"), "F32, F16, BF16"));
+            return Err(ModelError::format(
+                path,
+                format!("tensor {name}"),
+                format!("type {other:?}"),
+                "F32, F16, BF16",
+            ));
         }
     };
     let count = bytes.len() / dtype.size_in_bytes();

@@ -3,7 +3,8 @@
 Reference: transformers 5.23.0, torch 2.15.0, tokenizers 0.23.3 (other versions: check the assertion on versions first).
 
     pip install torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 safetensors
-    python make_checkpoints.py                      # rewrites english/ and multilingual/ beside this file
+    python make_checkpoints.py                      # rewrites english/, multilingual/ and bare/ beside this file
+    python make_checkpoints.py --only bare          # rewrites one of them
     python make_checkpoints.py --save FOLDER        # also writes whole checkpoints with save_pretrained
     python make_checkpoints.py --speech FOLDER      # also transcribes the .wav files of FOLDER (16 kHz, 16 bit)
 
@@ -100,7 +101,7 @@ def make_tokenizer():
 def make_model(name, tokenizer):
     ids = {t: tokenizer.token_to_id(t) for t in special_tokens()}
     vocab_size = ids["<|notimestamps|>"] + 1 + 1501
-    english = name == "english"
+    english = name != "multilingual"
     common = dict(
         vocab_size=vocab_size,
         decoder_start_token_id=ids["<|startoftranscript|>"],
@@ -121,6 +122,9 @@ def make_model(name, tokenizer):
         )
     model = WhisperForConditionalGeneration(config).eval()
     g = model.generation_config
+    if name == "bare":  # what save_pretrained writes for a model nobody gave Whisper's generation settings
+        g.begin_suppress_tokens = common["begin_suppress_tokens"]
+        return filled(name, model, ids["<|endoftext|>"])
     g.no_timestamps_token_id = ids["<|notimestamps|>"]
     g.max_initial_timestamp_index = 50 if english else 1500
     g.suppress_tokens = [1, 2, 7, 8, 9] + [ids[t] for t in special_tokens()[1:-1] if t != "<|nospeech|>"]
@@ -133,8 +137,11 @@ def make_model(name, tokenizer):
         g.lang_to_id = {t: i for t, i in ids.items() if len(t) == 6}
         g.task_to_id = {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]}
         g.forced_decoder_ids = [[1, None], [2, ids["<|transcribe|>"]]]
+    return filled(name, model, ids["<|endoftext|>"])
+
+
+def filled(name, model, eos):
     seed = fnv1a(name)
-    eos = ids["<|endoftext|>"]
     with torch.no_grad():
         for key, parameter in model.state_dict().items():
             if key == "proj_out.weight":  # tied with the token embedding
@@ -181,8 +188,9 @@ class Recorder:
             return value
 
         def need(sequence, outputs, index, processors, *rest):
-            detector = next(p for p in processors if isinstance(p, WhisperNoSpeechDetection))
-            self.no_speech.append(float(detector.no_speech_prob[index]))
+            for detector in processors or []:
+                if isinstance(detector, WhisperNoSpeechDetection):
+                    self.no_speech.append(float(detector.no_speech_prob[index]))
             return inner_need(sequence, outputs, index, processors, *rest)
 
         model._retrieve_avg_logprobs, model._need_fallback = average, need
@@ -229,6 +237,10 @@ def read_wav(path):
         return np.frombuffer(f.readframes(f.getnframes()), dtype="<i2").astype(np.float32) / 32768
 
 
+def shapes(model):
+    return {k: list(v.shape) for k, v in model.state_dict().items() if k != "proj_out.weight"}
+
+
 def build(name, save, speech):
     tokenizer = make_tokenizer()
     model = make_model(name, tokenizer)
@@ -258,6 +270,11 @@ def build(name, save, speech):
         print(name, label, [len(r["tokens"]) for r in rows], "gap", min(r["gap"] for r in rows), "first", rows[0]["tokens"][:8],
               "avg", [r["windows_average_log_prob"][:2] for r in rows][:2], "nospeech", [r["windows_no_speech"][:2] for r in rows][:2], flush=True)
 
+    if name == "bare":
+        add("plain", seconds, False, max_new_tokens=60, no_speech=None)
+        golden = {"versions": VERSIONS, "tensors": shapes(model), "cases": cases}
+        (folder / "golden.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+        return
     add("plain", seconds, False)
     add("timestamps", seconds, True)
     add("long", long, True)
@@ -275,7 +292,7 @@ def build(name, save, speech):
         encoded = model.model.encoder(features).last_hidden_state
     golden = {
         "versions": VERSIONS,
-        "tensors": {k: list(v.shape) for k, v in model.state_dict().items() if k != "proj_out.weight"},
+        "tensors": shapes(model),
         "features": sampled(features[0]),
         "long_features": {"frames": long_features.shape[-1], **sampled(long_features[0])},
         "encoder": sampled(encoded[0]),
@@ -294,9 +311,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--save")
     parser.add_argument("--speech")
+    parser.add_argument("--only", nargs="*", default=["english", "multilingual", "bare"])
     arguments = parser.parse_args()
     expected = {"transformers": "5.23.0", "torch": "2.15.0", "tokenizers": "0.23.3"}
     assert VERSIONS == expected, f"golden values come from {expected}, found {VERSIONS}"
     torch.set_num_threads(1)
-    for checkpoint in ("english", "multilingual"):
+    for checkpoint in arguments.only:
         build(checkpoint, arguments.save, arguments.speech)
