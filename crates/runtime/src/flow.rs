@@ -101,10 +101,8 @@ impl Flow {
     pub(crate) fn wait_for_room(&self) {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
         while stop.is_none() && self.backlog.load(Ordering::Acquire) > self.limits.backlog_records {
-            let (guard, _) = self
-                .changed
-                .wait_timeout(stop, Duration::from_millis(20))
-                .unwrap_or_else(PoisonError::into_inner);
+            let (guard, _) =
+                self.changed.wait_timeout(stop, Duration::from_millis(20)).unwrap_or_else(PoisonError::into_inner);
             stop = guard;
         }
     }

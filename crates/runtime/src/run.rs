@@ -140,7 +140,10 @@ pub async fn run(
                 .snapshot()
                 .into_iter()
                 .map(|metrics| NodeReport {
-                    version: versions.iter().find(|(name, _)| *name == metrics.name).map(|(_, version)| version.clone()),
+                    version: versions
+                        .iter()
+                        .find(|(name, _)| *name == metrics.name)
+                        .map(|(_, version)| version.clone()),
                     metrics,
                 })
                 .collect(),
@@ -170,7 +173,7 @@ fn open(
             pipeline: plan.name.clone(),
             stage: node.name.clone(),
             version,
-            window_ms: plan.monitor.window.as_millis() as i64,
+            window_ms: i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX),
         })
     };
     for node in &plan.sinks {
@@ -239,26 +242,31 @@ fn open(
 }
 
 fn batch_limits(node: &Node) -> BatchLimits {
-    BatchLimits { records: node.batch.max_records, bytes: node.batch.max_bytes, wait: node.batch.max_wait }
+    BatchLimits {
+        records: node.batch.max_records,
+        bytes: usize::try_from(node.batch.max_bytes.0).unwrap_or(usize::MAX),
+        wait: Duration::from_millis(node.batch.max_wait.0),
+    }
 }
 
 /// Memory and CPU of this process.
 struct Memory {
-    system: System,
+    /// `None` where the system does not tell.
+    system: Option<System>,
     peak: u64,
     cpu_seconds: f64,
 }
 
 impl Memory {
     fn new() -> Self {
-        Self { system: System::new(), peak: 0, cpu_seconds: 0.0 }
+        Self { system: System::new().ok(), peak: 0, cpu_seconds: 0.0 }
     }
 
     fn sample(&mut self) {
-        let Ok(id) = sysinfo::get_current_pid() else { return };
+        let (Some(system), Ok(id)) = (&mut self.system, sysinfo::get_current_pid()) else { return };
         let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
-        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), false, what);
-        if let Some(process) = self.system.process(id) {
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), false, what);
+        if let Some(process) = system.process(id) {
             self.peak = self.peak.max(process.memory());
             self.cpu_seconds = process.accumulated_cpu_time() as f64 / 1e3;
         }

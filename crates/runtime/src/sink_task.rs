@@ -62,7 +62,7 @@ impl SinkTask {
                     let notes = partitions.iter().filter_map(|(_, committed)| committed.metadata.as_deref());
                     // All notes of one commit are equal, and a later commit's note is longer or greater.
                     let note = notes.max_by_key(|note| (note.len(), *note));
-                    self.sink.resume(note).map_err(|error| RunError::stage(&self.name, error))?;
+                    self.sink.resume(note).map_err(|error| RunError::stage(&self.name, &error))?;
                     next.extend(partitions.into_iter().map(|(place, committed)| (place, committed.next)));
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
@@ -91,7 +91,7 @@ impl SinkTask {
                     tracing::warn!(sink = %self.name, reason, ?wait, "sink failed, trying again");
                     self.flow.wait(wait);
                 }
-                Err(error) => return Err(RunError::stage(&self.name, error)),
+                Err(error) => return Err(RunError::stage(&self.name, &error)),
             }
         }
     }
@@ -118,7 +118,7 @@ impl From<BrokerError> for RunError {
 }
 
 impl RunError {
-    pub(crate) fn stage(name: &StageName, error: StageError) -> Self {
-        Self::Stage { name: name.clone(), reason: with_causes(&error) }
+    pub(crate) fn stage(name: &StageName, error: &StageError) -> Self {
+        Self::Stage { name: name.clone(), reason: with_causes(error) }
     }
 }

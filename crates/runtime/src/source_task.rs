@@ -29,7 +29,7 @@ pub(crate) struct SourceTask {
 
 impl SourceTask {
     pub(crate) fn run(mut self) -> Result<(), RunError> {
-        let at = |error: StageError| RunError::stage(&self.site.stage, error);
+        let at = |error: StageError| RunError::stage(&self.site.stage, &error);
         let entries = read_state(&*self.broker, &self.site, 0).map_err(RunError::Broker)?;
         self.source.restore(entries).map_err(at)?;
         let mut producer = self.broker.producer().map_err(RunError::Broker)?;
@@ -73,7 +73,7 @@ fn refused(site: &Site, error: BrokerError) -> RunError {
     match error {
         BrokerError::TooLarge { .. } => RunError::stage(
             &site.stage,
-            StageError::fatal("the source wrote a record that is too large").caused_by(error),
+            &StageError::fatal("the source wrote a record that is too large").caused_by(error),
         ),
         error => RunError::Broker(error),
     }

@@ -1,7 +1,7 @@
 //! One stage: poll, batch, process, commit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,10 +13,7 @@ use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site},
 };
-use driftline_types::{
-    ErrorClass, Headers, Message, Outgoing, Partition, StageName, TopicPartition,
-    wire,
-};
+use driftline_types::{ErrorClass, Headers, Message, Outgoing, Partition, StageName, TopicPartition, wire};
 
 use crate::{
     RunError,
@@ -63,9 +60,7 @@ impl StageTask {
                 Next::Batch(batch, first) => self.work(&mut *member, &mut operators, batch, first)?,
                 Next::Event(Poll::Assigned(partitions)) => {
                     for (assigned, _) in partitions {
-                        if !operators.contains_key(&assigned.partition) {
-                            operators.insert(assigned.partition, self.restored(assigned.partition)?);
-                        }
+                        self.operator(&mut operators, assigned.partition)?;
                     }
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
@@ -87,12 +82,15 @@ impl StageTask {
         }
     }
 
-    /// Makes the operator of a partition, with the state of its last commit.
-    fn restored(&self, partition: Partition) -> Result<Box<dyn Operator>, RunError> {
-        let mut operator = self.stage.instance(Arc::clone(&self.site));
-        let entries = read_state(&*self.broker, &self.site, partition).map_err(RunError::Broker)?;
-        operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, error))?;
-        Ok(operator)
+    /// Makes the operator of a partition, with the state of its last commit, if there is none yet.
+    fn operator(&self, operators: &mut Operators, partition: Partition) -> Result<(), RunError> {
+        if let Entry::Vacant(entry) = operators.entry(partition) {
+            let mut operator = self.stage.instance(Arc::clone(&self.site));
+            let entries = read_state(&*self.broker, &self.site, partition).map_err(RunError::Broker)?;
+            operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, &error))?;
+            entry.insert(operator);
+        }
+        Ok(())
     }
 
     /// Processes a batch of any partitions and commits it: as one unit if nothing fails.
@@ -158,7 +156,7 @@ impl StageTask {
         failure: Failure,
     ) -> Result<(), RunError> {
         match failure {
-            Failure::Fatal(error) => return Err(RunError::stage(&self.site.stage, StageError::fatal(error))),
+            Failure::Fatal(error) => return Err(RunError::stage(&self.site.stage, &StageError::fatal(error))),
             Failure::Broker(error) => return Err(RunError::Text(error)),
             // Another member has the partition: it reads the messages again.
             Failure::Fenced => return Ok(()),
@@ -202,10 +200,7 @@ impl StageTask {
         partition: Partition,
         messages: &[Message],
     ) -> Result<(), Failure> {
-        if !operators.contains_key(&partition) {
-            let operator = self.restored(partition).map_err(|error| Failure::Fatal(error.to_string()))?;
-            operators.insert(partition, operator);
-        }
+        self.operator(operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
         let outcome = self.process(operators, partition, messages, Duration::ZERO).and_then(|effects| {
             let counts = effects.counts;
             let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages) };
@@ -238,8 +233,7 @@ impl StageTask {
         match self.commit(member, unit) {
             Ok(()) => {
                 self.settled(&Counts { read: 1, rejected: 1, ..Default::default() });
-                operators.insert(partition, self.restored(partition)?);
-                Ok(())
+                self.operator(operators, partition)
             }
             Err(Failure::Fenced) => Ok(()),
             Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),
@@ -265,7 +259,7 @@ impl StageTask {
 
     fn flush(&self, member: &mut dyn Member, operators: &mut Operators) -> Result<(), RunError> {
         for (&partition, operator) in operators.iter_mut() {
-            let effects = operator.flush().map_err(|error| RunError::stage(&self.site.stage, error))?;
+            let effects = operator.flush().map_err(|error| RunError::stage(&self.site.stage, &error))?;
             let counts = effects.counts;
             let mut unit = Unit::default();
             into_unit(&self.site, partition, effects, &mut unit);

@@ -122,8 +122,10 @@ pub struct SourceDef {
     pub paths: &'static [&'static str],
     /// Finds what is wrong with a config table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
-    open: fn(&toml::Table, bool, Arc<Site>) -> Result<Box<dyn OpenSource>, StageError>,
+    open: OpenSourceFn,
 }
+
+type OpenSourceFn = fn(&toml::Table, bool, Arc<Site>) -> Result<Box<dyn OpenSource>, StageError>;
 
 impl SourceDef {
     /// Describes a kind.

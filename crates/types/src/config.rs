@@ -67,7 +67,7 @@ impl ConfigProblem {
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path.join("."))?;
+            write!(f, "{}: ", dotted(&self.path))?;
         }
         if let Some(found) = &self.found {
             write!(f, "found {found}, ")?;
@@ -108,6 +108,14 @@ pub fn read_value<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<ConfigPro
             return Err(problems);
         }
     }
+}
+
+/// Writes a path as a TOML key: parts joined by dots, in quotes where TOML wants them.
+#[must_use]
+pub fn dotted(path: &[String]) -> String {
+    let bare = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let parts: Vec<_> = path.iter().map(|key| if bare(key) { key.clone() } else { format!("{key:?}") }).collect();
+    parts.join(".")
 }
 
 /// Returns the allowed word that `found` most likely is a misspelling of.

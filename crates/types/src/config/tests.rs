@@ -106,7 +106,7 @@ fn every_problem_is_reported_at_once() {
             "names.1: invalid stage name \"Not ok\": allowed are 1 to 100 characters of a-z, 0-9, '-' and '_'",
             "names.3: found 3, allowed is a string",
             "weights.vad: found 256, allowed is a whole number from 0 to 255",
-            "weights.A B: invalid stage name \"A B\": allowed are 1 to 100 characters of a-z, 0-9, '-' and '_'",
+            "weights.\"A B\": invalid stage name \"A B\": allowed are 1 to 100 characters of a-z, 0-9, '-' and '_'",
             "wait: found 10, allowed is a duration such as \"250ms\", \"10s\", \"1h\" or \"7d\"",
             "size: found \"huge\", allowed is a number of bytes, or a size such as \"512 KiB\", \"64 MiB\" or \"1 GB\"",
             "decoder.beam.width: found \"wide\", allowed is a whole number from 0 to 4294967295",
@@ -134,6 +134,30 @@ fn a_value_is_read_like_a_table() {
     let problems = read_value::<u32>(&Value::Integer(-3)).unwrap_err();
     assert_eq!(problems[0].to_string(), "found -3, allowed is a whole number from 0 to 4294967295");
     assert!(problems[0].path.is_empty());
+}
+
+/// serde buffers such fields and forgets where they stood; the first problem is told all the same.
+#[test]
+fn flattened_and_untagged_fields_are_read() {
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Outer {
+        #[serde(flatten)]
+        limits: Limits,
+        model: Model,
+    }
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(untagged)]
+    enum Model {
+        Size(u8),
+        Folder(PathBuf),
+    }
+    let read = |text: &str| read::<Outer>(&text.parse().unwrap());
+    let limits = Limits { low: 1, high: 2 };
+    assert_eq!(read("low = 1\nhigh = 2\nmodel = 3"), Ok(Outer { limits, model: Model::Size(3) }));
+    let problems = read("low = -1\nmodel = []").unwrap_err();
+    assert_eq!(problems[0].path, ["model"]);
+    let problems = read("low = -1\nmodel = \"x\"").unwrap_err();
+    assert_eq!(problems[0].to_string(), "found -1, allowed is a whole number from 0 to 4294967295");
 }
 
 /// A type that no stand-in fits ends the search, with the first problem reported.
