@@ -1,16 +1,18 @@
-//! The payloads that ship: audio, speech segments, transcripts and search responses.
+//! The payloads that ship: audio, speech segments, transcripts, search responses, and any JSON.
 //!
 //! Each module holds one payload: its fields, its encoding and the signals that describe it. Audio
 //! travels as WAV, playable by anything, with its own fields in one extra chunk (see [`wav`]);
 //! structured values are JSON.
 
 mod audio;
+mod json;
 mod search;
 mod segment;
 mod transcript;
 pub mod wav;
 
 pub use audio::AudioChunk;
+pub use json::JsonValue;
 pub use search::{Hit, SearchResponse};
 pub use segment::SpeechSegment;
 pub use transcript::Transcript;
