@@ -34,8 +34,7 @@ static SIZE: Signal = Signal {
     help: "length of the text",
     kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 1_048_576.0 } },
 };
-static TYPE: Signal =
-    Signal { name: "json.type", unit: "", help: "type of the value", kind: SignalKind::Category };
+static TYPE: Signal = Signal { name: "json.type", unit: "", help: "type of the value", kind: SignalKind::Category };
 
 impl Payload for JsonValue {
     const SCHEMA: SchemaId = SchemaId::new("json.v1");
@@ -53,14 +52,17 @@ impl Payload for JsonValue {
     fn signals(&self, visit: &mut dyn SignalVisitor) {
         visit.number(&SIZE, Some(self.0.len() as f64));
         // The first letter decides: the text is known to be JSON.
-        visit.category(&TYPE, match self.0.trim_ascii_start().first() {
-            Some(b'{') => Some("object"),
-            Some(b'[') => Some("array"),
-            Some(b'"') => Some("string"),
-            Some(b't' | b'f') => Some("boolean"),
-            Some(b'n') => Some("null"),
-            Some(_) => Some("number"),
-            None => None,
-        });
+        visit.category(
+            &TYPE,
+            match self.0.trim_ascii_start().first() {
+                Some(b'{') => Some("object"),
+                Some(b'[') => Some("array"),
+                Some(b'"') => Some("string"),
+                Some(b't' | b'f') => Some("boolean"),
+                Some(b'n') => Some("null"),
+                Some(_) => Some("number"),
+                None => None,
+            },
+        );
     }
 }

@@ -32,3 +32,6 @@ fn json_error(error: &serde_json::Error) -> driftline_stage::CodecError {
         "a JSON object of this schema",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,7 +193,11 @@ impl Decoder {
                 Err(_) => return Ok(false),
             }
             if self.frames > self.max_seconds * u64::from(self.rate) {
-                return Err(too_long(&format!("frame {}", self.frames), self.frames / u64::from(self.rate), self.max_seconds));
+                return Err(too_long(
+                    &format!("frame {}", self.frames),
+                    self.frames / u64::from(self.rate),
+                    self.max_seconds,
+                ));
             }
         }
         Ok(true)

@@ -234,8 +234,9 @@ impl SourceKind for AudioFiles {
     }
 
     fn open(config: AudioFilesConfig, follow: bool) -> Result<Self, StageError> {
-        let start = Timestamp::parse(&config.start)
-            .ok_or_else(|| StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start)))?;
+        let start = Timestamp::parse(&config.start).ok_or_else(|| {
+            StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
+        })?;
         let place = Place::of(&config.path).map_err(|error| {
             let message = format!("path: found {:?} ({error}), allowed is a folder, a file or a glob", config.path);
             StageError::fatal(message).caused_by(error)
@@ -264,7 +265,9 @@ impl SourceKind for AudioFiles {
         if source.waiting.is_empty() && !follow {
             let allowed = decode::SUFFIXES.join(", ");
             let path = &source.config.path;
-            return Err(StageError::fatal(format!("path: found no recording in {path:?}, allowed are files with the suffixes {allowed}")));
+            return Err(StageError::fatal(format!(
+                "path: found no recording in {path:?}, allowed are files with the suffixes {allowed}"
+            )));
         }
         Ok(source)
     }
@@ -274,7 +277,8 @@ impl Source for AudioFiles {
     type Output = AudioChunk;
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        let damaged = |key: &[u8]| StageError::fatal(format!("state entry {:?} is damaged", String::from_utf8_lossy(key)));
+        let damaged =
+            |key: &[u8]| StageError::fatal(format!("state entry {:?} is damaged", String::from_utf8_lossy(key)));
         let mut resumed = Vec::new();
         for (key, value) in entries {
             if key == TICK {
@@ -290,7 +294,8 @@ impl Source for AudioFiles {
             }
         }
         // Files of the first scan were named as in the interrupted run; what is known is not new.
-        let mut files: HashMap<String, Waiting> = self.waiting.drain(..).map(|file| (file.path.clone(), file)).collect();
+        let mut files: HashMap<String, Waiting> =
+            self.waiting.drain(..).map(|file| (file.path.clone(), file)).collect();
         resumed.sort_by_key(|(opened, ..)| *opened);
         for (opened, path, progress) in resumed {
             self.opened = self.opened.max(opened.order + 1);
@@ -523,7 +528,8 @@ fn chunk(session: &str, recording: &Recording, piece: Piece) -> AudioChunk {
 }
 
 fn put(out: &mut SourceBatch<AudioChunk>, path: &str, progress: &Progress) -> Result<(), StageError> {
-    let value = serde_json::to_vec(progress).map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
+    let value =
+        serde_json::to_vec(progress).map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
     out.put_state(format!("{FILE}{path}"), value);
     Ok(())
 }

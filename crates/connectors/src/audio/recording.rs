@@ -28,7 +28,7 @@ pub(crate) struct Piece {
     pub missing: u32,
     /// Whether the recording ends with it.
     pub last: bool,
-    /// Samples at 16 kHz.
+    /// Samples at 16 kHz, in [-1, 1].
     pub samples: Vec<f32>,
 }
 
@@ -131,7 +131,9 @@ impl Recording {
             return Ok(Tick::Piece(self.cut_off().unwrap_or_else(|| self.end())));
         }
         let tally = self.tallies.pop_front().unwrap_or_default();
-        let samples: Vec<f32> = self.ready.drain(..self.length.min(self.ready.len())).collect();
+        let samples = self.ready.drain(..self.length.min(self.ready.len()));
+        // The filter rings beyond full scale where the recording is clipped.
+        let samples: Vec<f32> = samples.map(|sample| sample.clamp(-1.0, 1.0)).collect();
         let last = self.decoded && self.ready.is_empty() && self.cut_off().is_none();
         let mut piece = Piece { last, samples, ..self.end() };
         self.number = self.number.saturating_add(1);

@@ -85,9 +85,14 @@ impl Resampler {
 
 impl Engine {
     fn try_new(rate: u32) -> Result<Self, Refused> {
-        let refused = |error: &dyn std::fmt::Display| Refused::new("sample rate", format!("{rate} Hz ({error})"), "a rate that can be converted");
+        let refused = |error: &dyn std::fmt::Display| {
+            Refused::new("sample rate", format!("{rate} Hz ({error})"), "a rate that can be converted")
+        };
         let (rate_in, rate_out) = (rate as usize, SAMPLE_RATE as usize);
-        let block = (BLOCK * rate_in).div_ceil(rate_out);
+        // The centre of the filter stands on a sample, and its delay is a whole number of them,
+        // only where the block is an even multiple of the least one that both rates divide.
+        let (least_in, least_out) = (rate_in / gcd(rate_in, rate_out), rate_out / gcd(rate_in, rate_out));
+        let block = least_in * BLOCK.div_ceil(least_out).next_multiple_of(2);
         let window = WindowFunction::BlackmanHarris2;
         let fft = Fft::new_custom(rate_in, rate_out, block, 1, 1, window, FixedSync::Both).map_err(|e| refused(&e))?;
         let (delay, frames) = (fft.output_delay(), fft.output_frames_max());
@@ -96,7 +101,8 @@ impl Engine {
 
     /// Converts all whole blocks of the input.
     fn run(&mut self, out: &mut Vec<f32>) -> Result<(), Refused> {
-        let refused = |error: &dyn std::fmt::Display| Refused::new("block", error.to_string(), "a block that can be resampled");
+        let refused =
+            |error: &dyn std::fmt::Display| Refused::new("block", error.to_string(), "a block that can be resampled");
         let mut used = 0;
         while self.input.len() - used >= self.fft.input_frames_next() {
             let frames = self.output.len();
@@ -113,4 +119,8 @@ impl Engine {
         self.input.drain(..used);
         Ok(())
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -136,7 +136,10 @@ fn recordings_sound_as_the_reference_makes_them() {
         let found = run.samples(session);
         let snr = snr(&golden, &found);
         eprintln!("{name}: {snr:.1} dB");
-        assert!(snr >= 60.0, "{name}: {snr:.1} dB");
+        // The noise of 8 bits, 38 dB below the tones, reaches up to the edge of the band, where one
+        // filter ends sooner than the other.
+        let least = if name.starts_with("8000-") { 50.0 } else { 60.0 };
+        assert!(snr >= least, "{name}: {snr:.1} dB");
     }
 }
 
@@ -149,7 +152,8 @@ fn tones_are_resampled_within_60_db() {
             let soft = |t: f64| (1.0 - (2.0 * PI * t / 0.5).cos()) / 2.0;
             let tone = |t: f64| 0.5 * soft(t) * (2.0 * PI * frequency * t).sin();
             let input: Vec<f32> = (0..rate / 2).map(|n| tone(f64::from(n) / f64::from(rate)) as f32).collect();
-            let expected: Vec<f64> = (0..SAMPLE_RATE / 2).map(|n| tone(f64::from(n) / f64::from(SAMPLE_RATE))).collect();
+            let expected: Vec<f64> =
+                (0..SAMPLE_RATE / 2).map(|n| tone(f64::from(n) / f64::from(SAMPLE_RATE))).collect();
             let mut resampler = Resampler::try_new(rate).unwrap();
             let mut found = Vec::new();
             for part in input.chunks(777) {
@@ -251,7 +255,10 @@ fn what_is_no_recording_is_refused_byte_for_byte_and_the_rest_goes_on() {
     let folder = folder(&files);
     let run = run(config(folder.path()));
     assert_eq!(run.rejected.len(), cases.len(), "{:?}", run.reasons());
-    for (rejected, (name, bytes, reason)) in run.rejected.iter().zip(&cases) {
+    // A sample that is wrong shows later than a header.
+    let mut found = run.rejected.clone();
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    for (rejected, (name, bytes, reason)) in found.iter().zip(&cases) {
         assert_eq!(rejected.value, bytes, "{name}");
         assert_eq!(rejected.key.as_bytes(), name.as_bytes());
         assert!(rejected.reason.starts_with(&format!("{name}: {reason}")), "{}", rejected.reason);
@@ -330,28 +337,19 @@ fn a_length_the_header_does_not_know_or_gets_wrong_is_no_hindrance() {
 
 #[test]
 fn damage_inside_a_flac_file_is_a_gap_in_time() {
-    // Four seconds of noise: blocks that cannot be guessed from each other.
-    let mut state = 1u32;
-    let mut noise = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 20) as i16
-    };
-    let samples: Vec<i16> = (0..64_000).map(|_| noise()).collect();
-    let folder = folder(&[("a.wav", &wav(1, 1, 16_000, 16, &pcm16(samples)))]);
-    let flac = fixture("44100.flac");
-    let whole = {
-        fs::write(folder.path().join("b.flac"), &flac).unwrap();
-        run(config(folder.path())).samples("b").len()
-    };
-    // Damage in the middle frame only: as long as before, and counted.
-    let mut damaged = flac.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle..middle + 40].fill(0xa5);
-    fs::write(folder.path().join("b.flac"), &damaged).unwrap();
-    let run = run(config(folder.path()));
-    let chunks = run.session("b");
-    let end = chunks.last().map(|chunk| chunk.start as usize + chunk.samples.len());
-    assert_eq!(end, Some(whole), "{:?}", run.reasons());
+    let mut flac = fixture("44100.flac");
+    let folder = folder(&[("a.flac", &flac)]);
+    let whole = run(config(folder.path()));
+    let middle = flac.len() / 2;
+    flac[middle..middle + 40].fill(0xa5);
+    fs::write(folder.path().join("a.flac"), &flac).unwrap();
+    let damaged = run(config(folder.path()));
+    assert_eq!(damaged.reasons(), [""; 0]);
+    let end = |run: &Run| run.session("a").last().map(|chunk| chunk.start + chunk.samples.len() as u64);
+    assert_eq!(end(&damaged), end(&whole));
+    // A block of the file is 4096 samples, 1.45 pieces: one piece is lost whole, or none is.
+    let lost: u32 = damaged.session("a").iter().map(|chunk| chunk.missing).sum();
+    assert!(lost <= 1 && damaged.samples("a") != whole.samples("a"));
 }
 
 #[test]
@@ -373,7 +371,8 @@ fn in_real_time_a_piece_comes_when_it_was_spoken() {
         ("a.wav", &wav(1, 1, 16_000, 16, &pcm16([5; 1_024 * 3]))),
         ("b.wav", &wav(1, 1, 16_000, 16, &pcm16([5; 1_024 * 3]))),
     ]);
-    let mut source = AudioFiles::open(AudioFilesConfig { pace: Pace::Realtime, ..config(folder.path()) }, false).unwrap();
+    let mut source =
+        AudioFiles::open(AudioFilesConfig { pace: Pace::Realtime, ..config(folder.path()) }, false).unwrap();
     let mut read = |ms: u64| {
         let mut batch = SourceBatch::new();
         let status = source.read_at(Duration::from_millis(ms), &mut batch).unwrap();
@@ -395,7 +394,8 @@ fn with_follow_new_files_are_taken_once_they_no_longer_change() {
     let mut read = |seconds: u64| {
         let mut batch = SourceBatch::new();
         let status = source.read_at(Duration::from_secs(seconds), &mut batch).unwrap();
-        let last: Vec<_> = batch.records().iter().filter(|record| record.2.last).map(|record| record.0.to_string()).collect();
+        let last: Vec<_> =
+            batch.records().iter().filter(|record| record.2.last).map(|record| record.0.to_string()).collect();
         (last, status)
     };
     let nothing = (Vec::new(), SourceStatus::Wait(RESCAN));
@@ -548,7 +548,7 @@ proptest! {
             let Ok(tick) = recording.next() else { return Ok(()) };
             let Tick::Piece(piece) = tick else { continue };
             prop_assert!(piece.start >= end);
-            prop_assert!(piece.samples.iter().all(|sample| sample.is_finite()));
+            prop_assert!(piece.samples.iter().all(|sample| (-1.0..=1.0).contains(sample)));
             prop_assert!((0.0..=1.0).contains(&piece.clipped), "{}", piece.clipped);
             end = piece.start + piece.samples.len() as u64;
             if piece.last {

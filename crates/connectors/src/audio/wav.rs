@@ -126,8 +126,7 @@ impl WavFile {
         // An unknown length of the whole keeps it from being compared with the parts; audio of
         // unknown length is read to the end of the file.
         let available = u32::try_from(header.available).unwrap_or(u32::MAX);
-        let patches =
-            [(0, *b"RIFF"), (4, u32::MAX.to_le_bytes()), (header.data_length_at, available.to_le_bytes())];
+        let patches = [(0, *b"RIFF"), (4, u32::MAX.to_le_bytes()), (header.data_length_at, available.to_le_bytes())];
         Self { file, position: 0, patches }
     }
 }

@@ -112,8 +112,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    const ADDED: &str =
-        r#""timings_ms":{"vad":0.41,"asr":12.5,"total":20.0},"versions":{"vad":"abc","asr":"def"}}"#;
+    const ADDED: &str = r#""timings_ms":{"vad":0.41,"asr":12.5,"total":20.0},"versions":{"vad":"abc","asr":"def"}}"#;
 
     #[test]
     fn members_keep_their_order_and_form() {

@@ -147,7 +147,8 @@ impl Source for JsonLinesSource {
         let length = file.get_ref().metadata().map_or(0, |metadata| metadata.len());
         let path = &self.config.path;
         if length < bytes {
-            let message = format!("{path}: found {length} bytes, allowed are at least the {bytes} that were read before");
+            let message =
+                format!("{path}: found {length} bytes, allowed are at least the {bytes} that were read before");
             return Err(StageError::fatal(message));
         }
         file.seek(SeekFrom::Start(bytes)).map(|_| ()).map_err(|error| unreadable(path, error))
