@@ -11,6 +11,24 @@ pub enum BrokerError {
         /// The topic asked for.
         topic: Topic,
     },
+    /// The topic has no such partition.
+    #[error("partition {partition} does not exist, the topic has {partitions}")]
+    UnknownPartition {
+        /// The partition asked for.
+        partition: TopicPartition,
+        /// The partitions of the topic.
+        partitions: u32,
+    },
+    /// A topic cannot have this number of partitions.
+    #[error("topic {topic} cannot have {found} partitions, allowed are 1 to {allowed}")]
+    PartitionCount {
+        /// The topic.
+        topic: Topic,
+        /// The partitions asked for.
+        found: u32,
+        /// The most a topic takes.
+        allowed: u32,
+    },
     /// The topic exists with other settings than the ones asked for.
     #[error("topic {topic} has {found} partitions, {wanted} were asked for")]
     TopicMismatch {
@@ -51,6 +69,22 @@ pub enum BrokerError {
         /// The size allowed.
         allowed: usize,
     },
+    /// A message without a key was written to a compacted topic.
+    #[error("message without a key for {topic}, which is compacted by key")]
+    KeyMissing {
+        /// The topic.
+        topic: Topic,
+    },
+    /// The note of a committed offset is too long.
+    #[error("note of {found} bytes with the offset of {partition}, allowed are {allowed}")]
+    MetadataTooLarge {
+        /// The partition.
+        partition: TopicPartition,
+        /// The size found.
+        found: usize,
+        /// The size allowed.
+        allowed: usize,
+    },
     /// The log is locked by another process.
     #[error("the log at {path} is in use by another process")]
     Locked {
@@ -75,7 +109,7 @@ impl BrokerError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::TooLarge { .. } => ErrorClass::Record,
+            Self::TooLarge { .. } | Self::KeyMissing { .. } => ErrorClass::Record,
             _ => ErrorClass::Fatal,
         }
     }

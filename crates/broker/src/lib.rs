@@ -7,10 +7,12 @@
 //! every implementation.
 
 mod contract;
+mod embedded;
 mod error;
 
 pub use contract::{
     Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Retention, TopicDescription,
     TopicSpec, Unit, Watermarks,
 };
+pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod inspect;
+pub mod vad;
 pub mod whisper;
 
 pub use error::ModelError;

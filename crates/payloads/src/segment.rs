@@ -21,8 +21,8 @@ pub struct SpeechSegment {
     pub speech_ratio: f32,
     /// Silence between the segment before, or the session's start, and this one, milliseconds.
     pub silence_before_ms: u64,
-    /// Silence after it that was waited for before it was cut, milliseconds; `None` if it was cut
-    /// by the session's end or by its length.
+    /// Audio heard after its end before the end was certain, milliseconds; `None` if the session
+    /// ended with it.
     pub silence_after_ms: Option<u64>,
     /// Samples in [-1, 1].
     #[serde(skip)]
@@ -62,7 +62,7 @@ static SILENCE_BEFORE: Signal = Signal {
 static SILENCE_AFTER: Signal = Signal {
     name: "segment.silence_after",
     unit: "ms",
-    help: "silence waited for after the segment, missing where it was cut by the end or its length",
+    help: "audio heard after the segment before its end was certain, missing at a session's end",
     kind: SignalKind::Number { scale: Scale::Log { lo: 10.0, hi: 60_000.0 } },
 };
 

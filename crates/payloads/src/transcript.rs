@@ -38,12 +38,8 @@ static CONFIDENCE: Signal = Signal {
     help: "how sure the recogniser is",
     kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
 };
-static EMPTY: Signal = Signal {
-    name: "transcript.empty",
-    unit: "",
-    help: "whether nothing was understood",
-    kind: SignalKind::Category,
-};
+static EMPTY: Signal =
+    Signal { name: "transcript.empty", unit: "", help: "whether nothing was understood", kind: SignalKind::Category };
 static TOKEN_RATE: Signal = Signal {
     name: "transcript.token_rate",
     unit: "{token}/s",

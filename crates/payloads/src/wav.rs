@@ -92,7 +92,8 @@ pub(crate) fn decode<F: DeserializeOwned>(bytes: &[u8]) -> Result<(F, Vec<f32>),
         }
         at = (at + 8).saturating_add(length).saturating_add(length % 2);
     }
-    let missing = |name: &str| CodecError::new("WAV", format!("no chunk {name:?}"), "chunks \"fmt \", \"drft\" and \"data\"");
+    let missing =
+        |name: &str| CodecError::new("WAV", format!("no chunk {name:?}"), "chunks \"fmt \", \"drft\" and \"data\"");
     let format = format.ok_or_else(|| missing("fmt "))?;
     let fields = fields.ok_or_else(|| missing("drft"))?;
     let data = data.ok_or_else(|| missing("data"))?;
@@ -134,7 +135,11 @@ impl Format {
             Self::Float32 => 4,
         };
         if data.len() % width != 0 {
-            return Err(CodecError::new("chunk \"data\"", format!("{} bytes", data.len()), format!("a multiple of {width}")));
+            return Err(CodecError::new(
+                "chunk \"data\"",
+                format!("{} bytes", data.len()),
+                format!("a multiple of {width}"),
+            ));
         }
         if data.len() / width > MAX_SECONDS * SAMPLE_RATE as usize {
             return Err(too_long(data.len() / width));
@@ -148,9 +153,7 @@ impl Format {
                 let samples: Vec<f32> = samples.collect();
                 match samples.iter().position(|s| !s.is_finite()) {
                     None => Ok(samples),
-                    Some(at) => {
-                        Err(CodecError::new(format!("sample {at}"), samples[at].to_string(), "finite samples"))
-                    }
+                    Some(at) => Err(CodecError::new(format!("sample {at}"), samples[at].to_string(), "finite samples")),
                 }
             }
         }

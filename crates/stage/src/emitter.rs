@@ -4,19 +4,20 @@ use bytes::Bytes;
 use driftline_types::{Code, Context, Key, Record, RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::Payload;
+use crate::{Payload, operator::Emitted};
 
 /// Takes what a stage makes of its input. It derives key, event time, trace and lineage of each
 /// output from the parent record, and accounts for every input: one that was neither emitted from,
 /// held nor rejected when `process` returns counts as *dropped*.
 pub struct Emitter<'a, T> {
     inputs: &'a [Record<()>],
-    pub(crate) fates: Vec<Fate>,
-    pub(crate) outputs: Vec<Output<T>>,
-    pub(crate) rejected: Vec<(usize, String)>,
-    pub(crate) dropped_held: Vec<Held>,
-    pub(crate) state: Vec<StateChange>,
+    fates: Vec<Fate>,
+    outputs: Vec<Output<T>>,
+    rejected: Vec<(usize, String)>,
+    dropped_held: Vec<Held>,
+    state: Vec<StateChange>,
     hint: usize,
+    first_index: u32,
 }
 
 /// A record kept by a stage for a later output. It goes into the stage's state and comes back with
@@ -53,10 +54,10 @@ pub(crate) struct Output<T> {
     pub context: Context,
     pub value: T,
     /// The inputs it stands for: of this batch by index, or held ones.
-    pub from: From,
+    pub from: Origins,
 }
 
-pub(crate) enum From {
+pub(crate) enum Origins {
     Input(Option<Code>),
     Held(Vec<Held>),
 }
@@ -82,12 +83,17 @@ impl<'a, T: Payload> Emitter<'a, T> {
         Self { first_index: 1 << 31, ..Self::new(&[]) }
     }
 
+    pub(crate) fn into_emitted(self) -> Emitted<T> {
+        let Self { fates, outputs, rejected, dropped_held, state, .. } = self;
+        Emitted { fates, outputs, rejected, dropped_held, state }
+    }
+
     /// Emits a value made from one record of the batch.
     pub fn emit<I>(&mut self, parent: &Record<I>, value: T) {
         self.settle(parent, Fate::Emitted);
         let mut context = self.child(parent);
         context.parents = vec![parent.context.id.clone()];
-        self.push(parent, context, value, From::Input(parent.context.code));
+        self.push(parent, context, value, Origins::Input(parent.context.code));
     }
 
     /// Emits a value made from held records. `trigger` is the record that completed it: the output
@@ -96,7 +102,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     pub fn emit_held<I>(&mut self, trigger: &Record<I>, parts: Vec<Held>, value: T) {
         let mut context = self.child(trigger);
         context.parents = parts.iter().map(|held| held.id.clone()).collect();
-        self.push(trigger, context, value, From::Held(parts));
+        self.push(trigger, context, value, Origins::Held(parts));
     }
 
     /// Keeps a record of the batch for a later output.
@@ -128,7 +134,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
         self.state.push(StateChange { key: key.into(), value: None });
     }
 
-    fn push<I>(&mut self, parent: &Record<I>, context: Context, value: T, from: From) {
+    fn push<I>(&mut self, parent: &Record<I>, context: Context, value: T, from: Origins) {
         self.outputs.push(Output { key: parent.key.clone(), event_time: parent.event_time, context, value, from });
     }
 
@@ -150,8 +156,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// the search starts where the last one ended.
     fn settle<I>(&mut self, record: &Record<I>, fate: Fate) -> Option<usize> {
         let n = self.inputs.len();
-        let index =
-            (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].context.id == record.context.id)?;
+        let index = (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].context.id == record.context.id)?;
         self.hint = index;
         // A record that was emitted from stays so, whatever else the stage does with it.
         if self.fates[index] != Fate::Emitted {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use driftline_types::{Code, Key, SchemaId, Timestamp, config::ConfigProblem};
+use bytes::Bytes;
+use driftline_types::{Key, Timestamp, config::ConfigProblem};
 use serde::de::DeserializeOwned;
 
-use crate::{CodecError, Payload, StageError, StateChange, payload::Described};
+use crate::{Payload, StageError, StateChange};
 
 /// Reads the outside world. Its progress is keyed state, written with the records it describes, so
 /// that an interrupted run goes on where it stopped.

@@ -24,11 +24,8 @@ pub trait Stage: Send + 'static {
     /// By [`StageError::class`]: *transient* repeats the batch, *record* makes the runtime search
     /// the batch for the record that fails, *fatal* stops the stage. The instance is not used
     /// again after an error: a new one is restored from the committed state.
-    fn process(
-        &mut self,
-        batch: &[Record<Self::Input>],
-        out: &mut Emitter<'_, Self::Output>,
-    ) -> Result<(), StageError>;
+    fn process(&mut self, batch: &[Record<Self::Input>], out: &mut Emitter<'_, Self::Output>)
+    -> Result<(), StageError>;
 
     /// Emits what is buffered when the input has ended for good.
     ///

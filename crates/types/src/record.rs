@@ -151,6 +151,14 @@ pub struct Record<T> {
     pub value: T,
 }
 
+impl<T> Record<T> {
+    /// Returns the record without its value: what is needed to emit something on its behalf later.
+    #[must_use]
+    pub fn without_value(&self) -> Record<()> {
+        Record { key: self.key.clone(), event_time: self.event_time, context: self.context.clone(), value: () }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

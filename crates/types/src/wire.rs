@@ -9,8 +9,8 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    Context, Headers, Message, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion, Timestamp, Timing,
-    TraceContext,
+    Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
+    Timestamp, Timing, TraceContext,
 };
 
 /// `CloudEvents` version: always `1.0`.
@@ -40,6 +40,19 @@ pub const TIMINGS: &str = "driftline-timings";
 pub const INGESTED: &str = "driftline-ingested";
 /// The codebook cell of the value.
 pub const CODE: &str = "driftline-code";
+
+/// On a dead letter: the stage that refused the record.
+pub const ERROR_STAGE: &str = "driftline-error-stage";
+/// On a dead letter: why, without any content.
+pub const ERROR_REASON: &str = "driftline-error-reason";
+/// On a dead letter: the topic it was read from.
+pub const ERROR_TOPIC: &str = "driftline-error-topic";
+/// On a dead letter: the partition it was read from.
+pub const ERROR_PARTITION: &str = "driftline-error-partition";
+/// On a dead letter: the offset it was read from.
+pub const ERROR_OFFSET: &str = "driftline-error-offset";
+/// What all headers that a dead letter adds begin with.
+pub const ERROR_PREFIX: &str = "driftline-error-";
 
 /// How many parent ids the header names at most.
 pub const MAX_PARENTS: usize = 16;
@@ -103,12 +116,7 @@ impl Origin {
 pub fn context(message: &Message) -> Context {
     let headers = &message.headers;
     let items = |name| headers.get_str(name).into_iter().flat_map(|text| text.split(','));
-    let id = RecordId {
-        topic: message.topic.clone(),
-        partition: message.partition,
-        offset: message.offset,
-        index: 0,
-    };
+    let id = RecordId { topic: message.topic.clone(), partition: message.partition, offset: message.offset, index: 0 };
     Context {
         id,
         trace: TraceContext { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() },
@@ -120,6 +128,25 @@ pub fn context(message: &Message) -> Context {
             .and_then(|ms| ms.parse().ok())
             .map_or(message.timestamp, Timestamp::from_millis),
         code: headers.get_str(CODE).and_then(|code| code.parse().ok()),
+    }
+}
+
+/// Makes a dead letter: the message byte for byte, and the headers that say who refused it and why.
+#[must_use]
+pub fn dead_letter(pipeline: &PipelineName, stage: &StageName, message: &Message, reason: String) -> Outgoing {
+    let mut headers = message.headers.clone();
+    headers.push(ERROR_STAGE, stage.to_string());
+    headers.push(ERROR_REASON, reason);
+    headers.push(ERROR_TOPIC, message.topic.to_string());
+    headers.push(ERROR_PARTITION, message.partition.to_string());
+    headers.push(ERROR_OFFSET, message.offset.to_string());
+    Outgoing {
+        topic: pipeline.dead_letter_topic(stage),
+        partition: Some(message.partition),
+        key: message.key.clone(),
+        value: message.value.clone(),
+        headers,
+        timestamp: message.timestamp,
     }
 }
 
