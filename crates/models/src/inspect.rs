@@ -109,8 +109,8 @@ fn read_settings(folder: &Path, summary: &mut ModelSummary, hasher: &mut blake3:
         hasher.update(&content);
         summary.bytes += content.len() as u64;
         if name == "config.json" {
-            let config: BTreeMap<String, Value> =
-                serde_json::from_slice(&content).map_err(|e| ModelError::format(&path, "json", e, "a JSON object"))?;
+            let config: BTreeMap<String, Value> = serde_json::from_slice(&content)
+                .map_err(|e| ModelError::format(&path, "json", e.to_string(), "a JSON object"))?;
             summary.config = config.into_iter().filter(|(_, value)| !value.is_array() && !value.is_object()).collect();
         }
     }

@@ -3,6 +3,8 @@
 //! `whisper/make_checkpoints.py` wrote the settings, tokenizers and golden values beside it, and names the versions it wants. The weights
 //! are a formula that is repeated here, so that a checkpoint is made in a temporary folder.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -52,10 +52,10 @@ impl ModelError {
     pub(crate) fn format(
         path: &Path,
         place: impl Into<String>,
-        found: impl ToString,
+        found: impl Into<String>,
         allowed: impl Into<String>,
     ) -> Self {
-        Self::Format { path: path.to_owned(), place: place.into(), found: found.to_string(), allowed: allowed.into() }
+        Self::Format { path: path.to_owned(), place: place.into(), found: found.into(), allowed: allowed.into() }
     }
 }
 
@@ -124,7 +124,7 @@ fn checked(path: &Path, raw: Vec<(String, RawEntry)>, data_bytes: u64) -> Result
             .map_err(|_| wrong(format!("{} bytes", end - start), "what memory can address".into()))?;
         ranges.push((start, end, Entry { name, dtype: entry.dtype, shape: entry.shape, bytes }));
     }
-    ranges.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    ranges.sort_by_key(|range| (range.0, range.1));
     let mut expected = 0;
     for (start, end, entry) in &ranges {
         if *start != expected {

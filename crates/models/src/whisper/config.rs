@@ -34,8 +34,9 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
 
 /// Parses JSON; the error names the file, the line and the key.
 pub(super) fn parse<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<T, ModelError> {
-    serde_json::from_slice(content)
-        .map_err(|e| ModelError::format(path, "json", e, "the keys and types Hugging Face's Whisper writes"))
+    serde_json::from_slice(content).map_err(|e| {
+        ModelError::format(path, "json", e.to_string(), "the keys and types Hugging Face's Whisper writes")
+    })
 }
 
 /// The dimensions of the network.
@@ -215,13 +216,19 @@ impl Generation {
                 keys.insert(key.to_owned(), value.clone());
             }
         }
-        let g = Self::deserialize(Value::Object(keys))
-            .map_err(|e| ModelError::format(path, "json", e, "the keys and types Hugging Face's Whisper writes"))?;
+        let g = Self::deserialize(Value::Object(keys)).map_err(|e| {
+            ModelError::format(path, "json", e.to_string(), "the keys and types Hugging Face's Whisper writes")
+        })?;
         let check = |key: &str, id: u32| {
             if (id as usize) < vocab_size {
                 return Ok(());
             }
-            Err(ModelError::format(path, format!("key {key}"), id, format!("token ids below vocab_size, {vocab_size}")))
+            Err(ModelError::format(
+                path,
+                format!("key {key}"),
+                id.to_string(),
+                format!("token ids below vocab_size, {vocab_size}"),
+            ))
         };
         check("decoder_start_token_id", g.decoder_start_token_id)?;
         if g.ends().is_empty() {
@@ -270,7 +277,7 @@ pub(super) fn check_preprocessor(path: &Path, content: &[u8], dimensions: &Dimen
         ("chunk_length", p.chunk_length, chunk),
     ] {
         if let Some(found) = found.filter(|&found| found != allowed) {
-            return Err(ModelError::format(path, format!("key {key}"), found, allowed.to_string()));
+            return Err(ModelError::format(path, format!("key {key}"), found.to_string(), allowed.to_string()));
         }
     }
     Ok(())

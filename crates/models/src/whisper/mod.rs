@@ -187,7 +187,7 @@ impl Whisper {
             check_preprocessor(preprocessor_path, preprocessor, &dimensions)?;
         }
         let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|e| {
-            ModelError::format(tokenizer_path, "json", e, "a tokenizer as the tokenizers library writes it")
+            ModelError::format(tokenizer_path, "json", e.to_string(), "a tokenizer as the tokenizers library writes it")
         })?;
 
         let mut weights = Weights::read(folder, &dimensions.tensors(), &mut hasher)?;

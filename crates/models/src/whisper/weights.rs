@@ -168,7 +168,12 @@ fn floats(path: &Path, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32
     let tensor = Tensor::from_raw_buffer(bytes, dtype, &[count], &Device::Cpu)?;
     let values = tensor.to_dtype(DType::F32)?.to_vec1::<f32>()?;
     if let Some(index) = values.iter().position(|v| !v.is_finite()) {
-        return Err(ModelError::format(path, format!("tensor {name}, value {index}"), values[index], "finite numbers"));
+        return Err(ModelError::format(
+            path,
+            format!("tensor {name}, value {index}"),
+            values[index].to_string(),
+            "finite numbers",
+        ));
     }
     Ok(values)
 }
