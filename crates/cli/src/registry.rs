@@ -3,14 +3,14 @@
 use driftline_asr::Asr;
 use driftline_connectors::{AudioFiles, JsonLinesSink, JsonLinesSource, StdoutSink};
 use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
-use driftline_search::Search;
+use driftline_search::SearchKind;
 use driftline_stage::{Registry, SinkDef, SourceDef, StageDef};
 use driftline_vad::Vad;
 
 /// Every kind of source, stage and sink.
 pub static REGISTRY: Registry = Registry {
     sources: &[SourceDef::of::<AudioFiles>(), SourceDef::of::<JsonLinesSource>()],
-    stages: &[StageDef::of::<Vad>(), StageDef::of::<Asr>(), StageDef::of::<Search>()],
+    stages: &[StageDef::of::<Vad>(), StageDef::of::<Asr>(), StageDef::of::<SearchKind>()],
     sinks: &[SinkDef::of::<JsonLinesSink>(), SinkDef::of::<StdoutSink>()],
 };
 

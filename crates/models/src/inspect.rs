@@ -53,6 +53,18 @@ pub enum ModelKind {
     Unknown,
 }
 
+impl std::fmt::Display for ModelKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SileroVad => "silero-vad",
+            Self::BuiltinVad => "builtin-vad",
+            Self::BuiltinAsr => "builtin-asr",
+            Self::Whisper => "whisper",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TensorSummary {
