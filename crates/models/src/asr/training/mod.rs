@@ -70,6 +70,9 @@ pub enum TrainingError {
         /// What it printed on standard error.
         message: String,
     },
+    /// There is nothing to learn from.
+    #[error("found no recordings, allowed: at least one")]
+    NoData,
     /// The model refused.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -101,7 +101,7 @@ impl Data {
     /// Averages the microphone colour that [`Frontend`] assumes of short utterances.
     ///
     /// # Errors
-    /// [`TrainingError::Model`] where there is nothing to average.
+    /// [`TrainingError::NoData`] where there is nothing to average.
     pub fn colour(&self) -> Result<Vec<f32>, TrainingError> {
         let plain = Frontend::try_new(vec![0.0; BANDS])?;
         let clips: Vec<&Clip> = self
@@ -118,6 +118,9 @@ impl Data {
                 mean.iter().map(|x| x - level).collect()
             })
             .collect();
+        if colours.is_empty() {
+            return Err(TrainingError::NoData);
+        }
         let count = colours.len() as f32;
         Ok((0..BANDS)
             .map(|band| colours.iter().map(|c| c[band]).sum::<f32>() / count)
@@ -301,9 +304,7 @@ fn clipped_sum(
 ) -> Result<GradStore, TrainingError> {
     let mut stores = stores.into_iter();
     let Some(mut sum) = stores.next() else {
-        return Err(TrainingError::Io(std::io::Error::other(
-            "a batch without examples",
-        )));
+        return Err(TrainingError::NoData);
     };
     for store in stores {
         for variable in variables.values() {
