@@ -1,4 +1,5 @@
-//! What the built-in network sees of a chunk: three spectra of 16 ms, 10 ms apart, each as the logarithms of 32 mel bands.
+//! What the built-in network sees of a chunk: three spectra of 16 ms, 10 ms apart, each as the logarithms of 32 mel
+//! bands.
 
 use super::{
     INPUT, SAMPLE_RATE,
@@ -19,7 +20,8 @@ const EDGES: (f64, f64) = (60.0, 7_800.0);
 /// Added to a band's power, so that digital silence has a logarithm: about what white noise at -90 dBFS has in one bin.
 const FLOOR: f32 = 1e-7;
 
-/// Log-mel features of single chunks. Band edges are equally spaced on the mel scale `2595 log10(1 + f / 700)`; bands are triangles over power spectra.
+/// Log-mel features of single chunks. Band edges are equally spaced on the mel scale `2595 log10(1 + f / 700)`; bands
+/// are triangles over power spectra.
 #[derive(Clone, Debug)]
 pub struct LogMel {
     spectrum: Spectrum,
@@ -42,9 +44,14 @@ impl LogMel {
         let bands = (0..BANDS)
             .map(|band| {
                 let centre = low + width * (band + 1) as f64;
-                let weight = |bin: usize| 1.0 - (mel(bin as f64 * f64::from(SAMPLE_RATE) / WINDOW as f64) - centre).abs() / width;
+                let weight = |bin: usize| {
+                    1.0 - (mel(bin as f64 * f64::from(SAMPLE_RATE) / WINDOW as f64) - centre).abs() / width
+                };
                 let first = (0..BINS).find(|&bin| weight(bin) > 0.0).unwrap_or(BINS);
-                (first, (first..BINS).map(weight).take_while(|&weight| weight > 0.0).map(|weight| weight as f32).collect())
+                (
+                    first,
+                    (first..BINS).map(weight).take_while(|&weight| weight > 0.0).map(|weight| weight as f32).collect(),
+                )
             })
             .collect();
         Self { spectrum: Spectrum::new(), bands }
@@ -55,7 +62,8 @@ impl LogMel {
         LogMelScratch { spectrum: self.spectrum.scratch(), power: [0.0; BINS] }
     }
 
-    /// Writes the features of a chunk. `samples` is 64 samples of context and 512 new ones, `features` has [`FEATURES`] places.
+    /// Writes the features of a chunk. `samples` is 64 samples of context and 512 new ones, `features` has
+    /// [`FEATURES`] places.
     ///
     /// # Panics
     ///
@@ -65,7 +73,8 @@ impl LogMel {
         for (frame, features) in features.chunks_exact_mut(BANDS).enumerate() {
             self.spectrum.power(&mut scratch.spectrum, &samples[frame * HOP..][..WINDOW], &mut scratch.power);
             for (feature, (first, weights)) in features.iter_mut().zip(&self.bands) {
-                *feature = FLOOR + scratch.power[*first..].iter().zip(weights).map(|(power, weight)| power * weight).sum::<f32>();
+                *feature = FLOOR
+                    + scratch.power[*first..].iter().zip(weights).map(|(power, weight)| power * weight).sum::<f32>();
             }
         }
         for feature in features {
@@ -90,7 +99,8 @@ mod tests {
         assert!(log_mel.bands.iter().all(|(_, weights)| !weights.is_empty()));
         let mut scratch = log_mel.scratch();
         let mut loudest = |hertz: f32| {
-            let samples: Vec<f32> = (0..INPUT).map(|n| (std::f32::consts::TAU * hertz * n as f32 / 16_000.0).sin() * 0.1).collect();
+            let samples: Vec<f32> =
+                (0..INPUT).map(|n| (std::f32::consts::TAU * hertz * n as f32 / 16_000.0).sin() * 0.1).collect();
             let mut features = [0.0; FEATURES];
             log_mel.extract(&mut scratch, &samples, &mut features);
             (0..BANDS).max_by(|&a, &b| features[a].total_cmp(&features[b])).unwrap()

@@ -1,13 +1,15 @@
 //! How a recurrent network is run over the chunks of many sessions.
 //!
-//! Everything before the recurrence looks at one chunk only, so it is computed for all sessions and several chunks of each at once; the recurrence itself goes
-//! chunk by chunk over all sessions that still have one. Sessions are ordered by how much they handed in, so that these are always the first of the list.
+//! Everything before the recurrence looks at one chunk only, so it is computed for all sessions and several chunks of
+//! each at once; the recurrence itself goes chunk by chunk over all sessions that still have one. Sessions are
+//! ordered by how much they handed in, so that these are always the first of the list.
 
 use pulp::Simd;
 
 use super::{CHUNK, CONTEXT, INPUT, SessionState, state::NetworkKind};
 
-/// Chunks that pass through the encoder together: enough rows to fill the kernel's tiles, few enough to stay in the second-level cache.
+/// Chunks that pass through the encoder together: enough rows to fill the kernel's tiles, few enough to stay in the
+/// second-level cache.
 const ENCODE: usize = 16;
 /// Chunks whose encoding is held at most (of each session at least one), which bounds the memory of long recordings.
 const HELD: usize = 128;
@@ -29,8 +31,16 @@ pub(super) trait Network: Sync {
     /// Encodes chunks, each 64 samples of context and 512 new ones: `[chunks][576]` to `[chunks][GATES]`.
     fn encode<S: Simd>(&self, simd: S, scratch: &mut Self::Scratch, samples: &[f32], gates: &mut [f32]);
 
-    /// Takes one step for each session: `hidden` is `[sessions][HIDDEN]`, `gates` is `[sessions][GATES]` and is used up, `probabilities` is `[sessions]`.
-    fn step<S: Simd>(&self, simd: S, scratch: &mut Self::Scratch, hidden: &mut [f32], gates: &mut [f32], probabilities: &mut [f32]);
+    /// Takes one step for each session: `hidden` is `[sessions][HIDDEN]`, `gates` is `[sessions][GATES]` and is used
+    /// up, `probabilities` is `[sessions]`.
+    fn step<S: Simd>(
+        &self,
+        simd: S,
+        scratch: &mut Self::Scratch,
+        hidden: &mut [f32],
+        gates: &mut [f32],
+        probabilities: &mut [f32],
+    );
 }
 
 /// Sessions to be advanced on one thread. `audio[i]` is a whole number of chunks for `states[i]`.
@@ -50,7 +60,8 @@ impl<N: Network> pulp::WithSimd for Advance<'_, '_, N> {
         let mut order: Vec<usize> = (0..audio.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(audio[i].len()));
         let steps = order.first().map_or(0, |&i| audio[i].len() / CHUNK);
-        let mut results: Vec<Vec<f32>> = audio.iter().map(|samples| Vec::with_capacity(samples.len() / CHUNK)).collect();
+        let mut results: Vec<Vec<f32>> =
+            audio.iter().map(|samples| Vec::with_capacity(samples.len() / CHUNK)).collect();
         let mut hidden: Vec<f32> = order.iter().flat_map(|&i| states[i].hidden.iter().copied()).collect();
 
         let per_block = (HELD / audio.len().max(1)).max(1);
@@ -79,7 +90,13 @@ impl<N: Network> pulp::WithSimd for Advance<'_, '_, N> {
             for rows in rows.chunk_by(|a, b| a.0 == b.0) {
                 let (now, later) = gates.split_at_mut(rows.len() * N::GATES);
                 gates = later;
-                network.step(simd, &mut scratch, &mut hidden[..rows.len() * N::HIDDEN], now, &mut probabilities[..rows.len()]);
+                network.step(
+                    simd,
+                    &mut scratch,
+                    &mut hidden[..rows.len() * N::HIDDEN],
+                    now,
+                    &mut probabilities[..rows.len()],
+                );
                 for (&(_, i), &probability) in rows.iter().zip(&probabilities) {
                     results[i].push(probability);
                 }

@@ -9,8 +9,9 @@ const LAYOUT: u8 = 1;
 /// The last 64 samples of a session and the recurrent state of its network. It belongs to the network that made it
 /// ([`Detector::new_state`](super::Detector::new_state)); another refuses it.
 ///
-/// Stored as little-endian bytes: layout (`u8` = 1), network (`u8`: 1 Silero, 2 Driftline), length of the recurrent state (`u16`), 64 samples (`f32`), recurrent state (`f32`).
-/// A state is 516 bytes plus 4 bytes a recurrent value (256 for Silero).
+/// Stored as little-endian bytes: layout (`u8` = 1), network (`u8`: 1 Silero, 2 Driftline), length of the recurrent
+/// state (`u16`), 64 samples (`f32`), recurrent state (`f32`). A state is 516 bytes plus 4 bytes a recurrent value
+/// (256 for Silero).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionState {
     pub(super) network: NetworkKind,
@@ -53,7 +54,11 @@ impl SessionState {
     ///
     /// Another layout, an unknown network, a length that does not fit the header, a value that is not finite.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
-        let refuse = |place: &str, found: String, allowed: String| ModelError::Input { place: format!("stored session state: {place}"), found, allowed };
+        let refuse = |place: &str, found: String, allowed: String| ModelError::Input {
+            place: format!("stored session state: {place}"),
+            found,
+            allowed,
+        };
         let Some((&[layout, network, low, high], values)) = bytes.split_first_chunk::<4>() else {
             return Err(refuse("length", format!("{} bytes", bytes.len()), "at least 4 bytes".to_owned()));
         };
