@@ -1,7 +1,11 @@
 //! Silero's network as its authors define it (`tinygrad_model.py` of silero-vad 6.2.3), in candle's tensors, with
 //! random weights; the detector must agree.
 
-use std::{collections::HashMap, f64::consts::TAU, path::Path};
+use std::{
+    collections::HashMap,
+    f64::consts::TAU,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::ops::sigmoid;
@@ -73,17 +77,17 @@ fn forward(tensors: &Tensors, x: &Tensor, (h, c): &mut (Tensor, Tensor)) -> Resu
     sigmoid(&logit)?.reshape(())?.to_scalar()
 }
 
-fn save(tensors: &Tensors, folder: &Path) -> std::path::PathBuf {
+fn save(tensors: &Tensors, folder: &Path) -> Result<PathBuf> {
     let path = folder.join("silero.safetensors");
-    candle_core::safetensors::save(tensors, &path).unwrap();
-    path
+    candle_core::safetensors::save(tensors, &path)?;
+    Ok(path)
 }
 
 #[test]
 fn the_detector_computes_what_candle_computes() {
     let tensors = tensors().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let detector = Detector::load(&save(&tensors, folder.path())).unwrap();
+    let detector = Detector::load(&save(&tensors, folder.path()).unwrap()).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     let samples: Vec<f32> =
         (0..60 * CHUNK).map(|i| (i as f32 / 9_000.0).sin() * rng.random_range(-0.5..0.5f32)).collect();
@@ -110,7 +114,7 @@ fn a_transform_that_is_not_the_windowed_dft_is_refused() {
     basis[130 * 256 + 17] += 1e-3;
     tensors.insert("stft_conv.weight", Tensor::from_vec(basis, (258, 1, 256), &Device::Cpu).unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let error = Detector::load(&save(&tensors, folder.path())).unwrap_err().to_string();
+    let error = Detector::load(&save(&tensors, folder.path()).unwrap()).unwrap_err().to_string();
     assert!(error.contains("stft_conv.weight, filter 130, sample 17: found"), "{error}");
 }
 
@@ -125,7 +129,7 @@ fn a_file_that_is_no_network_is_refused_with_its_place() {
 
     let mut tensors = tensors().unwrap();
     let transform = tensors.remove("stft_conv.weight").unwrap();
-    save(&tensors, folder.path());
+    save(&tensors, folder.path()).unwrap();
     assert!(
         error().contains("tensors: found conv1.bias") && error().contains("gru.recurrent.weight (Driftline)"),
         "{}",
@@ -133,6 +137,6 @@ fn a_file_that_is_no_network_is_refused_with_its_place() {
     );
     tensors.insert("stft_conv.weight", transform);
     tensors.insert("conv2.bias", Tensor::zeros(63, candle_core::DType::F32, &Device::Cpu).unwrap());
-    save(&tensors, folder.path());
+    save(&tensors, folder.path()).unwrap();
     assert!(error().contains("tensor conv2.bias: found F32 [63], allowed: F32 [64]"), "{}", error());
 }

@@ -52,7 +52,7 @@ pub(crate) fn train(speech: &[Utterance], seed: u64, batches: usize, out: &Path)
         if place == 0 && batch > 0 {
             pool = make_pool(&mut rng, speech, &log_mel);
         }
-        if place % POOL == 0 {
+        if place.is_multiple_of(POOL) {
             pool.shuffle(&mut rng);
         }
         let examples = &pool[place % POOL * BATCH..][..BATCH];
