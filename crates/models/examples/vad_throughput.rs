@@ -1,5 +1,5 @@
-//! Prints how many chunks a second the voice-activity detectors compute: `vad_throughput SESSIONS [WEIGHTS]`, on as many threads as `RAYON_NUM_THREADS` says.
-//! `vad_throughput.py` sets it against onnxruntime.
+//! Prints how many chunks a second the voice-activity detectors compute: `vad_throughput SESSIONS [WEIGHTS]`, on as
+//! many threads as `RAYON_NUM_THREADS` says. `vad_throughput.py` sets it against onnxruntime.
 
 use std::{path::Path, time::Instant};
 

@@ -7,7 +7,11 @@ use driftline_models::{
 use proptest::prelude::*;
 
 fn sound(session: usize, chunks: usize) -> Vec<f32> {
-    (0..chunks * CHUNK).map(|i| 0.3 * (i as f32 * (0.01 + 0.003 * session as f32)).sin() * (i as f32 * 2e-4 * (session + 1) as f32).cos()).collect()
+    (0..chunks * CHUNK)
+        .map(|i| {
+            0.3 * (i as f32 * (0.01 + 0.003 * session as f32)).sin() * (i as f32 * 2e-4 * (session + 1) as f32).cos()
+        })
+        .collect()
 }
 
 fn alone(detector: &Detector, samples: &[f32]) -> (Vec<f32>, SessionState) {
@@ -62,16 +66,29 @@ fn bad_input_is_named_and_changes_no_state() {
         assert!(matches!(error, ModelError::NonFiniteSample { segment: 1, index: 77, .. }), "{error}");
     }
     bad[77] = -1e7;
-    let error = |audio: &[&[f32]], states: &mut [&mut SessionState]| detector.detect(states, audio).unwrap_err().to_string();
-    assert_eq!(error(&[&good, &bad], &mut [&mut one, &mut two]), "audio 1: found a sample of magnitude 10000000, allowed: at most 1000000");
-    assert_eq!(error(&[&good, &good[..100]], &mut [&mut one, &mut two]), "audio 1: found 100 samples, allowed: multiples of 512");
-    assert_eq!(error(&[&good], &mut [&mut one, &mut two]), "voice-activity batch: found 2 states, allowed: 1, one a piece of audio");
+    let error =
+        |audio: &[&[f32]], states: &mut [&mut SessionState]| detector.detect(states, audio).unwrap_err().to_string();
+    assert_eq!(
+        error(&[&good, &bad], &mut [&mut one, &mut two]),
+        "audio 1: found a sample of magnitude 10000000, allowed: at most 1000000"
+    );
+    assert_eq!(
+        error(&[&good, &good[..100]], &mut [&mut one, &mut two]),
+        "audio 1: found 100 samples, allowed: multiples of 512"
+    );
+    assert_eq!(
+        error(&[&good], &mut [&mut one, &mut two]),
+        "voice-activity batch: found 2 states, allowed: 1, one a piece of audio"
+    );
     assert_eq!(one, before);
 
     let mut foreign = before.to_bytes();
     foreign[1] = 1;
     let mut foreign = SessionState::from_bytes(&foreign).unwrap();
-    assert!(error(&[&good], &mut [&mut foreign]).starts_with("state 0: found Silero of 96 values, allowed: Driftline of 96 values"));
+    assert!(
+        error(&[&good], &mut [&mut foreign])
+            .starts_with("state 0: found Silero of 96 values, allowed: Driftline of 96 values")
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Silero's network against its ONNX model: `goldens/silero.py` made the probabilities. Needs the recordings and the published weights.
+//! Silero's network against its ONNX model: `goldens/silero.py` made the probabilities. Needs the recordings and the
+//! published weights.
 
 use std::{
     env, fs,

@@ -1,11 +1,13 @@
 //! Matrix products of a few hundred rows with weights known beforehand.
 //!
-//! The networks of this module are chains of small products, some 0.4 million multiplications a chunk. A general matrix library packs the weights anew in every
-//! call, and a tensor library adds an allocation and a copy for every operation; at this size both cost more than the arithmetic. So the weights are packed once, at
-//! loading, and the kernel keeps a tile of the result in registers for the whole inner dimension.
+//! The networks of this module are chains of small products, some 0.4 million multiplications a chunk. A general
+//! matrix library packs the weights anew in every call, and a tensor library adds an allocation and a copy for every
+//! operation; at this size both cost more than the arithmetic. So the weights are packed once, at loading, and the
+//! kernel keeps a tile of the result in registers for the whole inner dimension.
 //!
-//! Every element of the result is one chain of fused multiplications and additions in the order of the inner index, whatever tile it falls in. A row's result
-//! therefore does not depend, not even in its last bit, on which other rows are computed with it.
+//! Every element of the result is one chain of fused multiplications and additions in the order of the inner index,
+//! whatever tile it falls in. A row's result therefore does not depend, not even in its last bit, on which other rows
+//! are computed with it.
 
 use pulp::{Simd, WithSimd};
 
@@ -14,8 +16,9 @@ const PANEL: usize = 32;
 /// Rows of a register tile. Six rows of two vectors fill the sixteen registers of AVX2; AVX-512 has registers to spare.
 const TILE_ROWS: usize = 6;
 
-/// Where the rows of a matrix lie in a buffer: `per_chunk` rows, `step` apart, for each chunk; chunks `stride` apart, the first row of all at `first`.
-/// Rows may overlap, which is how a convolution over time reads its input without a copy.
+/// Where the rows of a matrix lie in a buffer: `per_chunk` rows, `step` apart, for each chunk; chunks `stride` apart,
+/// the first row of all at `first`. Rows may overlap, which is how a convolution over time reads its input without a
+/// copy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows {
     pub(super) first: usize,
@@ -70,7 +73,8 @@ impl Dense {
         Self { inputs, panels, bias }
     }
 
-    /// Applies the map to `rows` rows of `x`, whose places `from` gives, and writes to the places in `out` that `to` gives.
+    /// Applies the map to `rows` rows of `x`, whose places `from` gives, and writes to the places in `out` that `to`
+    /// gives.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "two matrices with their layouts, and what to do with them")]
     pub(super) fn apply<S: Simd>(

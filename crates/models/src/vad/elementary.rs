@@ -1,7 +1,8 @@
 //! Exponential and logarithm without branches, so that the compiler turns a loop over them into vector code.
 //!
-//! The functions of the standard library are a call per value, and a chunk needs hundreds of them. Here `e^x = 2^n · e^r` with `n = round(x / ln 2)`, and
-//! `ln x = e · ln 2 + ln m` with `m` in `[√½, √2)`; both polynomials are those of the Cephes library (`expf`, `logf`).
+//! The functions of the standard library are a call per value, and a chunk needs hundreds of them. Here `e^x = 2^n ·
+//! e^r` with `n = round(x / ln 2)`, and `ln x = e · ln 2 + ln m` with `m` in `[√½, √2)`; both polynomials are those
+//! of the Cephes library (`expf`, `logf`).
 
 /// Computes the logistic function `1 / (1 + e^-x)`. Absolute error below 1e-6; NaN gives NaN.
 #[inline(always)]
@@ -15,7 +16,8 @@ pub(super) fn tanh(x: f32) -> f32 {
     2.0 / (1.0 + exp(-2.0 * x)) - 1.0
 }
 
-/// Adding and subtracting 1.5 · 2²³ rounds an `f32` of small magnitude to an integer, which then stands in its low bits.
+/// Adding and subtracting 1.5 · 2²³ rounds an `f32` of small magnitude to an integer, which then stands in its low
+/// bits.
 const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
@@ -29,13 +31,14 @@ fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let fraction = p * r * r + r + 1.0;
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     fraction * f32::from_bits(exponent)
 }
 
-/// Computes the natural logarithm of a positive normal number. Relative error below 1e-6; any other argument gives an unspecified number.
+/// Computes the natural logarithm of a positive normal number. Relative error below 1e-6; any other argument gives an
+/// unspecified number.
 #[inline(always)]
 pub(super) fn ln(x: f32) -> f32 {
     const ROOT_HALF: u32 = 0x3f35_04f3;
@@ -50,7 +53,7 @@ pub(super) fn ln(x: f32) -> f32 {
     p = p * m - 1.666_805_8e-1;
     p = p * m + 2.000_071_5e-1;
     p = p * m - 2.499_999_4e-1;
-    p = p * m + 3.333_333_1e-1;
+    p = p * m + 3.333_333e-1;
     let square = m * m;
     p * m * square - e * 2.121_944_4e-4 - 0.5 * square + m + e * 0.693_359_4
 }

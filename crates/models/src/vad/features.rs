@@ -1,4 +1,5 @@
-//! What the built-in network sees of a chunk: three spectra of 16 ms, 10 ms apart, each as the logarithms of 32 mel bands.
+//! What the built-in network sees of a chunk: three spectra of 16 ms, 10 ms apart, each as the logarithms of 32 mel
+//! bands.
 
 use super::{
     INPUT, SAMPLE_RATE,
@@ -19,7 +20,8 @@ const EDGES: (f64, f64) = (60.0, 7_800.0);
 /// Added to a band's power, so that digital silence has a logarithm: about what white noise at -90 dBFS has in one bin.
 const FLOOR: f32 = 1e-7;
 
-/// Log-mel features of single chunks. Band edges are equally spaced on the mel scale `2595 log10(1 + f / 700)`; bands are triangles over power spectra.
+/// Log-mel features of single chunks. Band edges are equally spaced on the mel scale `2595 log10(1 + f / 700)`; bands
+/// are triangles over power spectra.
 #[derive(Clone, Debug)]
 pub struct LogMel {
     spectrum: Spectrum,
@@ -60,7 +62,8 @@ impl LogMel {
         LogMelScratch { spectrum: self.spectrum.scratch(), power: [0.0; BINS] }
     }
 
-    /// Writes the features of a chunk. `samples` is 64 samples of context and 512 new ones, `features` has [`FEATURES`] places.
+    /// Writes the features of a chunk. `samples` is 64 samples of context and 512 new ones, `features` has
+    /// [`FEATURES`] places.
     ///
     /// # Panics
     ///

@@ -1,15 +1,17 @@
 //! Voice-activity detection: how probable it is that somebody speaks, for every 32 ms of each of many sessions.
 //!
-//! Two networks answer the same call: that of Silero VAD v6, with its published weights from a file, and our own, which is part of the binary. Both look at chunks
-//! of 512 samples at 16 kHz behind 64 samples of context, and both are recurrent, so each session has a [`SessionState`] that the caller keeps (and may store).
+//! Two networks answer the same call: that of Silero VAD v6, with its published weights from a file, and our own,
+//! which is part of the binary. Both look at chunks of 512 samples at 16 kHz behind 64 samples of context, and both
+//! are recurrent, so each session has a [`SessionState`] that the caller keeps (and may store).
 //!
-//! One session at a time wastes the machine: a single chunk is a product of matrices with vectors, which waits for the weights instead of computing. So one call
-//! takes the chunks of many sessions, and several of each where they have come in faster than real time. What always holds: a session's probabilities are, bit for
-//! bit, the same in whatever company and in whatever portions its chunks are handed in.
+//! One session at a time wastes the machine: a single chunk is a product of matrices with vectors, which waits for
+//! the weights instead of computing. So one call takes the chunks of many sessions, and several of each where they
+//! have come in faster than real time. What always holds: a session's probabilities are, bit for bit, the same in
+//! whatever company and in whatever portions its chunks are handed in.
 //!
-//! The arithmetic is written for these two networks (`dense`) and not in candle tensors, because at this size an operation on a tensor costs more
-//! than its arithmetic. candle defines both networks where speed does not matter: ours in the training binary, Silero's in `tests/vad_candle.rs`, which
-//! requires both ways to agree.
+//! The arithmetic is written for these two networks (`dense`) and not in candle tensors, because at this size an
+//! operation on a tensor costs more than its arithmetic. candle defines both networks where speed does not matter:
+//! ours in the training binary, Silero's in `tests/vad_candle.rs`, which requires both ways to agree.
 //!
 //! ```
 //! use driftline_models::vad::{CHUNK, Detector};
@@ -56,7 +58,8 @@ pub const CONTEXT: usize = 64;
 
 /// Samples the networks see at once.
 const INPUT: usize = CONTEXT + CHUNK;
-/// Largest magnitude of a sample. Full scale is 1; far beyond it squares overflow, and a state that is once NaN stays it.
+/// Largest magnitude of a sample. Full scale is 1; far beyond it squares overflow, and a state that is once NaN stays
+/// it.
 const LOUDEST: f32 = 1e6;
 /// Sessions below which a further thread costs more than it gains.
 const SESSIONS_PER_THREAD: usize = 8;
@@ -89,12 +92,13 @@ impl Detector {
         Self::parse(Path::new("builtin"), builtin::BYTES)
     }
 
-    /// Opens a weights file: `silero_vad_16k.safetensors` of the Python package `silero-vad` 6.2, or one written by the training binary. Which of them it is is
-    /// recognised by the names of its tensors.
+    /// Opens a weights file: `silero_vad_16k.safetensors` of the Python package `silero-vad` 6.2, or one written by
+    /// the training binary. Which of them it is is recognised by the names of its tensors.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, is no safetensors file, is neither network, or has a tensor of another type or shape.
+    /// A file that cannot be read, is no safetensors file, is neither network, or has a tensor of another type or
+    /// shape.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let bytes = fs::read(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
         Self::parse(path, &bytes)
@@ -128,13 +132,15 @@ impl Detector {
 
     /// Computes the probability of speech in each chunk of each session and advances the sessions' states.
     ///
-    /// `audio[i]` holds samples of the session of `states[i]`, full scale ±1, any number of chunks of 512, also none. The result has as many probabilities
-    /// for session `i`, each in `[0, 1]`. Sessions are spread over the threads of the current rayon pool.
+    /// `audio[i]` holds samples of the session of `states[i]`, full scale ±1, any number of chunks of 512, also none.
+    /// The result has as many probabilities for session `i`, each in `[0, 1]`. Sessions are spread over the threads
+    /// of the current rayon pool.
     ///
     /// # Errors
     ///
-    /// As many states as pieces of audio must be given, every state made by a detector with this kind of network, every piece a whole number of chunks, every sample finite
-    /// and at most 10⁶ in magnitude. Otherwise nothing has been computed and no state has changed.
+    /// As many states as pieces of audio must be given, every state made by a detector with this kind of network,
+    /// every piece a whole number of chunks, every sample finite and at most 10⁶ in magnitude. Otherwise nothing has
+    /// been computed and no state has changed.
     pub fn detect(&self, states: &mut [&mut SessionState], audio: &[&[f32]]) -> Result<Vec<Vec<f32>>, ModelError> {
         self.check(states, audio)?;
         match &self.inner.network {

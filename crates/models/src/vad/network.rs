@@ -1,13 +1,15 @@
 //! How a recurrent network is run over the chunks of many sessions.
 //!
-//! Everything before the recurrence looks at one chunk only, so it is computed for all sessions and several chunks of each at once; the recurrence itself goes
-//! chunk by chunk over all sessions that still have one. Sessions are ordered by how much they handed in, so that these are always the first of the list.
+//! Everything before the recurrence looks at one chunk only, so it is computed for all sessions and several chunks of
+//! each at once; the recurrence itself goes chunk by chunk over all sessions that still have one. Sessions are
+//! ordered by how much they handed in, so that these are always the first of the list.
 
 use pulp::Simd;
 
 use super::{CHUNK, CONTEXT, INPUT, SessionState, state::NetworkKind};
 
-/// Chunks that pass through the encoder together: enough rows to fill the kernel's tiles, few enough to stay in the second-level cache.
+/// Chunks that pass through the encoder together: enough rows to fill the kernel's tiles, few enough to stay in the
+/// second-level cache.
 const ENCODE: usize = 16;
 /// Chunks whose encoding is held at most (of each session at least one), which bounds the memory of long recordings.
 const HELD: usize = 128;
@@ -29,7 +31,8 @@ pub(super) trait Network: Sync {
     /// Encodes chunks, each 64 samples of context and 512 new ones: `[chunks][576]` to `[chunks][GATES]`.
     fn encode<S: Simd>(&self, simd: S, scratch: &mut Self::Scratch, samples: &[f32], gates: &mut [f32]);
 
-    /// Takes one step for each session: `hidden` is `[sessions][HIDDEN]`, `gates` is `[sessions][GATES]` and is used up, `probabilities` is `[sessions]`.
+    /// Takes one step for each session: `hidden` is `[sessions][HIDDEN]`, `gates` is `[sessions][GATES]` and is used
+    /// up, `probabilities` is `[sessions]`.
     fn step<S: Simd>(
         &self,
         simd: S,

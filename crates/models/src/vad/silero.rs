@@ -1,12 +1,15 @@
-//! The network of Silero VAD v6 at 16 kHz (Silero Team, <https://github.com/snakers4/silero-vad>, MIT), with its published weights.
+//! The network of Silero VAD v6 at 16 kHz (Silero Team, <https://github.com/snakers4/silero-vad>, MIT), with its
+//! published weights.
 //!
-//! A chunk of 512 samples behind 64 of context, mirrored by 64 at its end, gives four magnitude spectra (256 samples, hop 128, Hann); four convolutions over time
-//! (kernel 3; 129 → 128, 128 → 64 by two, 64 → 64 by two, 64 → 128; ReLU) make one vector of it; an LSTM cell of 128 and a logistic unit on its rectified output
-//! give the probability.
+//! A chunk of 512 samples behind 64 of context, mirrored by 64 at its end, gives four magnitude spectra (256 samples,
+//! hop 128, Hann); four convolutions over time (kernel 3; 129 → 128, 128 → 64 by two, 64 → 64 by two, 64 → 128; ReLU)
+//! make one vector of it; an LSTM cell of 128 and a logistic unit on its rectified output give the probability.
 //!
 //! What is done differently from the published graph, without changing its result:
-//! - The file gives the transform as a convolution with 258 filters. They are the windowed DFT (checked at loading), so it is computed by FFT.
-//! - A convolution is one matrix product over overlapping rows of its input. After the third there is one frame left: of its taps two meet data, of the fourth's one.
+//! - The file gives the transform as a convolution with 258 filters. They are the windowed DFT (checked at loading),
+//!   so it is computed by FFT.
+//! - A convolution is one matrix product over overlapping rows of its input. After the third there is one frame left:
+//!   of its taps two meet data, of the fourth's one.
 
 use pulp::Simd;
 
@@ -37,7 +40,8 @@ pub(super) struct Silero {
     head_bias: f32,
 }
 
-/// Activations of the encoder for one tile of chunks. The frames that stand for the convolutions' zero padding are never written.
+/// Activations of the encoder for one tile of chunks. The frames that stand for the convolutions' zero padding are
+/// never written.
 pub(super) struct SileroScratch {
     spectrum: SpectrumScratch,
     tail: [f32; WINDOW],

@@ -9,8 +9,9 @@ const LAYOUT: u8 = 1;
 /// The last 64 samples of a session and the recurrent state of its network. It belongs to the network that made it
 /// ([`Detector::new_state`](super::Detector::new_state)); another refuses it.
 ///
-/// Stored as little-endian bytes: layout (`u8` = 1), network (`u8`: 1 Silero, 2 Driftline), length of the recurrent state (`u16`), 64 samples (`f32`), recurrent state (`f32`).
-/// A state is 516 bytes plus 4 bytes a recurrent value (256 for Silero).
+/// Stored as little-endian bytes: layout (`u8` = 1), network (`u8`: 1 Silero, 2 Driftline), length of the recurrent
+/// state (`u16`), 64 samples (`f32`), recurrent state (`f32`). A state is 516 bytes plus 4 bytes a recurrent value
+/// (256 for Silero).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionState {
     pub(super) network: NetworkKind,

@@ -1,15 +1,19 @@
 //! From probabilities of speech to segments of speech, chunk by chunk.
 //!
-//! The rules and their names are those of `get_speech_timestamps` in Silero VAD 6.2.3 with its default `use_max_poss_sil_at_max_speech`: hysteresis between two thresholds, a
-//! shortest speech and a shortest silence, padding, and a longest speech that is split at the longest silence within it, or where it stands if there was none.
-//! The segments are the same to the sample; what differs is forced by not knowing the future:
-//! - A segment is announced once it cannot be discarded any more, that is when it is longer than `min_speech_duration_ms`; its start lies back accordingly.
-//! - Its end is announced once nothing can move it any more. Neighbours closer than twice `speech_pad_ms` share the silence between them, so a later segment moves the
-//!   end of an earlier one; an end therefore waits until so much silence has passed, or until a segment that begins earlier is sure or discarded.
-//! - The original compares a candidate split with all others at the time of the split; here the longest silence so far is all that is remembered (of equal ones, the
-//!   first). Memory does not grow with time.
+//! The rules and their names are those of `get_speech_timestamps` in Silero VAD 6.2.3 with its default
+//! `use_max_poss_sil_at_max_speech`: hysteresis between two thresholds, a shortest speech and a shortest silence,
+//! padding, and a longest speech that is split at the longest silence within it, or where it stands if there was
+//! none. The segments are the same to the sample; what differs is forced by not knowing the future:
+//! - A segment is announced once it cannot be discarded any more, that is when it is longer than
+//!   `min_speech_duration_ms`; its start lies back accordingly.
+//! - Its end is announced once nothing can move it any more. Neighbours closer than twice `speech_pad_ms` share the
+//!   silence between them, so a later segment moves the end of an earlier one; an end therefore waits until so much
+//!   silence has passed, or until a segment that begins earlier is sure or discarded.
+//! - The original compares a candidate split with all others at the time of the split; here the longest silence so
+//!   far is all that is remembered (of equal ones, the first). Memory does not grow with time.
 //!
-//! One default differs: `max_speech_duration_s` is 15 instead of infinite, because a recogniser works on bounded segments.
+//! One default differs: `max_speech_duration_s` is 15 instead of infinite, because a recogniser works on bounded
+//! segments.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +23,8 @@ const RATE: f64 = 16_000.0;
 const MILLISECOND: u64 = 16;
 /// Samples of a chunk.
 const CHUNK: u64 = 512;
-/// Silences longer than this many samples (98 ms) are where a segment that is too long may be split: Silero's `min_silence_at_max_speech`.
+/// Silences longer than this many samples (98 ms) are where a segment that is too long may be split: Silero's
+/// `min_silence_at_max_speech`.
 const SPLITTING_SILENCE: u64 = 98 * MILLISECOND;
 
 /// When probabilities become segments. Names and meanings are Silero's.
@@ -28,7 +33,8 @@ const SPLITTING_SILENCE: u64 = 98 * MILLISECOND;
 pub struct SegmenterConfig {
     /// From this probability on a chunk is speech, in (0, 1].
     pub threshold: f32,
-    /// Below this probability a chunk within speech is silence; where it is not given, `threshold - 0.15`, at least 0.01.
+    /// Below this probability a chunk within speech is silence; where it is not given, `threshold - 0.15`, at least
+    /// 0.01.
     pub neg_threshold: Option<f32>,
     /// Segments of at most this length are discarded.
     pub min_speech_duration_ms: u32,
@@ -42,7 +48,14 @@ pub struct SegmenterConfig {
 
 impl Default for SegmenterConfig {
     fn default() -> Self {
-        Self { threshold: 0.5, neg_threshold: None, min_speech_duration_ms: 250, max_speech_duration_s: 15.0, min_silence_duration_ms: 100, speech_pad_ms: 30 }
+        Self {
+            threshold: 0.5,
+            neg_threshold: None,
+            min_speech_duration_ms: 250,
+            max_speech_duration_s: 15.0,
+            min_silence_duration_ms: 100,
+            speech_pad_ms: 30,
+        }
     }
 }
 
@@ -162,7 +175,11 @@ impl Segmenter {
         }
         let neg_threshold = config.neg_threshold.unwrap_or((config.threshold - 0.15).max(0.01));
         if !(neg_threshold > 0.0 && neg_threshold <= config.threshold) && config.neg_threshold.is_some() {
-            return refuse("neg_threshold", neg_threshold.to_string(), format!("above 0, at most the threshold {}", config.threshold));
+            return refuse(
+                "neg_threshold",
+                neg_threshold.to_string(),
+                format!("above 0, at most the threshold {}", config.threshold),
+            );
         }
         if config.max_speech_duration_s.is_nan() || config.max_speech_duration_s <= 0.0 {
             return refuse("max_speech_duration_s", config.max_speech_duration_s.to_string(), "above 0".to_owned());
@@ -192,7 +209,8 @@ impl Segmenter {
         state.pending.map_or(start, |pending| pending.start.min(start))
     }
 
-    /// Takes the probability of the next chunk and appends what has become certain, at most four events. A probability that is NaN counts as neither speech nor silence.
+    /// Takes the probability of the next chunk and appends what has become certain, at most four events. A
+    /// probability that is NaN counts as neither speech nor silence.
     pub fn push(&mut self, probability: f32, events: &mut Vec<SegmentEvent>) {
         self.advance(probability, events);
         self.announce(events);
@@ -200,7 +218,8 @@ impl Segmenter {
         self.settle(events);
     }
 
-    /// Ends the session, which was `length` samples long (the last chunk may have been filled up), and is ready for another.
+    /// Ends the session, which was `length` samples long (the last chunk may have been filled up), and is ready for
+    /// another.
     pub fn finish(&mut self, length: u64, events: &mut Vec<SegmentEvent>) {
         if let Some(speech) = self.state.speech
             && (speech.announced.is_some() || length.saturating_sub(speech.start) > self.min_speech)
@@ -320,8 +339,9 @@ mod tests {
 
     /// Runs of chunks that are speech, silence or between.
     fn probabilities() -> impl Strategy<Value = Vec<f32>> {
-        prop::collection::vec((prop::sample::select(vec![0.05f32, 0.4, 0.95]), 1usize..25), 1..40)
-            .prop_map(|runs| runs.into_iter().flat_map(|(probability, length)| std::iter::repeat_n(probability, length)).collect())
+        prop::collection::vec((prop::sample::select(vec![0.05f32, 0.4, 0.95]), 1usize..25), 1..40).prop_map(|runs| {
+            runs.into_iter().flat_map(|(probability, length)| std::iter::repeat_n(probability, length)).collect()
+        })
     }
 
     proptest! {
@@ -378,10 +398,22 @@ mod tests {
     #[test]
     fn configurations_without_sense_are_refused() {
         for (config, expected) in [
-            (SegmenterConfig { threshold: 0.0, ..SegmenterConfig::default() }, "threshold: found 0, allowed: above 0, at most 1"),
-            (SegmenterConfig { threshold: f32::NAN, ..SegmenterConfig::default() }, "threshold: found NaN, allowed: above 0, at most 1"),
-            (SegmenterConfig { neg_threshold: Some(0.7), ..SegmenterConfig::default() }, "neg_threshold: found 0.7, allowed: above 0, at most the threshold 0.5"),
-            (SegmenterConfig { max_speech_duration_s: 0.0, ..SegmenterConfig::default() }, "max_speech_duration_s: found 0, allowed: above 0"),
+            (
+                SegmenterConfig { threshold: 0.0, ..SegmenterConfig::default() },
+                "threshold: found 0, allowed: above 0, at most 1",
+            ),
+            (
+                SegmenterConfig { threshold: f32::NAN, ..SegmenterConfig::default() },
+                "threshold: found NaN, allowed: above 0, at most 1",
+            ),
+            (
+                SegmenterConfig { neg_threshold: Some(0.7), ..SegmenterConfig::default() },
+                "neg_threshold: found 0.7, allowed: above 0, at most the threshold 0.5",
+            ),
+            (
+                SegmenterConfig { max_speech_duration_s: 0.0, ..SegmenterConfig::default() },
+                "max_speech_duration_s: found 0, allowed: above 0",
+            ),
         ] {
             assert_eq!(Segmenter::try_new(config).unwrap_err().to_string(), expected);
         }

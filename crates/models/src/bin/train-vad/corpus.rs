@@ -1,7 +1,8 @@
 //! Clean speech: recorded digits, and sentences read by speech synthesizers that are run as processes.
 //!
-//! Synthesizers of different construction make different mistakes, so three are used: formants (espeak-ng), diphones (flite kal, festival kal) and statistics or units
-//! (flite awb, rms, slt; festival slt). Some voices and one of the four recorded speakers never enter the training.
+//! Synthesizers of different construction make different mistakes, so three are used: formants (espeak-ng), diphones
+//! (flite kal, festival kal) and statistics or units (flite awb, rms, slt; festival slt). Some voices and one of the
+//! four recorded speakers never enter the training.
 
 use std::{fs, io, path::Path, process::Command};
 

@@ -1,4 +1,5 @@
-//! Trains and evaluates the built-in voice-activity network. `weights/vad.md` says which commands made the weights that ship.
+//! Trains and evaluates the built-in voice-activity network. `weights/vad.md` says which commands made the weights
+//! that ship.
 
 use std::path::PathBuf;
 
@@ -32,7 +33,7 @@ enum Task {
     Train {
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        #[arg(long, default_value_t = 2_400)]
+        #[arg(long, default_value_t = 1_500)]
         batches: usize,
         #[arg(long)]
         out: PathBuf,

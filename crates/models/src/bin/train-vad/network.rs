@@ -1,4 +1,5 @@
-//! The built-in network as candle sees it: the definition that is trained. `vad::builtin` computes the same faster; a test holds them together.
+//! The built-in network as candle sees it: the definition that is trained. `vad::builtin` computes the same faster; a
+//! test holds them together.
 
 use std::{collections::HashMap, path::Path};
 
@@ -64,7 +65,8 @@ impl Network {
         Ok(frames.broadcast_sub(&self.mean)?.broadcast_mul(&self.scale)?.reshape((batch, FEATURES))?)
     }
 
-    /// Takes one step: standardized features `[batch, FEATURES]` and hidden state `[batch, CELL]` to the next hidden state.
+    /// Takes one step: standardized features `[batch, FEATURES]` and hidden state `[batch, CELL]` to the next hidden
+    /// state.
     pub(crate) fn step(&self, features: &Tensor, hidden: &Tensor) -> Result<Tensor> {
         let layer = |x: &Tensor, index: usize| -> Result<Tensor> {
             Ok(x.matmul(&self.layers[index].1.t()?)?.broadcast_add(&self.layers[index + 1].1)?)

@@ -34,7 +34,8 @@ impl Noise {
         Self::Babble,
     ];
 
-    /// Makes a sound of this kind, `length` samples at 16 kHz, at any level. Babble is made of eight of the `voices` at a time.
+    /// Makes a sound of this kind, `length` samples at 16 kHz, at any level. Babble is made of eight of the `voices`
+    /// at a time.
     pub(crate) fn make(self, rng: &mut StdRng, length: usize, voices: &[Utterance]) -> Vec<f32> {
         match self {
             Self::White => white(rng, length),

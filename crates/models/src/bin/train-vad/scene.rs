@@ -12,6 +12,9 @@ use crate::{
     speech::{Utterance, convolve, filter, rms},
 };
 
+/// A turn in radians, as the weights that ship were trained with; a digit more would be another training.
+const TURN: f32 = 628.0 / 100.0;
+
 /// What is to be heard.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
@@ -74,8 +77,7 @@ impl Scene {
     /// Makes the scene with utterances drawn from `speech`; `crowd` is who babbles.
     pub(crate) fn make(rng: &mut StdRng, recipe: &Recipe, speech: &[&Utterance], crowd: &[Utterance]) -> Self {
         let length = recipe.chunks * CHUNK;
-        let (mut samples, speaks) = (vec![0.0; length], vec![0.0; length]);
-        let mut speaks = speaks;
+        let (mut samples, mut speaks) = (vec![0.0; length], vec![0.0; length]);
         if let Some(level) = recipe.speech {
             place(rng, recipe, speech, &mut samples, &mut speaks);
             let spoken: Vec<f32> =
@@ -91,10 +93,10 @@ impl Scene {
         if let Some((kind, level)) = recipe.noise {
             let mut noise = kind.make(rng, length, crowd);
             let gain = decibels(level) / rms(&noise).max(1e-6);
-            let (rate, phase) = (rng.random_range(0.05..0.5f32), rng.random_range(0.0..6.28f32));
+            let (rate, phase) = (rng.random_range(0.05..0.5f32), rng.random_range(0.0..TURN));
             for (i, sample) in noise.iter_mut().enumerate() {
                 let swell =
-                    if recipe.swelling { (1.2 * (rate * i as f32 / 16_000.0 * 6.28 + phase).sin()).exp() } else { 1.0 };
+                    if recipe.swelling { (1.2 * (rate * i as f32 / 16_000.0 * TURN + phase).sin()).exp() } else { 1.0 };
                 *sample *= gain * swell;
             }
             for (sample, noise) in samples.iter_mut().zip(noise) {

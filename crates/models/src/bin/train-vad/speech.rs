@@ -35,7 +35,8 @@ impl Utterance {
     }
 }
 
-/// Marks frames whose energy is within 38 dB of the loud ones and 6 dB above the quietest, bridges pauses and drops blips.
+/// Marks frames whose energy is within 38 dB of the loud ones and 6 dB above the quietest, bridges pauses and drops
+/// blips.
 fn mark(samples: &[f32]) -> Vec<f32> {
     let level: Vec<f32> = samples
         .chunks(FRAME)

@@ -52,11 +52,12 @@ pub(crate) fn train(speech: &[Utterance], seed: u64, batches: usize, out: &Path)
         if place == 0 && batch > 0 {
             pool = make_pool(&mut rng, speech, &log_mel);
         }
-        if place % POOL == 0 {
+        if place.is_multiple_of(POOL) {
             pool.shuffle(&mut rng);
         }
         let examples = &pool[place % POOL * BATCH..][..BATCH];
-        // Most scenes go on where another one ended, as a session does; without that the network never sees a state older than a scene.
+        // Most scenes go on where another one ended, as a session does; without that the network never sees a state
+        // older than a scene.
         let kept: Vec<f32> = (0..BATCH).map(|_| if rng.random_bool(0.7) { 1.0 } else { 0.0 }).collect();
         hidden = hidden.detach().broadcast_mul(&Tensor::from_vec(kept, (BATCH, 1), &Device::Cpu)?)?;
         let mut states = Vec::with_capacity(STEPS);
