@@ -1,7 +1,7 @@
 //! The kinds this command knows. A new stage is one entry here and one crate.
 
 use driftline_asr::Asr;
-use driftline_connectors::{AudioFiles, JsonLines, JsonLinesSink, Stdout};
+use driftline_connectors::{AudioFiles, JsonLinesSink, JsonLinesSource, StdoutSink};
 use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
 use driftline_search::Search;
 use driftline_stage::{Registry, SinkDef, SourceDef, StageDef};
@@ -9,9 +9,9 @@ use driftline_vad::Vad;
 
 /// Every kind of source, stage and sink.
 pub static REGISTRY: Registry = Registry {
-    sources: &[SourceDef::of::<AudioFiles>(), SourceDef::of::<JsonLines>()],
+    sources: &[SourceDef::of::<AudioFiles>(), SourceDef::of::<JsonLinesSource>()],
     stages: &[StageDef::of::<Vad>(), StageDef::of::<Asr>(), StageDef::of::<Search>()],
-    sinks: &[SinkDef::of::<JsonLinesSink>(), SinkDef::of::<Stdout>()],
+    sinks: &[SinkDef::of::<JsonLinesSink>(), SinkDef::of::<StdoutSink>()],
 };
 
 /// Describes a registry to the loader of pipelines.

@@ -22,7 +22,8 @@ fn main() -> Result<(), ModelError> {
     };
     let mut states: Vec<SessionState> = (0..sessions).map(|_| detector.new_state()).collect();
     let mut states: Vec<&mut SessionState> = states.iter_mut().collect();
-    let sound: Vec<f32> = (0..CHUNK * (CALLS + sessions)).map(|i| 0.1 * ((i * i % 65_521) as f32 / 32_760.5 - 1.0)).collect();
+    let sound: Vec<f32> =
+        (0..CHUNK * (CALLS + sessions)).map(|i| 0.1 * ((i * i % 65_521) as f32 / 32_760.5 - 1.0)).collect();
     let mut fastest = f64::INFINITY;
     for _ in 0..ROUNDS {
         let start = Instant::now();

@@ -1,6 +1,9 @@
 //! Silero's network against its ONNX model: `goldens/silero.py` made the probabilities. Needs the recordings and the published weights.
 
-use std::{env, fs, path::{Path, PathBuf}};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use driftline_models::vad::{CHUNK, Detector};
 use serde::Deserialize;
@@ -14,15 +17,30 @@ struct Golden {
 /// Samples of the recordings in the order of their names; each file is a 44-byte header and 16-bit samples.
 fn speech(data: &Path) -> Vec<f32> {
     let folder = data.join("speech/librivox");
-    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "wav")).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "wav"))
+        .collect();
     files.sort();
-    files.iter().flat_map(|file| hound::WavReader::open(file).unwrap().into_samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32_768.0).collect::<Vec<_>>()).collect()
+    files
+        .iter()
+        .flat_map(|file| {
+            hound::WavReader::open(file)
+                .unwrap()
+                .into_samples::<i16>()
+                .map(|sample| f32::from(sample.unwrap()) / 32_768.0)
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 #[test]
 fn probabilities_equal_those_of_the_onnx_model() {
     let (Some(weights), Some(data)) = (env::var_os("DRIFTLINE_SILERO"), env::var_os("DRIFTLINE_DATA")) else {
-        eprintln!("skipped: DRIFTLINE_SILERO (silero_vad_16k.safetensors of the Python package silero-vad 6.2.3) and DRIFTLINE_DATA must be set");
+        eprintln!(
+            "skipped: DRIFTLINE_SILERO (silero_vad_16k.safetensors of the Python package silero-vad 6.2.3) and DRIFTLINE_DATA must be set"
+        );
         return;
     };
     let golden: Golden = serde_json::from_str(include_str!("goldens/silero.json")).unwrap();
@@ -45,7 +63,8 @@ fn probabilities_equal_those_of_the_onnx_model() {
     let detector = Detector::load(Path::new(&weights)).unwrap();
     let found = detector.detect(&mut [&mut detector.new_state()], &[&audio]).unwrap().remove(0);
     assert_eq!(found.len(), golden.probabilities.len());
-    let worst = found.iter().zip(&golden.probabilities).map(|(found, golden)| (found - golden).abs()).fold(0.0, f32::max);
+    let worst =
+        found.iter().zip(&golden.probabilities).map(|(found, golden)| (found - golden).abs()).fold(0.0, f32::max);
     eprintln!("largest difference in {} probabilities: {worst:e}", found.len());
     assert!(worst < 1e-4, "{worst}");
 }

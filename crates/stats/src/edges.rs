@@ -16,12 +16,12 @@ use datasketches::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ReferenceError, Scale, wire::Writer};
+use crate::{ReferenceError, Scale, quantum::Quantum, search::Search, wire::Writer};
 
 /// The number of bins of a number unless a reference says otherwise.
 pub const DEFAULT_BINS: usize = 32;
 /// The most bins that a number may have.
-pub const MAX_BINS: usize = 256;
+pub const MAX_BINS: usize = 64;
 
 /// The slot of a missing value.
 pub const MISSING: usize = 0;
@@ -40,9 +40,8 @@ pub const FIRST_BIN: usize = 4;
 pub struct Edges {
     shape: Shape,
     bounds: Box<[f64]>,
-    /// `bounds`, the last one moved up by one float, so that the bin of x is the number of keys
-    /// that are at most x.
-    keys: Box<[f64]>,
+    /// Over the bounds, the last one moved up by one float, as the last bin holds it.
+    search: Search,
     quantum: Quantum,
 }
 
@@ -64,7 +63,7 @@ enum EdgesFile {
 }
 
 impl Edges {
-    /// Validates explicit bounds: 2 to 257 of them, finite, strictly ascending.
+    /// Validates explicit bounds: 2 to 65 of them, finite, strictly ascending.
     ///
     /// # Errors
     /// If there are too few or too many bounds, or one is not finite or not above the one before.
@@ -75,7 +74,7 @@ impl Edges {
     /// Spreads `bins` bins of equal width over `lo..=hi`.
     ///
     /// # Errors
-    /// If `lo < hi` does not hold, one of them is not finite, or `bins` is not in 1..=256.
+    /// If `lo < hi` does not hold, one of them is not finite, or `bins` is not in 1..=64.
     pub fn linear(lo: f64, hi: f64, bins: usize) -> Result<Self, ReferenceError> {
         Self::by_formula(Shape::Linear, lo, hi, bins)
     }
@@ -84,7 +83,7 @@ impl Edges {
     /// significant bits, so that machines whose power functions differ in the last bit agree.
     ///
     /// # Errors
-    /// If `0 < lo < hi` does not hold, one of them is not finite, or `bins` is not in 1..=256.
+    /// If `0 < lo < hi` does not hold, one of them is not finite, or `bins` is not in 1..=64.
     pub fn log(lo: f64, hi: f64, bins: usize) -> Result<Self, ReferenceError> {
         Self::by_formula(Shape::Log, lo, hi, bins)
     }
@@ -105,7 +104,7 @@ impl Edges {
     /// that starts at it, so there may be fewer than `bins`.
     ///
     /// # Errors
-    /// If fewer than two different finite values exist, or `bins` is not in 1..=256.
+    /// If fewer than two different finite values exist, or `bins` is not in 1..=64.
     pub fn quantiles(sample: &[f64], bins: usize) -> Result<Self, ReferenceError> {
         let mut sorted: Vec<f64> = sample.iter().copied().filter(|x| x.is_finite()).collect();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -119,7 +118,7 @@ impl Edges {
     /// arXiv 1603.05346).
     ///
     /// # Errors
-    /// If the sketch holds fewer than two different values, or `bins` is not in 1..=256.
+    /// If the sketch holds fewer than two different values, or `bins` is not in 1..=64.
     pub fn from_sketch(sketch: &KllSketch<KllFloat<f64>>, bins: usize) -> Result<Self, ReferenceError> {
         let view = sketch.sorted_view();
         Self::from_quantiles(bins, |rank| {
@@ -189,8 +188,7 @@ impl Edges {
         if let Some(last) = keys.last_mut() {
             *last = last.next_up();
         }
-        let quantum = Quantum::of(&bounds);
-        Self { shape, bounds: bounds.into(), keys: keys.into(), quantum }
+        Self { shape, search: Search::new(&keys), quantum: Quantum::of(&bounds), bounds: bounds.into() }
     }
 
     /// Returns the number of bins, K.
@@ -234,18 +232,10 @@ impl Edges {
         }
     }
 
-    /// Returns the slot of a finite value, by a binary search without branches on the data.
+    /// Returns the slot of a finite value.
     #[inline]
     pub(crate) fn finite_slot(&self, x: f64) -> usize {
-        let keys = &*self.keys;
-        let mut base = 0;
-        let mut len = keys.len();
-        while len > 1 {
-            let half = len / 2;
-            base += usize::from(keys[base + half - 1] <= x) * half;
-            len -= half;
-        }
-        BELOW + base + usize::from(keys[base] <= x)
+        BELOW + self.search.at_most(x)
     }
 
     /// Writes what the edges are: a formula, or every bound.
@@ -315,45 +305,4 @@ fn round_to_24_bits(x: f64) -> f64 {
     f64::from_bits(x.to_bits().saturating_add(half) & !((1u64 << DROPPED) - 1))
 }
 
-/// The unit in which sums are kept: a power of two, 2⁻⁴⁰ of the largest bound in magnitude.
-///
-/// Sums of floats depend on their order; sums of integers do not. A value is cut toward zero to a
-/// whole number of quanta, at most 2⁶² of them, and the integers are summed. What that loses:
-///
-/// - nothing for values that are multiples of the quantum (integers, decibels of an `f32`, …);
-/// - otherwise less than one quantum a value, so the mean is off by less than 10⁻¹² of the scale,
-///   far below the width of a bin;
-/// - values over 4 million times the scale count as that, so the mean is then a bound. Their number
-///   stands in the slots below and above, their size in min and max.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Quantum {
-    size: f64,
-    per_unit: f64,
-}
-
-impl Quantum {
-    /// The most quanta that a value counts as; 2⁶⁴ of them fit an `i128`.
-    pub(crate) const LIMIT: i64 = 1 << 62;
-
-    fn of(bounds: &[f64]) -> Self {
-        let scale = bounds.iter().fold(f64::MIN_POSITIVE, |scale, x| scale.max(x.abs()));
-        let exponent = ((scale.to_bits() >> 52) as i32 - 1023 + 1 - 40).max(-1000);
-        Self { size: power_of_two(exponent), per_unit: power_of_two(-exponent) }
-    }
-
-    /// Returns a finite value as a whole number of quanta.
-    #[inline]
-    pub(crate) fn quanta(self, x: f64) -> i64 {
-        ((x * self.per_unit) as i64).clamp(-Self::LIMIT, Self::LIMIT)
-    }
-
-    /// Returns the size of one quantum.
-    pub(crate) fn size(self) -> f64 {
-        self.size
-    }
-}
-
-/// Returns 2 to a power in −1022..=1023.
-fn power_of_two(exponent: i32) -> f64 {
-    f64::from_bits(((exponent + 1023) as u64) << 52)
-}
+const _: () = assert!(MAX_BINS < crate::search::MAX_KEYS);

@@ -10,6 +10,7 @@
 mod category;
 mod codebook;
 mod codec;
+mod distance;
 mod edges;
 mod embedding;
 mod error;
@@ -17,13 +18,16 @@ mod joint;
 mod new_values;
 mod number;
 mod profile;
+mod quantum;
 mod reference;
+mod search;
 mod signal;
 mod wire;
 
 pub use category::{CategoryProfile, Dictionary, FIRST_VALUE, MAX_DICTIONARY, MAX_VALUE, OTHER};
 pub use codebook::{Codebook, MAX_CELLS};
 pub use codec::References;
+pub use distance::{hellinger, jensen_shannon, psi, wasserstein};
 pub use edges::{BELOW, DEFAULT_BINS, Edges, FIRST_BIN, MAX_BINS, MISSING, NAN, NEG_INFINITY};
 pub use embedding::{EmbeddingBins, EmbeddingProfile, FIRST_CELL, MALFORMED, PROJECTIONS, project};
 pub use error::{DecodeError, DecodeProblem, MergeError, ReferenceError};

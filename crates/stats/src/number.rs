@@ -33,12 +33,17 @@ impl Moments {
 
     #[inline]
     fn add(&mut self, x: f64, quanta: i64) {
-        self.sum = self.sum.saturating_add(i128::from(quanta));
+        // 2⁶⁴ values of at most 2⁵¹ quanta fit.
+        self.sum = self.sum.wrapping_add(i128::from(quanta));
         self.squares = self.squares.saturating_add((i128::from(quanta) * i128::from(quanta)) as u128);
         // Adding zero turns -0.0 into 0.0, so that the order of the two does not matter.
         let x = x + 0.0;
-        self.min = if x < self.min { x } else { self.min };
-        self.max = if x > self.max { x } else { self.max };
+        if x < self.min {
+            self.min = x;
+        }
+        if x > self.max {
+            self.max = x;
+        }
     }
 }
 
@@ -99,6 +104,12 @@ impl NumberProfile {
         &self.counts
     }
 
+    /// Returns the counts of the finite values in ascending order: below, the bins, above.
+    #[must_use]
+    pub fn ordered(&self) -> &[u64] {
+        &self.counts[BELOW..=self.edges.above()]
+    }
+
     /// Returns the number of values, missing and not finite ones included.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -108,7 +119,7 @@ impl NumberProfile {
     /// Returns the number of finite values, which mean, deviation, extremes and quantiles are of.
     #[must_use]
     pub fn finite(&self) -> u64 {
-        self.counts[BELOW..=self.edges.above()].iter().fold(0, |sum, &count| sum.saturating_add(count))
+        self.ordered().iter().fold(0, |sum, &count| sum.saturating_add(count))
     }
 
     /// Returns the number of missing values.
@@ -129,8 +140,8 @@ impl NumberProfile {
         self.counts[NEG_INFINITY].saturating_add(self.counts[self.edges.above() + 1])
     }
 
-    /// Returns the mean of the finite values, `None` without any; exact to 2⁻⁴⁰ of the largest
-    /// bound in magnitude (values over 2²² times that count as 2²² times).
+    /// Returns the mean of the finite values, `None` without any: exact to 2⁻³⁶ of the largest
+    /// bound in magnitude, where values over 2¹⁵ times that count as 2¹⁵ times.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
         let n = self.finite();
@@ -182,7 +193,7 @@ impl NumberProfile {
         let target = rank * self.finite() as f64;
         let bounds = self.edges.bounds();
         let mut before = 0.0;
-        for (index, &count) in self.counts[BELOW..=self.edges.above()].iter().enumerate() {
+        for (index, &count) in self.ordered().iter().enumerate() {
             let count = count as f64;
             if count > 0.0 && before + count >= target {
                 // The bins at the ends reach no further than the extremes.

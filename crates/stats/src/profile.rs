@@ -268,21 +268,18 @@ impl ProfileSet {
         entries
     }
 
-    /// Finds the profile of a signal: at the cursor if payloads keep their order.
+    /// Returns the profile of a signal: at the cursor if payloads keep their order.
     #[inline]
     fn profile(&mut self, signal: &'static Signal) -> &mut SignalProfile {
-        let expected = self.cursor;
-        let hit =
-            self.entries.get(expected).and_then(|entry| entry.signal).is_some_and(|held| std::ptr::eq(held, signal));
-        let at = if hit { expected } else { self.find(signal) };
-        self.cursor = if at + 1 < self.entries.len() { at + 1 } else { 0 };
+        let expected = self.entries.get(self.cursor).is_some_and(|entry| entry.is_of(signal));
+        let at = if expected { self.cursor } else { self.find(signal) };
+        self.cursor = at + 1;
         &mut self.entries[at].profile
     }
 
     #[cold]
     fn find(&mut self, signal: &'static Signal) -> usize {
-        let by_address = |entry: &Entry| entry.signal.is_some_and(|held| std::ptr::eq(held, signal));
-        if let Some(at) = self.entries.iter().position(by_address) {
+        if let Some(at) = self.entries.iter().position(|entry| entry.is_of(signal)) {
             return at;
         }
         if let Some(at) = self.entries.iter().position(|entry| *entry.name == *signal.name) {
@@ -299,19 +296,32 @@ impl ProfileSet {
         });
         self.entries.len() - 1
     }
-}
 
-impl SignalVisitor for ProfileSet {
-    #[inline]
-    fn number(&mut self, signal: &'static Signal, value: Option<f64>) {
+    #[cold]
+    fn number_elsewhere(&mut self, signal: &'static Signal, value: Option<f64>) {
         let slot = match self.profile(signal) {
             SignalProfile::Number(profile) => profile.observe(value),
             other => other.count_missing(),
         };
         self.code.see(slot, false);
     }
+}
 
+impl SignalVisitor for ProfileSet {
     #[inline]
+    fn number(&mut self, signal: &'static Signal, value: Option<f64>) {
+        // Nearly all visits come here in the expected order, and nearly all are numbers.
+        if let Some(entry) = self.entries.get_mut(self.cursor)
+            && entry.is_of(signal)
+            && let SignalProfile::Number(profile) = &mut entry.profile
+        {
+            self.cursor += 1;
+            self.code.see(profile.observe(value), false);
+        } else {
+            self.number_elsewhere(signal, value);
+        }
+    }
+
     fn category(&mut self, signal: &'static Signal, value: Option<&str>) {
         let slot = match self.profile(signal) {
             SignalProfile::Category(profile) => profile.observe(value),
@@ -345,6 +355,11 @@ impl PartialEq for Entry {
 impl Entry {
     pub(crate) fn decoded(name: &str, unit: &str, from_reference: bool, profile: SignalProfile) -> Self {
         Self { signal: None, name: name.into(), unit: unit.into(), from_reference, profile }
+    }
+
+    #[inline]
+    fn is_of(&self, signal: &'static Signal) -> bool {
+        self.signal.is_some_and(|held| std::ptr::eq(held, signal))
     }
 
     fn check(&self, other: &Self) -> Result<(), MergeError> {

@@ -1,6 +1,8 @@
 //! The laws of profiles: whatever the values, their order and how replicas share them, the bytes
 //! are those of one pass.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use driftline_stats::{

@@ -115,13 +115,29 @@ impl Network for Builtin {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(&self, simd: S, scratch: &mut BuiltinScratch, hidden: &mut [f32], gates: &mut [f32], probabilities: &mut [f32]) {
+    fn step<S: Simd>(
+        &self,
+        simd: S,
+        scratch: &mut BuiltinScratch,
+        hidden: &mut [f32],
+        gates: &mut [f32],
+        probabilities: &mut [f32],
+    ) {
         let sessions = probabilities.len();
         let recurrent = &mut scratch.candidate;
         recurrent.resize(recurrent.len().max(sessions * CELL), 0.0);
-        self.gates.apply(simd, sessions, hidden, Rows::single(CELL), gates, Rows::single(Self::GATES), Mode::Accumulate);
+        self.gates.apply(
+            simd,
+            sessions,
+            hidden,
+            Rows::single(CELL),
+            gates,
+            Rows::single(Self::GATES),
+            Mode::Accumulate,
+        );
         self.candidate.apply(simd, sessions, hidden, Rows::single(CELL), recurrent, Rows::single(CELL), Mode::Affine);
-        let sessions = hidden.chunks_exact_mut(CELL).zip(gates.chunks_exact(Self::GATES)).zip(recurrent.chunks_exact(CELL));
+        let sessions =
+            hidden.chunks_exact_mut(CELL).zip(gates.chunks_exact(Self::GATES)).zip(recurrent.chunks_exact(CELL));
         for (((h, gates), recurrent), probability) in sessions.zip(probabilities) {
             let (reset, gates) = gates.split_at(CELL);
             let (update, candidate) = gates.split_at(CELL);

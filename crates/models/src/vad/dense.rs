@@ -73,7 +73,16 @@ impl Dense {
     /// Applies the map to `rows` rows of `x`, whose places `from` gives, and writes to the places in `out` that `to` gives.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "two matrices with their layouts, and what to do with them")]
-    pub(super) fn apply<S: Simd>(&self, simd: S, rows: usize, x: &[f32], from: Rows, out: &mut [f32], to: Rows, mode: Mode) {
+    pub(super) fn apply<S: Simd>(
+        &self,
+        simd: S,
+        rows: usize,
+        x: &[f32],
+        from: Rows,
+        out: &mut [f32],
+        to: Rows,
+        mode: Mode,
+    ) {
         simd.vectorize(Product { dense: self, rows, x, from, out, to, mode });
     }
 }

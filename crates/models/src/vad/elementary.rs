@@ -67,7 +67,9 @@ mod tests {
             assert!((f64::from(sigmoid(x)) - 1.0 / (1.0 + (-exact).exp())).abs() < 1e-6, "sigmoid({x})");
             assert!((f64::from(tanh(x)) - exact.tanh()).abs() < 1e-6, "tanh({x})");
         }
-        for (x, low, high) in [(f32::MAX, 1.0, 1.0), (f32::MIN, 0.0, -1.0), (f32::INFINITY, 1.0, 1.0), (f32::NEG_INFINITY, 0.0, -1.0)] {
+        for (x, low, high) in
+            [(f32::MAX, 1.0, 1.0), (f32::MIN, 0.0, -1.0), (f32::INFINITY, 1.0, 1.0), (f32::NEG_INFINITY, 0.0, -1.0)]
+        {
             assert!((sigmoid(x) - low).abs() < 1e-6 && (tanh(x) - high).abs() < 1e-6, "{x}");
         }
         assert!(sigmoid(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());

@@ -107,7 +107,8 @@ impl Detector {
         } else if weights.has(Builtin::MARK) {
             AnyNetwork::Builtin(Builtin::load(&weights)?)
         } else {
-            let allowed = format!("{} (Silero VAD v6, 16 kHz) or {} (Driftline) among them", Silero::MARK, Builtin::MARK);
+            let allowed =
+                format!("{} (Silero VAD v6, 16 kHz) or {} (Driftline) among them", Silero::MARK, Builtin::MARK);
             return Err(weights.refuse("tensors", weights.names(), allowed));
         };
         let version = blake3::hash(bytes).to_hex()[..16].to_owned();
@@ -152,7 +153,11 @@ impl Detector {
     fn check(&self, states: &[&mut SessionState], audio: &[&[f32]]) -> Result<(), ModelError> {
         let refuse = |place: String, found: String, allowed: String| Err(ModelError::Input { place, found, allowed });
         if states.len() != audio.len() {
-            return refuse("voice-activity batch".to_owned(), format!("{} states", states.len()), format!("{}, one a piece of audio", audio.len()));
+            return refuse(
+                "voice-activity batch".to_owned(),
+                format!("{} states", states.len()),
+                format!("{}, one a piece of audio", audio.len()),
+            );
         }
         let (kind, hidden) = self.shape();
         for (i, (state, samples)) in states.iter().zip(audio).enumerate() {
@@ -161,16 +166,26 @@ impl Detector {
                 return refuse(format!("state {i}"), found, format!("{kind:?} of {hidden} values"));
             }
             if samples.len() % CHUNK != 0 {
-                return refuse(format!("audio {i}"), format!("{} samples", samples.len()), format!("multiples of {CHUNK}"));
+                return refuse(
+                    format!("audio {i}"),
+                    format!("{} samples", samples.len()),
+                    format!("multiples of {CHUNK}"),
+                );
             }
             // One pass that compiles to vector code; which sample it was matters only where there is one.
-            let (largest, sum) = samples.iter().fold((0.0f32, 0.0f32), |(largest, sum), sample| (largest.max(sample.abs()), sum + sample * 0.0));
+            let (largest, sum) = samples
+                .iter()
+                .fold((0.0f32, 0.0f32), |(largest, sum), sample| (largest.max(sample.abs()), sum + sample * 0.0));
             if sum.is_nan() {
                 let index = samples.iter().position(|sample| !sample.is_finite()).unwrap_or_default();
                 return Err(ModelError::NonFiniteSample { segment: i, index, value: samples[index] });
             }
             if largest > LOUDEST {
-                return refuse(format!("audio {i}"), format!("a sample of magnitude {largest}"), format!("at most {LOUDEST}"));
+                return refuse(
+                    format!("audio {i}"),
+                    format!("a sample of magnitude {largest}"),
+                    format!("at most {LOUDEST}"),
+                );
             }
         }
         Ok(())

@@ -30,7 +30,14 @@ pub(super) trait Network: Sync {
     fn encode<S: Simd>(&self, simd: S, scratch: &mut Self::Scratch, samples: &[f32], gates: &mut [f32]);
 
     /// Takes one step for each session: `hidden` is `[sessions][HIDDEN]`, `gates` is `[sessions][GATES]` and is used up, `probabilities` is `[sessions]`.
-    fn step<S: Simd>(&self, simd: S, scratch: &mut Self::Scratch, hidden: &mut [f32], gates: &mut [f32], probabilities: &mut [f32]);
+    fn step<S: Simd>(
+        &self,
+        simd: S,
+        scratch: &mut Self::Scratch,
+        hidden: &mut [f32],
+        gates: &mut [f32],
+        probabilities: &mut [f32],
+    );
 }
 
 /// Sessions to be advanced on one thread. `audio[i]` is a whole number of chunks for `states[i]`.
@@ -50,7 +57,8 @@ impl<N: Network> pulp::WithSimd for Advance<'_, '_, N> {
         let mut order: Vec<usize> = (0..audio.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(audio[i].len()));
         let steps = order.first().map_or(0, |&i| audio[i].len() / CHUNK);
-        let mut results: Vec<Vec<f32>> = audio.iter().map(|samples| Vec::with_capacity(samples.len() / CHUNK)).collect();
+        let mut results: Vec<Vec<f32>> =
+            audio.iter().map(|samples| Vec::with_capacity(samples.len() / CHUNK)).collect();
         let mut hidden: Vec<f32> = order.iter().flat_map(|&i| states[i].hidden.iter().copied()).collect();
 
         let per_block = (HELD / audio.len().max(1)).max(1);
@@ -79,7 +87,13 @@ impl<N: Network> pulp::WithSimd for Advance<'_, '_, N> {
             for rows in rows.chunk_by(|a, b| a.0 == b.0) {
                 let (now, later) = gates.split_at_mut(rows.len() * N::GATES);
                 gates = later;
-                network.step(simd, &mut scratch, &mut hidden[..rows.len() * N::HIDDEN], now, &mut probabilities[..rows.len()]);
+                network.step(
+                    simd,
+                    &mut scratch,
+                    &mut hidden[..rows.len() * N::HIDDEN],
+                    now,
+                    &mut probabilities[..rows.len()],
+                );
                 for (&(_, i), &probability) in rows.iter().zip(&probabilities) {
                     results[i].push(probability);
                 }

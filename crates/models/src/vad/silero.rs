@@ -163,9 +163,26 @@ impl Network for Silero {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(&self, simd: S, _: &mut SileroScratch, hidden: &mut [f32], gates: &mut [f32], probabilities: &mut [f32]) {
-        self.recurrent.apply(simd, probabilities.len(), hidden, Rows::single(Self::HIDDEN), gates, Rows::single(Self::GATES), Mode::Accumulate);
-        for ((hidden, gates), probability) in hidden.chunks_exact_mut(Self::HIDDEN).zip(gates.chunks_exact(Self::GATES)).zip(probabilities) {
+    fn step<S: Simd>(
+        &self,
+        simd: S,
+        _: &mut SileroScratch,
+        hidden: &mut [f32],
+        gates: &mut [f32],
+        probabilities: &mut [f32],
+    ) {
+        self.recurrent.apply(
+            simd,
+            probabilities.len(),
+            hidden,
+            Rows::single(Self::HIDDEN),
+            gates,
+            Rows::single(Self::GATES),
+            Mode::Accumulate,
+        );
+        for ((hidden, gates), probability) in
+            hidden.chunks_exact_mut(Self::HIDDEN).zip(gates.chunks_exact(Self::GATES)).zip(probabilities)
+        {
             let (h, c) = hidden.split_at_mut(CELL);
             let (input, gates) = gates.split_at(CELL);
             let (forget, gates) = gates.split_at(CELL);

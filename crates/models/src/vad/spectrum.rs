@@ -37,7 +37,11 @@ impl Spectrum {
 
     /// Makes memory for [`power`](Self::power).
     pub(super) fn scratch(&self) -> SpectrumScratch {
-        SpectrumScratch { frame: self.plan.make_input_vec(), bins: self.plan.make_output_vec(), scratch: self.plan.make_scratch_vec() }
+        SpectrumScratch {
+            frame: self.plan.make_input_vec(),
+            bins: self.plan.make_output_vec(),
+            scratch: self.plan.make_scratch_vec(),
+        }
     }
 
     /// Writes the squared magnitude of each frequency of `frame` (256 samples) to `power` (129 values).

@@ -53,7 +53,11 @@ impl SessionState {
     ///
     /// Another layout, an unknown network, a length that does not fit the header, a value that is not finite.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
-        let refuse = |place: &str, found: String, allowed: String| ModelError::Input { place: format!("stored session state: {place}"), found, allowed };
+        let refuse = |place: &str, found: String, allowed: String| ModelError::Input {
+            place: format!("stored session state: {place}"),
+            found,
+            allowed,
+        };
         let Some((&[layout, network, low, high], values)) = bytes.split_first_chunk::<4>() else {
             return Err(refuse("length", format!("{} bytes", bytes.len()), "at least 4 bytes".to_owned()));
         };

@@ -36,12 +36,20 @@ impl<'a> Weights<'a> {
             return Err(self.refuse(&format!("tensor {name}"), "nothing".to_owned(), expected()));
         };
         if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
-            return Err(self.refuse(&format!("tensor {name}"), format!("{:?} {:?}", tensor.dtype(), tensor.shape()), expected()));
+            return Err(self.refuse(
+                &format!("tensor {name}"),
+                format!("{:?} {:?}", tensor.dtype(), tensor.shape()),
+                expected(),
+            ));
         }
         let (values, _) = tensor.data().as_chunks::<4>();
         let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(self.refuse(&format!("tensor {name}, value {index}"), values[index].to_string(), "finite numbers".to_owned()));
+            return Err(self.refuse(
+                &format!("tensor {name}, value {index}"),
+                values[index].to_string(),
+                "finite numbers".to_owned(),
+            ));
         }
         Ok(values)
     }

@@ -25,9 +25,32 @@ const TAKES: usize = 25;
 const SENTENCES: usize = 16;
 
 const ESPEAK: [&str; 26] = [
-    "en-gb", "en-gb+f1", "en-gb+m1", "en-us", "en-us+f2", "en-us+m2", "en-us+f3", "en-us+m3", "en-gb-scotland", "en-gb-scotland+f4", "en-gb-x-rp+f5", "en-gb-x-rp+m4",
-    "en-gb-x-gbclan+m5", "en-gb-x-gbcwmd+f1", "en-029+f2", "en-029+m6", "en-us+m7", "en-gb+m8", "en-us+klatt2", "en-gb+klatt4", "en-us+Annie", "en-gb+Andy", "en-us+steph",
-    "en-us+grandma", "en-us+Michael", "en-us+whisper",
+    "en-gb",
+    "en-gb+f1",
+    "en-gb+m1",
+    "en-us",
+    "en-us+f2",
+    "en-us+m2",
+    "en-us+f3",
+    "en-us+m3",
+    "en-gb-scotland",
+    "en-gb-scotland+f4",
+    "en-gb-x-rp+f5",
+    "en-gb-x-rp+m4",
+    "en-gb-x-gbclan+m5",
+    "en-gb-x-gbcwmd+f1",
+    "en-029+f2",
+    "en-029+m6",
+    "en-us+m7",
+    "en-gb+m8",
+    "en-us+klatt2",
+    "en-gb+klatt4",
+    "en-us+Annie",
+    "en-gb+Andy",
+    "en-us+steph",
+    "en-us+grandma",
+    "en-us+Michael",
+    "en-us+whisper",
 ];
 const ESPEAK_HELD_OUT: [&str; 4] = ["en-us+linda", "en-gb+Lee", "en-029+belinda", "en-gb-scotland+edward"];
 const FLITE: [&str; 4] = ["kal16", "awb", "slt", "kal"];
@@ -77,7 +100,11 @@ pub(crate) fn collect(data: &Path, catalogue: &Path, part: Part) -> Result<Vec<U
         Part::Training => (&ESPEAK[..], &FLITE[..], &FESTIVAL[..]),
         Part::HeldOut => (&ESPEAK_HELD_OUT[..], &FLITE_HELD_OUT[..], &FESTIVAL_HELD_OUT[..]),
     };
-    let voices = espeak.iter().map(|voice| ("espeak-ng", *voice)).chain(flite.iter().map(|voice| ("flite", *voice))).chain(festival.iter().map(|voice| ("festival", *voice)));
+    let voices = espeak
+        .iter()
+        .map(|voice| ("espeak-ng", *voice))
+        .chain(flite.iter().map(|voice| ("flite", *voice)))
+        .chain(festival.iter().map(|voice| ("festival", *voice)));
     for (index, (engine, voice)) in voices.enumerate() {
         // The engines with few voices read more in each, or formants would be nearly all that is heard.
         let sentences = if engine == "espeak-ng" { SENTENCES } else { 4 * SENTENCES };
@@ -93,12 +120,18 @@ pub(crate) fn collect(data: &Path, catalogue: &Path, part: Part) -> Result<Vec<U
 
 /// Reads the recorded digits, 8 kHz, of one part's speakers.
 fn recorded(folder: &Path, part: Part) -> Result<Vec<Utterance>> {
-    let mut files: Vec<_> = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?.collect::<io::Result<Vec<_>>>()?;
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .with_context(|| format!("cannot list {}", folder.display()))?
+        .collect::<io::Result<Vec<_>>>()?;
     files.sort_by_key(std::fs::DirEntry::file_name);
     let mut utterances = Vec::new();
     for file in files {
         let name = file.file_name().to_string_lossy().into_owned();
-        let Some([_, speaker, take]) = name.strip_suffix(".wav").map(|stem| stem.split('_').collect::<Vec<_>>()).and_then(|parts| <[&str; 3]>::try_from(parts).ok()) else {
+        let Some([_, speaker, take]) = name
+            .strip_suffix(".wav")
+            .map(|stem| stem.split('_').collect::<Vec<_>>())
+            .and_then(|parts| <[&str; 3]>::try_from(parts).ok())
+        else {
             continue;
         };
         let take: usize = take.parse().with_context(|| format!("{name}: no take number"))?;
@@ -106,7 +139,11 @@ fn recorded(folder: &Path, part: Part) -> Result<Vec<Utterance>> {
             utterances.push(Utterance::new("recorded", &format!("recorded {speaker}"), read(&file.path())?));
         }
     }
-    ensure!(!utterances.is_empty(), "{}: found no recording, allowed: {{digit}}_{{speaker}}_{{take}}.wav", folder.display());
+    ensure!(
+        !utterances.is_empty(),
+        "{}: found no recording, allowed: {{digit}}_{{speaker}}_{{take}}.wav",
+        folder.display()
+    );
     Ok(utterances)
 }
 
@@ -115,8 +152,16 @@ pub(crate) fn read(path: &Path) -> Result<Vec<f32>> {
     let place = || format!("cannot read {}", path.display());
     let mut reader = hound::WavReader::open(path).with_context(place)?;
     let spec = reader.spec();
-    ensure!(spec.bits_per_sample == 16 && spec.channels == 1, "{}: found {spec:?}, allowed: 16 bits, one channel", path.display());
-    let samples: Vec<f32> = reader.samples::<i16>().map(|sample| Ok(f32::from(sample?) / 32_768.0)).collect::<Result<_, hound::Error>>().with_context(place)?;
+    ensure!(
+        spec.bits_per_sample == 16 && spec.channels == 1,
+        "{}: found {spec:?}, allowed: 16 bits, one channel",
+        path.display()
+    );
+    let samples: Vec<f32> = reader
+        .samples::<i16>()
+        .map(|sample| Ok(f32::from(sample?) / 32_768.0))
+        .collect::<Result<_, hound::Error>>()
+        .with_context(place)?;
     Ok(resample(&samples, f64::from(spec.sample_rate), 16_000.0))
 }
 
@@ -125,8 +170,12 @@ fn titles(catalogue: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(catalogue).with_context(|| format!("cannot read {}", catalogue.display()))?;
     text.lines()
         .map(|line| {
-            let item: serde_json::Value = serde_json::from_str(line).with_context(|| format!("{}: {line}", catalogue.display()))?;
-            item["title"].as_str().map(str::to_owned).with_context(|| format!("{}: no title in {line}", catalogue.display()))
+            let item: serde_json::Value =
+                serde_json::from_str(line).with_context(|| format!("{}: {line}", catalogue.display()))?;
+            item["title"]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("{}: no title in {line}", catalogue.display()))
         })
         .collect()
 }

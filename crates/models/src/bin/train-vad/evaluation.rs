@@ -1,6 +1,9 @@
 //! How well detectors do, slice by slice.
 
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use driftline_models::vad::{CHUNK, Detector};
@@ -28,21 +31,36 @@ struct Slice {
 
 /// Prints the table.
 pub(crate) fn evaluate(data: &Path, speech: &[Utterance], weights: &[PathBuf], silero: Option<&Path>) -> Result<()> {
-    let detectors = weights.iter().map(|path| Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), Detector::load(path)?))).collect::<Result<Vec<_>>>()?;
+    let detectors = weights
+        .iter()
+        .map(|path| Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), Detector::load(path)?)))
+        .collect::<Result<Vec<_>>>()?;
     let mut slices = slices(speech);
     match silero {
         Some(silero) => slices.extend(librivox(data, speech, &Detector::load(silero)?)?),
         None => eprintln!("LibriVox skipped: no weights of Silero given"),
     }
-    println!("| slice | speech |{}", detectors.iter().map(|(name, _)| format!(" {name} AUC | {name} F1 | {name} false alarms |")).collect::<String>());
+    println!(
+        "| slice | speech |{}",
+        detectors
+            .iter()
+            .map(|(name, _)| format!(" {name} AUC | {name} F1 | {name} false alarms |"))
+            .collect::<String>()
+    );
     println!("|---|---|{}", "---|---|---|".repeat(detectors.len()));
     for slice in slices {
         let labels: Vec<f32> = slice.scenes.iter().flat_map(|scene| scene.labels.iter().copied()).collect();
-        print!("| {} | {:.0} % |", slice.name, 100.0 * labels.iter().filter(|&&label| label > 0.5).count() as f32 / labels.len() as f32);
+        print!(
+            "| {} | {:.0} % |",
+            slice.name,
+            100.0 * labels.iter().filter(|&&label| label > 0.5).count() as f32 / labels.len() as f32
+        );
         for (_, detector) in &detectors {
             let probabilities = probabilities(detector, &slice.scenes)?;
-            let score = |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |value| format!("{value:.digits$}"));
-            let (auc, f1, alarms) = (roc_auc(&probabilities, &labels), f1(&probabilities, &labels), false_alarms(&probabilities, &labels));
+            let score =
+                |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |value| format!("{value:.digits$}"));
+            let (auc, f1, alarms) =
+                (roc_auc(&probabilities, &labels), f1(&probabilities, &labels), false_alarms(&probabilities, &labels));
             print!(" {} | {} | {} % |", score(auc, 4), score(f1, 3), score(alarms.map(|share| 100.0 * share), 1));
         }
         println!();
@@ -57,14 +75,27 @@ fn probabilities(detector: &Detector, scenes: &[Scene]) -> Result<Vec<f32>> {
 }
 
 fn slices(speech: &[Utterance]) -> Vec<Slice> {
-    let plain = Recipe { chunks: CHUNKS, speech: Some(-26.0), noise: None, room: None, band: None, speed: 1.0, swelling: false, clipped: false };
+    let plain = Recipe {
+        chunks: CHUNKS,
+        speech: Some(-26.0),
+        noise: None,
+        room: None,
+        band: None,
+        speed: 1.0,
+        swelling: false,
+        clipped: false,
+    };
     let kinds = |i: usize| Noise::ALL[i % Noise::ALL.len()];
     let mut slices = Vec::new();
-    let mut add = |name: String, speech: &dyn Fn(&Utterance) -> bool, vary: &dyn Fn(usize) -> Recipe, voices: &[Utterance]| {
-        let chosen: Vec<&Utterance> = voices.iter().filter(|utterance| speech(utterance)).collect();
-        let mut rng = StdRng::seed_from_u64(slices.len() as u64 + 77_000);
-        slices.push(Slice { name, scenes: (0..SCENES).map(|i| Scene::make(&mut rng, &vary(i), &chosen, voices)).collect() });
-    };
+    let mut add =
+        |name: String, speech: &dyn Fn(&Utterance) -> bool, vary: &dyn Fn(usize) -> Recipe, voices: &[Utterance]| {
+            let chosen: Vec<&Utterance> = voices.iter().filter(|utterance| speech(utterance)).collect();
+            let mut rng = StdRng::seed_from_u64(slices.len() as u64 + 77_000);
+            slices.push(Slice {
+                name,
+                scenes: (0..SCENES).map(|i| Scene::make(&mut rng, &vary(i), &chosen, voices)).collect(),
+            });
+        };
     for kind in ["recorded", "espeak-ng", "flite", "festival"] {
         let noisy = |i: usize| Recipe { noise: Some((kinds(i), -26.0 - 15.0)), ..plain.clone() };
         add(format!("{kind}, 15 dB"), &|utterance| utterance.kind == kind, &noisy, speech);
@@ -72,12 +103,32 @@ fn slices(speech: &[Utterance]) -> Vec<Slice> {
     for ratio in [40.0, 20.0, 10.0, 5.0, 0.0] {
         // Eight voices as loud as the one have no truth: babble stays out of the lowest ratio.
         let kind = |i: usize| if ratio > 0.0 { kinds(i) } else { Noise::ALL[i % (Noise::ALL.len() - 1)] };
-        add(format!("{ratio} dB, all voices"), &|_| true, &|i| Recipe { noise: Some((kind(i), -26.0 - ratio)), ..plain.clone() }, speech);
+        add(
+            format!("{ratio} dB, all voices"),
+            &|_| true,
+            &|i| Recipe { noise: Some((kind(i), -26.0 - ratio)), ..plain.clone() },
+            speech,
+        );
     }
     add("digital silence between".to_owned(), &|_| true, &|_| plain.clone(), speech);
-    add("telephone, 15 dB".to_owned(), &|_| true, &|i| Recipe { noise: Some((kinds(i), -41.0)), band: Some((300.0, 3_400.0)), ..plain.clone() }, speech);
-    add("room 0.5 s, 20 dB".to_owned(), &|_| true, &|i| Recipe { noise: Some((kinds(i), -46.0)), room: Some(0.5), ..plain.clone() }, speech);
-    add("quiet, -50 dBFS, 15 dB".to_owned(), &|_| true, &|i| Recipe { speech: Some(-50.0), noise: Some((kinds(i), -65.0)), ..plain.clone() }, speech);
+    add(
+        "telephone, 15 dB".to_owned(),
+        &|_| true,
+        &|i| Recipe { noise: Some((kinds(i), -41.0)), band: Some((300.0, 3_400.0)), ..plain.clone() },
+        speech,
+    );
+    add(
+        "room 0.5 s, 20 dB".to_owned(),
+        &|_| true,
+        &|i| Recipe { noise: Some((kinds(i), -46.0)), room: Some(0.5), ..plain.clone() },
+        speech,
+    );
+    add(
+        "quiet, -50 dBFS, 15 dB".to_owned(),
+        &|_| true,
+        &|i| Recipe { speech: Some(-50.0), noise: Some((kinds(i), -65.0)), ..plain.clone() },
+        speech,
+    );
     for kind in Noise::ALL {
         let alone = |i: usize| Recipe { speech: None, noise: Some((kind, -60.0 + 4.0 * i as f32)), ..plain.clone() };
         add(format!("no speech: {kind:?}").to_lowercase(), &|_| true, &alone, speech);
@@ -107,11 +158,26 @@ fn librivox(data: &Path, crowd: &[Utterance], silero: &Detector) -> Result<Vec<S
         let mut rng = StdRng::seed_from_u64(5);
         let mut scenes = Vec::new();
         for scene in &clean {
-            let spoken: Vec<f32> = scene.samples.chunks_exact(CHUNK).zip(&scene.labels).filter(|(_, label)| **label > 0.5).flat_map(|(chunk, _)| chunk.iter().copied()).collect();
+            let spoken: Vec<f32> = scene
+                .samples
+                .chunks_exact(CHUNK)
+                .zip(&scene.labels)
+                .filter(|(_, label)| **label > 0.5)
+                .flat_map(|(chunk, _)| chunk.iter().copied())
+                .collect();
             let level = 20.0 * crate::speech::rms(&spoken).log10();
             for kind in Noise::ALL {
                 let noise = ratio.map(|ratio| (kind, level - ratio));
-                let recipe = Recipe { chunks: scene.labels.len(), speech: None, noise, room: None, band: None, speed: 1.0, swelling: false, clipped: false };
+                let recipe = Recipe {
+                    chunks: scene.labels.len(),
+                    speech: None,
+                    noise,
+                    room: None,
+                    band: None,
+                    speed: 1.0,
+                    swelling: false,
+                    clipped: false,
+                };
                 let mut mixed = Scene::make(&mut rng, &recipe, &[], crowd);
                 for (mixed, clean) in mixed.samples.iter_mut().zip(&scene.samples) {
                     *mixed += clean;
@@ -131,7 +197,8 @@ fn librivox(data: &Path, crowd: &[Utterance], silero: &Detector) -> Result<Vec<S
 
 /// The probability that a chunk of speech scores above one of silence; `None` where either is missing.
 fn roc_auc(probabilities: &[f32], labels: &[f32]) -> Option<f64> {
-    let mut order: Vec<(f32, bool)> = probabilities.iter().copied().zip(labels.iter().map(|&label| label > 0.5)).collect();
+    let mut order: Vec<(f32, bool)> =
+        probabilities.iter().copied().zip(labels.iter().map(|&label| label > 0.5)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
     let positives = order.iter().filter(|(_, speech)| *speech).count() as f64;
     let negatives = order.len() as f64 - positives;
@@ -147,14 +214,21 @@ fn roc_auc(probabilities: &[f32], labels: &[f32]) -> Option<f64> {
 
 /// The harmonic mean of precision and recall at 0.5; `None` where nobody speaks.
 fn f1(probabilities: &[f32], labels: &[f32]) -> Option<f64> {
-    let count = |heard: bool, said: bool| probabilities.iter().zip(labels).filter(|(p, label)| (**p >= THRESHOLD) == heard && (**label > 0.5) == said).count() as f64;
+    let count = |heard: bool, said: bool| {
+        probabilities
+            .iter()
+            .zip(labels)
+            .filter(|(p, label)| (**p >= THRESHOLD) == heard && (**label > 0.5) == said)
+            .count() as f64
+    };
     let (hits, alarms, misses) = (count(true, true), count(true, false), count(false, true));
     (hits + misses > 0.0).then(|| 2.0 * hits / (2.0 * hits + alarms + misses))
 }
 
 /// The share of silent chunks that are heard as speech; `None` where there is no silence.
 fn false_alarms(probabilities: &[f32], labels: &[f32]) -> Option<f64> {
-    let silent: Vec<f32> = probabilities.iter().zip(labels).filter(|(_, label)| **label <= 0.5).map(|(p, _)| *p).collect();
+    let silent: Vec<f32> =
+        probabilities.iter().zip(labels).filter(|(_, label)| **label <= 0.5).map(|(p, _)| *p).collect();
     (!silent.is_empty()).then(|| silent.iter().filter(|p| **p >= THRESHOLD).count() as f64 / silent.len() as f64)
 }
 

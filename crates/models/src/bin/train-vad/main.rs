@@ -57,6 +57,11 @@ fn main() -> Result<()> {
             eprintln!("{} utterances, {seconds} s", speech.len());
             training::train(&speech, seed, batches, &out)
         }
-        Task::Evaluate { weights, silero } => evaluation::evaluate(&data, &corpus::collect(&data, &catalogue, corpus::Part::HeldOut)?, &weights, silero.as_deref()),
+        Task::Evaluate { weights, silero } => evaluation::evaluate(
+            &data,
+            &corpus::collect(&data, &catalogue, corpus::Part::HeldOut)?,
+            &weights,
+            silero.as_deref(),
+        ),
     }
 }

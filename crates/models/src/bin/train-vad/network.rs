@@ -40,11 +40,16 @@ impl Network {
             .iter()
             .map(|&(name, shape)| {
                 let bound = if shape.len() == 2 { 1.0 / (shape[1] as f32).sqrt() } else { 0.0 };
-                let values: Vec<f32> = (0..shape.iter().product()).map(|_| bound * rng.random_range(-1.0..1.0f32)).collect();
+                let values: Vec<f32> =
+                    (0..shape.iter().product()).map(|_| bound * rng.random_range(-1.0..1.0f32)).collect();
                 Ok((name, Var::from_vec(values, shape, &Device::Cpu)?))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { mean: Tensor::from_vec(mean, BANDS, &Device::Cpu)?, scale: Tensor::from_vec(scale, BANDS, &Device::Cpu)?, layers })
+        Ok(Self {
+            mean: Tensor::from_vec(mean, BANDS, &Device::Cpu)?,
+            scale: Tensor::from_vec(scale, BANDS, &Device::Cpu)?,
+            layers,
+        })
     }
 
     /// Returns the variables to be trained.
@@ -61,7 +66,9 @@ impl Network {
 
     /// Takes one step: standardized features `[batch, FEATURES]` and hidden state `[batch, CELL]` to the next hidden state.
     pub(crate) fn step(&self, features: &Tensor, hidden: &Tensor) -> Result<Tensor> {
-        let layer = |x: &Tensor, index: usize| -> Result<Tensor> { Ok(x.matmul(&self.layers[index].1.t()?)?.broadcast_add(&self.layers[index + 1].1)?) };
+        let layer = |x: &Tensor, index: usize| -> Result<Tensor> {
+            Ok(x.matmul(&self.layers[index].1.t()?)?.broadcast_add(&self.layers[index + 1].1)?)
+        };
         let x = layer(&layer(&layer(features, 0)?.relu()?, 2)?.relu()?, 4)?;
         let recurrent = hidden.matmul(&self.layers[6].1.t()?)?;
         let gates = sigmoid(&(x.narrow(D::Minus1, 0, 2 * CELL)? + recurrent.narrow(D::Minus1, 0, 2 * CELL)?)?)?;
@@ -78,7 +85,8 @@ impl Network {
 
     /// Writes the weights.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors: HashMap<&str, Tensor> = self.layers.iter().map(|(name, variable)| (*name, variable.as_tensor().clone())).collect();
+        let mut tensors: HashMap<&str, Tensor> =
+            self.layers.iter().map(|(name, variable)| (*name, variable.as_tensor().clone())).collect();
         tensors.insert("features.mean", self.mean.clone());
         tensors.insert("features.scale", self.scale.clone());
         candle_core::safetensors::save(&tensors, path)?;
@@ -98,7 +106,8 @@ mod tests {
         let path = folder.path().join("vad.safetensors");
         network.save(&path).unwrap();
         let detector = Detector::load(&path).unwrap();
-        let samples: Vec<f32> = (0..40 * CHUNK).map(|i| ((i * i % 7919) as f32 / 7919.0 - 0.5) * (i as f32 / 5_000.0).sin()).collect();
+        let samples: Vec<f32> =
+            (0..40 * CHUNK).map(|i| ((i * i % 7919) as f32 / 7919.0 - 0.5) * (i as f32 / 5_000.0).sin()).collect();
         let probabilities = detector.detect(&mut [&mut detector.new_state()], &[&samples]).unwrap().remove(0);
 
         let padded: Vec<f32> = [0.0; CONTEXT].iter().chain(&samples).copied().collect();

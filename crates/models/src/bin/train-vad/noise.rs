@@ -22,8 +22,17 @@ pub(crate) enum Noise {
 }
 
 impl Noise {
-    pub(crate) const ALL: [Self; 9] =
-        [Self::White, Self::Coloured, Self::Hum, Self::Engine, Self::Clicks, Self::Slams, Self::Tones, Self::Music, Self::Babble];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::White,
+        Self::Coloured,
+        Self::Hum,
+        Self::Engine,
+        Self::Clicks,
+        Self::Slams,
+        Self::Tones,
+        Self::Music,
+        Self::Babble,
+    ];
 
     /// Makes a sound of this kind, `length` samples at 16 kHz, at any level. Babble is made of eight of the `voices` at a time.
     pub(crate) fn make(self, rng: &mut StdRng, length: usize, voices: &[Utterance]) -> Vec<f32> {
@@ -31,9 +40,15 @@ impl Noise {
             Self::White => white(rng, length),
             Self::Coloured => {
                 let mut sound = white(rng, length);
-                let (slope, peak, width) = (rng.random_range(-2.0..0.5f32), rng.random_range(100.0..5_000.0f32), rng.random_range(50.0..2_000.0f32));
+                let (slope, peak, width) = (
+                    rng.random_range(-2.0..0.5f32),
+                    rng.random_range(100.0..5_000.0f32),
+                    rng.random_range(50.0..2_000.0f32),
+                );
                 let resonance = if rng.random_bool(0.5) { rng.random_range(0.0..8.0f32) } else { 0.0 };
-                filter(&mut sound, |f| (f.max(50.0) / 1_000.0).powf(slope) * (1.0 + resonance * (-((f - peak) / width).powi(2)).exp()));
+                filter(&mut sound, |f| {
+                    (f.max(50.0) / 1_000.0).powf(slope) * (1.0 + resonance * (-((f - peak) / width).powi(2)).exp())
+                });
                 sound
             }
             Self::Hum => {
@@ -49,7 +64,8 @@ impl Noise {
                 let mut sound = white(rng, length);
                 let slope = rng.random_range(-1.8..-0.4f32);
                 filter(&mut sound, |f| (f.max(40.0) / 1_000.0).powf(slope));
-                let (rate, depth, wander) = (rng.random_range(1.0..40.0f32), rng.random_range(0.1..0.9f32), rng.random_range(0.1..1.0f32));
+                let (rate, depth, wander) =
+                    (rng.random_range(1.0..40.0f32), rng.random_range(0.1..0.9f32), rng.random_range(0.1..1.0f32));
                 for (i, x) in sound.iter_mut().enumerate() {
                     let t = i as f32 / 16_000.0;
                     *x *= 1.0 + depth * (TAU * rate * t + (TAU * wander * t).sin()).sin();
@@ -96,7 +112,8 @@ fn bursts(rng: &mut StdRng, length: usize, rate: std::ops::Range<f32>, decay: st
     let mut sound = vec![0.0; length];
     let rate = rng.random_range(rate);
     for _ in 0..(rate * length as f32 / 16_000.0).ceil() as usize {
-        let (at, decay, level) = (rng.random_range(0..length), rng.random_range(decay.clone()), rng.random_range(0.2..1.0f32));
+        let (at, decay, level) =
+            (rng.random_range(0..length), rng.random_range(decay.clone()), rng.random_range(0.2..1.0f32));
         let mut memory = 0.0;
         let smooth = rng.random_range(0.0..0.95f32);
         for (i, x) in sound[at..].iter_mut().take((decay * 5.0 * 16_000.0) as usize).enumerate() {
@@ -111,7 +128,12 @@ fn bursts(rng: &mut StdRng, length: usize, rate: std::ops::Range<f32>, decay: st
 /// Beeps, dialling tones, sirens: one or two waves at a time, switched on and off.
 fn tones(rng: &mut StdRng, length: usize) -> Vec<f32> {
     let mut sound = vec![0.0; length];
-    let (period, duty, sweep, speed) = (rng.random_range(0.1..1.5f32), rng.random_range(0.3..1.0f32), rng.random_range(0.0..0.4f32), rng.random_range(0.2..6.0f32));
+    let (period, duty, sweep, speed) = (
+        rng.random_range(0.1..1.5f32),
+        rng.random_range(0.3..1.0f32),
+        rng.random_range(0.0..0.4f32),
+        rng.random_range(0.2..6.0f32),
+    );
     for _ in 0..rng.random_range(1..3) {
         let frequency = rng.random_range(200.0..3_500.0f32);
         let frequency = |t: f32| frequency * (1.0 + sweep * (TAU * speed * t).sin());
@@ -125,7 +147,8 @@ fn music(rng: &mut StdRng, length: usize) -> Vec<f32> {
     let mut sound = vec![0.0; length];
     let beat = rng.random_range(0.15..0.6f32);
     let voices = rng.random_range(1..4);
-    let (bright, vibrato, struck) = (rng.random_range(0.3..1.5f32), rng.random_range(0.0..0.01f32), rng.random_bool(0.6));
+    let (bright, vibrato, struck) =
+        (rng.random_range(0.3..1.5f32), rng.random_range(0.0..0.01f32), rng.random_bool(0.6));
     let mut start = 0.0;
     while start < length as f32 / 16_000.0 {
         let duration = beat * rng.random_range(1..4) as f32;

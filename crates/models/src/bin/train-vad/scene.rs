@@ -1,6 +1,9 @@
 //! Scenes: utterances and pauses, a room, a channel, noise, and the truth about who speaks when.
 
-use driftline_models::vad::{CHUNK, CONTEXT, features::{FEATURES, LogMel}};
+use driftline_models::vad::{
+    CHUNK, CONTEXT,
+    features::{FEATURES, LogMel},
+};
 use rand::{RngExt, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 
@@ -38,7 +41,9 @@ impl Recipe {
         let kind = if kind == Noise::Babble && rng.random_bool(0.5) { Noise::Coloured } else { kind };
         let noise = match speech {
             // Babble as loud as the speech has no truth.
-            Some(speech) => (!rng.random_bool(0.06)).then(|| (kind, speech - rng.random_range(if kind == Noise::Babble { 5.0..40.0f32 } else { -4.0..42.0 }))),
+            Some(speech) => (!rng.random_bool(0.06)).then(|| {
+                (kind, speech - rng.random_range(if kind == Noise::Babble { 5.0..40.0f32 } else { -4.0..42.0 }))
+            }),
             None => (!rng.random_bool(0.03)).then(|| (kind, rng.random_range(-75.0..-12.0f32))),
         };
         Self {
@@ -73,7 +78,8 @@ impl Scene {
         let mut speaks = speaks;
         if let Some(level) = recipe.speech {
             place(rng, recipe, speech, &mut samples, &mut speaks);
-            let spoken: Vec<f32> = samples.iter().zip(&speaks).filter(|(_, speaks)| **speaks > 0.5).map(|(sample, _)| *sample).collect();
+            let spoken: Vec<f32> =
+                samples.iter().zip(&speaks).filter(|(_, speaks)| **speaks > 0.5).map(|(sample, _)| *sample).collect();
             let gain = decibels(level) / rms(&spoken).max(1e-6);
             for sample in &mut samples {
                 *sample *= gain;
@@ -87,7 +93,8 @@ impl Scene {
             let gain = decibels(level) / rms(&noise).max(1e-6);
             let (rate, phase) = (rng.random_range(0.05..0.5f32), rng.random_range(0.0..6.28f32));
             for (i, sample) in noise.iter_mut().enumerate() {
-                let swell = if recipe.swelling { (1.2 * (rate * i as f32 / 16_000.0 * 6.28 + phase).sin()).exp() } else { 1.0 };
+                let swell =
+                    if recipe.swelling { (1.2 * (rate * i as f32 / 16_000.0 * 6.28 + phase).sin()).exp() } else { 1.0 };
                 *sample *= gain * swell;
             }
             for (sample, noise) in samples.iter_mut().zip(noise) {
@@ -95,7 +102,15 @@ impl Scene {
             }
         }
         if let Some((low, high)) = recipe.band {
-            filter(&mut samples, |f| if f < low { (f / low).powi(3) } else if f > high { (high / f).powi(12) } else { 1.0 });
+            filter(&mut samples, |f| {
+                if f < low {
+                    (f / low).powi(3)
+                } else if f > high {
+                    (high / f).powi(12)
+                } else {
+                    1.0
+                }
+            });
         }
         if recipe.clipped {
             let limit = recipe.speech.map_or(0.3, |level| decibels(level + 4.0));
@@ -130,7 +145,10 @@ fn place(rng: &mut StdRng, recipe: &Recipe, speech: &[&Utterance], samples: &mut
         if rng.random_bool(0.2) {
             voice.clone_from(&speech[rng.random_range(0..speech.len())].voice);
         }
-        let said = (0..64).map(|_| speech[rng.random_range(0..speech.len())]).find(|said| said.voice == voice).unwrap_or(speech[0]);
+        let said = (0..64)
+            .map(|_| speech[rng.random_range(0..speech.len())])
+            .find(|said| said.voice == voice)
+            .unwrap_or(speech[0]);
         let length = (said.samples.len() as f32 / recipe.speed) as usize;
         let level = decibels(rng.random_range(-4.0..4.0f32));
         for i in 0..length.min(samples.len() - at) {

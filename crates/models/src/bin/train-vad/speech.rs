@@ -37,7 +37,10 @@ impl Utterance {
 
 /// Marks frames whose energy is within 38 dB of the loud ones and 6 dB above the quietest, bridges pauses and drops blips.
 fn mark(samples: &[f32]) -> Vec<f32> {
-    let level: Vec<f32> = samples.chunks(FRAME).map(|frame| 10.0 * (frame.iter().map(|x| x * x).sum::<f32>() / frame.len() as f32 + 1e-9).log10()).collect();
+    let level: Vec<f32> = samples
+        .chunks(FRAME)
+        .map(|frame| 10.0 * (frame.iter().map(|x| x * x).sum::<f32>() / frame.len() as f32 + 1e-9).log10())
+        .collect();
     let mut sorted = level.clone();
     sorted.sort_by(f32::total_cmp);
     let at = |share: f32| sorted.get((share * sorted.len() as f32) as usize).copied().unwrap_or(-90.0);
@@ -46,7 +49,11 @@ fn mark(samples: &[f32]) -> Vec<f32> {
     let mut speaks: Vec<bool> = level.iter().map(|&level| level > threshold).collect();
     flip_short_runs(&mut speaks, false, BRIDGED);
     flip_short_runs(&mut speaks, true, SHORTEST);
-    speaks.iter().flat_map(|&speaks| std::iter::repeat_n(if speaks { 1.0 } else { 0.0 }, FRAME)).take(samples.len()).collect()
+    speaks
+        .iter()
+        .flat_map(|&speaks| std::iter::repeat_n(if speaks { 1.0 } else { 0.0 }, FRAME))
+        .take(samples.len())
+        .collect()
 }
 
 /// Flips runs of `value` shorter than `length`, except at the ends.
@@ -131,7 +138,9 @@ mod tests {
 
     #[test]
     fn resampling_keeps_a_tone() {
-        let tone = |rate: f32, n: usize| (0..n).map(|i| (std::f32::consts::TAU * 500.0 * i as f32 / rate).sin()).collect::<Vec<_>>();
+        let tone = |rate: f32, n: usize| {
+            (0..n).map(|i| (std::f32::consts::TAU * 500.0 * i as f32 / rate).sin()).collect::<Vec<_>>()
+        };
         for (wide, expected) in resample(&tone(8_000.0, 800), 8_000.0, 16_000.0).iter().zip(tone(16_000.0, 1_600)) {
             assert!((wide - expected).abs() < 1e-3);
         }

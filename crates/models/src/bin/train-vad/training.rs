@@ -43,7 +43,8 @@ pub(crate) fn train(speech: &[Utterance], seed: u64, batches: usize, out: &Path)
     let mut pool = make_pool(&mut rng, speech, &log_mel);
     let (mean, scale) = statistics(&pool);
     let network = Network::new(seed, mean, scale)?;
-    let mut optimizer = AdamW::new(network.variables(), ParamsAdamW { lr: RATE, weight_decay: 1e-3, ..ParamsAdamW::default() })?;
+    let mut optimizer =
+        AdamW::new(network.variables(), ParamsAdamW { lr: RATE, weight_decay: 1e-3, ..ParamsAdamW::default() })?;
     let mut hidden = Tensor::zeros((BATCH, CELL), candle_core::DType::F32, &Device::Cpu)?;
     let (started, mut average) = (Instant::now(), 0.0f32);
     for batch in 0..batches {
@@ -60,12 +61,16 @@ pub(crate) fn train(speech: &[Utterance], seed: u64, batches: usize, out: &Path)
         hidden = hidden.detach().broadcast_mul(&Tensor::from_vec(kept, (BATCH, 1), &Device::Cpu)?)?;
         let mut states = Vec::with_capacity(STEPS);
         for step in 0..STEPS {
-            let features: Vec<f32> = examples.iter().flat_map(|(features, _)| features[step * FEATURES..][..FEATURES].iter().copied()).collect();
+            let features: Vec<f32> = examples
+                .iter()
+                .flat_map(|(features, _)| features[step * FEATURES..][..FEATURES].iter().copied())
+                .collect();
             let features = network.standardize(&Tensor::from_vec(features, (BATCH, FEATURES), &Device::Cpu)?)?;
             hidden = network.step(&features, &hidden)?;
             states.push(hidden.clone());
         }
-        let labels: Vec<f32> = (0..STEPS).flat_map(|step| examples.iter().map(move |(_, labels)| labels[step])).collect();
+        let labels: Vec<f32> =
+            (0..STEPS).flat_map(|step| examples.iter().map(move |(_, labels)| labels[step])).collect();
         let logits = network.logits(&Tensor::cat(&states, 0)?)?;
         let loss = binary_cross_entropy_with_logit(&logits, &Tensor::from_vec(labels, STEPS * BATCH, &Device::Cpu)?)?;
         optimizer.set_learning_rate(rate(batch, batches));
@@ -73,7 +78,10 @@ pub(crate) fn train(speech: &[Utterance], seed: u64, batches: usize, out: &Path)
         let loss = loss.to_scalar::<f32>()?;
         average = if batch == 0 { loss } else { 0.98 * average + 0.02 * loss };
         if batch % 50 == 0 || batch + 1 == batches {
-            eprintln!("batch {batch:5}  loss {loss:.4}  average {average:.4}  {:.0} s", started.elapsed().as_secs_f64());
+            eprintln!(
+                "batch {batch:5}  loss {loss:.4}  average {average:.4}  {:.0} s",
+                started.elapsed().as_secs_f64()
+            );
             network.save(out)?;
         }
     }
@@ -88,7 +96,8 @@ fn rate(batch: usize, batches: usize) -> f64 {
 
 fn make_pool(rng: &mut StdRng, speech: &[Utterance], log_mel: &LogMel) -> Vec<Example> {
     // Recorded voices are few and every third scene is theirs.
-    let (recorded, made): (Vec<&Utterance>, Vec<&Utterance>) = speech.iter().partition(|utterance| utterance.kind == "recorded");
+    let (recorded, made): (Vec<&Utterance>, Vec<&Utterance>) =
+        speech.iter().partition(|utterance| utterance.kind == "recorded");
     (0..POOL * BATCH)
         .map(|_| {
             let voices = if rng.random_bool(0.35) { &recorded } else { &made };
