@@ -134,7 +134,7 @@ impl Format {
             Self::Pcm16 => 2,
             Self::Float32 => 4,
         };
-        if data.len() % width != 0 {
+        if !data.len().is_multiple_of(width) {
             return Err(CodecError::new(
                 "chunk \"data\"",
                 format!("{} bytes", data.len()),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use symphonia::core::{
+    audio::Channels,
     codecs::audio::{
         AudioCodecParameters, AudioDecoder, AudioDecoderOptions,
         well_known::{CODEC_ID_FLAC, CODEC_ID_MP3, CODEC_ID_PCM_ALAW, CODEC_ID_PCM_MULAW, CODEC_ID_VORBIS},
@@ -107,7 +108,7 @@ impl Decoder {
         let (Some(track), Some(params)) = (track, params) else {
             return Err(Refused::new("header", "no audio track", formats()));
         };
-        let channels = params.channels.as_ref().map_or(0, |channels| channels.count());
+        let channels = params.channels.as_ref().map_or(0, Channels::count);
         let rate = params.sample_rate.unwrap_or(0);
         allowed(rate, channels)?;
 

@@ -35,9 +35,12 @@
 //! A file that is no recording, or not one of the rates, channels and lengths allowed, goes to the
 //! dead letters byte for byte, with the place, what was found and what is allowed; of one larger
 //! than 16 MiB the first 64 KiB. If it shows only after pieces were sent (a sample that is not
-//! finite, say), an empty last piece ends the session. What is merely cut off or damaged in places
-//! is used as far as it goes ([`recording`]). Files with other suffixes are left alone and counted
-//! in one warning.
+//! finite, say), an empty last piece ends the session.
+//!
+//! What is merely cut off or damaged in places is used as far as it goes. A gap is silence; a piece
+//! that is lost as a whole is not sent, and the next one counts it as `missing`; a WAV or FLAC file
+//! that ends before its header says so ends with an empty piece that counts what is missing. Files
+//! with other suffixes are left alone and counted in one warning.
 
 mod decode;
 mod files;

@@ -132,7 +132,8 @@ impl Catalogue {
             let Some(product) = line.product(text) else { continue };
             match lines_by_id.insert(product.id.clone(), line.number) {
                 Some(first) => {
-                    line.problem(format!("id {:?} again", product.id), format!("an id not used in line {first}"))
+                    let found = format!("id {:?} again", product.id);
+                    line.problem(found, format!("an id not used in line {first}"));
                 }
                 None => products.push(product),
             }
