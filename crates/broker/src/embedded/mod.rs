@@ -44,7 +44,7 @@ pub enum Durability {
 }
 
 /// The settings of an embedded broker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddedConfig {
     /// What a commit survives.
     pub durability: Durability,
