@@ -1,1 +1,10 @@
 //! Features, networks, loading and training: the only user of candle.
+
+pub mod asr;
+pub mod error;
+pub mod features;
+pub mod inspect;
+pub mod vad;
+pub mod whisper;
+
+pub use error::ModelError;

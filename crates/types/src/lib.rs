@@ -3,8 +3,9 @@
 //! Nothing here does I/O or knows a clock. A [`Message`] is what a broker carries (bytes and
 //! headers); a [`Record`] is what a stage sees (a typed value and its [`Context`]). [`wire`] maps
 //! one to the other: `CloudEvents` 1.0 in Kafka's binary mode, W3C trace context, and the
-//! `driftline-*` headers.
+//! `driftline-*` headers. [`config`] reads TOML tables and reports every problem of one at once.
 
+pub mod config;
 mod error;
 mod message;
 mod name;

@@ -35,8 +35,9 @@ impl fmt::Display for Key {
     }
 }
 
-/// The deterministic id of a record within its pipeline and stage: where the record that caused
-/// it stood, and its index among the outputs of that record. A repeat has the same id.
+/// The name of a record. One that was read is named by its place in the log (index 0). One that is
+/// written is named by the place of the record that caused it and its index among the outputs of
+/// that record: deterministic, so a repeat has the same id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId {
     /// The topic of the record that caused this one; for a source, its own topic.
@@ -47,6 +48,19 @@ pub struct RecordId {
     pub offset: Offset,
     /// The index among the outputs of the record that caused this one.
     pub index: u32,
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecordId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|()| serde::de::Error::custom(format!("{text:?} is no topic/partition/offset/index")))
+    }
 }
 
 /// `topic/partition/offset/index`.
@@ -91,7 +105,7 @@ pub struct Timing {
 /// What travels with a record across hops besides its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Context {
-    /// The record's own id.
+    /// The record's name.
     pub id: RecordId,
     /// Trace context.
     pub trace: TraceContext,
@@ -135,6 +149,14 @@ pub struct Record<T> {
     pub context: Context,
     /// The value.
     pub value: T,
+}
+
+impl<T> Record<T> {
+    /// Returns the record without its value: what is needed to emit something on its behalf later.
+    #[must_use]
+    pub fn without_value(&self) -> Record<()> {
+        Record { key: self.key.clone(), event_time: self.event_time, context: self.context.clone(), value: () }
+    }
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    Context, Headers, Message, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion, Timestamp, Timing,
-    TraceContext,
+    Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
+    Timestamp, Timing, TraceContext,
 };
 
 /// `CloudEvents` version: always `1.0`.
 pub const CE_SPECVERSION: &str = "ce_specversion";
-/// The record id.
+/// The record's deterministic id: the place of the record that caused it, and an index.
 pub const CE_ID: &str = "ce_id";
 /// Who wrote the record: `/<pipeline>/<stage>`.
 pub const CE_SOURCE: &str = "ce_source";
@@ -29,7 +29,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C trace state.
 pub const TRACESTATE: &str = "tracestate";
-/// Ids of the records this one was made from, separated by commas: all of them up to
+/// The places in the log of the records this one was made from, separated by commas: all up to
 /// [`MAX_PARENTS`], else the first and last halves of that number.
 pub const PARENTS: &str = "driftline-parents";
 /// `stage=version` of the stages so far, separated by commas.
@@ -40,6 +40,19 @@ pub const TIMINGS: &str = "driftline-timings";
 pub const INGESTED: &str = "driftline-ingested";
 /// The codebook cell of the value.
 pub const CODE: &str = "driftline-code";
+
+/// On a dead letter: the stage that refused the record.
+pub const ERROR_STAGE: &str = "driftline-error-stage";
+/// On a dead letter: why, without any content.
+pub const ERROR_REASON: &str = "driftline-error-reason";
+/// On a dead letter: the topic it was read from.
+pub const ERROR_TOPIC: &str = "driftline-error-topic";
+/// On a dead letter: the partition it was read from.
+pub const ERROR_PARTITION: &str = "driftline-error-partition";
+/// On a dead letter: the offset it was read from.
+pub const ERROR_OFFSET: &str = "driftline-error-offset";
+/// What all headers that a dead letter adds begin with.
+pub const ERROR_PREFIX: &str = "driftline-error-";
 
 /// How many parent ids the header names at most.
 pub const MAX_PARENTS: usize = 16;
@@ -96,18 +109,14 @@ impl Origin {
     }
 }
 
-/// Reads a record's context from a message. What is absent or malformed gets its default: the id
-/// is made from the message's place in the log, the time of entry from its timestamp.
+/// Reads a record's context from a message. What is absent or malformed gets its default, such as
+/// the message's timestamp for the time of entry. The id is the message's place in the log: what
+/// is made of it is named after that.
 #[must_use]
 pub fn context(message: &Message) -> Context {
     let headers = &message.headers;
     let items = |name| headers.get_str(name).into_iter().flat_map(|text| text.split(','));
-    let id = headers.get_str(CE_ID).and_then(|id| id.parse().ok()).unwrap_or_else(|| RecordId {
-        topic: message.topic.clone(),
-        partition: message.partition,
-        offset: message.offset,
-        index: 0,
-    });
+    let id = RecordId { topic: message.topic.clone(), partition: message.partition, offset: message.offset, index: 0 };
     Context {
         id,
         trace: TraceContext { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() },
@@ -119,6 +128,25 @@ pub fn context(message: &Message) -> Context {
             .and_then(|ms| ms.parse().ok())
             .map_or(message.timestamp, Timestamp::from_millis),
         code: headers.get_str(CODE).and_then(|code| code.parse().ok()),
+    }
+}
+
+/// Makes a dead letter: the message byte for byte, and the headers that say who refused it and why.
+#[must_use]
+pub fn dead_letter(pipeline: &PipelineName, stage: &StageName, message: &Message, reason: String) -> Outgoing {
+    let mut headers = message.headers.clone();
+    headers.push(ERROR_STAGE, stage.to_string());
+    headers.push(ERROR_REASON, reason);
+    headers.push(ERROR_TOPIC, message.topic.to_string());
+    headers.push(ERROR_PARTITION, message.partition.to_string());
+    headers.push(ERROR_OFFSET, message.offset.to_string());
+    Outgoing {
+        topic: pipeline.dead_letter_topic(stage),
+        partition: Some(message.partition),
+        key: message.key.clone(),
+        value: message.value.clone(),
+        headers,
+        timestamp: message.timestamp,
     }
 }
 
@@ -215,7 +243,9 @@ mod tests {
             headers: origin.headers(&context_in, Timestamp::from_millis(5)),
             timestamp: Timestamp::from_millis(5),
         };
-        assert_eq!(context(&message), context_in);
+        let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };
+        assert_eq!(context(&message), Context { id: place, ..context_in });
+        assert_eq!(message.headers.get_str(CE_ID), Some("speech.microphone/0/9/0"));
         assert_eq!(message.headers.get_str(CE_SOURCE), Some("/speech/vad"));
         assert_eq!(message.headers.get_str(CE_TIME), Some("1970-01-01T00:00:00.005Z"));
     }

@@ -1,0 +1,252 @@
+//! Turns audio into what the network reads: 40 normalised log-mel bands every 10 ms.
+//!
+//! Everything happens at 8 kHz, because the only real speech to learn from is 8 kHz: bands above 4 kHz would be empty for every real
+//! speaker in training and full for every real speaker afterwards. A 16 kHz segment is halved by a low-pass filter first.
+//!
+//! Normalisation removes what is not speech: the level, and the colour of microphone and room. Both are estimated on the frames within
+//! 30 dB of the loudest one, so that silence around a word does not count. A short word says little about the colour, therefore
+//! its estimate is drawn towards the training data's average as if that had been seen for half a second (a maximum-a-posteriori mean).
+
+use std::f32::consts::PI;
+
+use crate::{
+    error::ModelError,
+    features::{LogMel, LogMelSettings, MelFilters},
+};
+
+/// Mel bands a frame.
+pub const BANDS: usize = 40;
+/// Samples a second after halving.
+pub const RATE: u32 = 8000;
+/// Milliseconds between frames.
+pub const FRAME_MS: u32 = 10;
+/// Floor frames before and after each segment, which give short words room for their symbols.
+pub const PAD_FRAMES: usize = 9;
+
+/// Frames that the average colour counts for.
+const PRIOR_FRAMES: f32 = 50.0;
+/// 30 dB in natural-log power.
+const SPEECH_RANGE: f32 = 6.9;
+/// Scale of the normalised bands and the floor below speech level, both in natural-log power.
+const SCALE: f32 = 2.5;
+const FLOOR: f32 = -7.5;
+/// Half length of the low-pass filter, samples.
+const REACH: isize = 24;
+
+const SETTINGS: LogMelSettings = LogMelSettings {
+    sample_rate: RATE,
+    window: 200,
+    hop: 80,
+    fft: 512,
+    bands: BANDS,
+    low_hz: 60.0,
+    high_hz: 3900.0,
+};
+
+/// Computes the network's input. Cheap to clone.
+#[derive(Clone)]
+pub struct Frontend {
+    mel: LogMel,
+    low_pass: Vec<f32>,
+    colour: Vec<f32>,
+}
+
+impl Frontend {
+    /// Takes the average colour, one value a band in natural-log power.
+    ///
+    /// # Errors
+    /// [`ModelError::Parameter`] where `colour` does not hold [`BANDS`] finite values.
+    pub fn try_new(colour: Vec<f32>) -> Result<Self, ModelError> {
+        if colour.len() != BANDS || colour.iter().any(|c| !c.is_finite()) {
+            return Err(ModelError::Parameter {
+                name: "colour",
+                found: format!("{colour:?}"),
+                allowed: "40 finite values",
+            });
+        }
+        // Hann-windowed sinc with its edge at 3.8 kHz.
+        let mut low_pass: Vec<f32> = (-REACH..=REACH)
+            .map(|i| {
+                let x = i as f32;
+                let edge = 2.0 * 3800.0 / (2.0 * RATE as f32);
+                let sinc = if i == 0 {
+                    edge
+                } else {
+                    (PI * edge * x).sin() / (PI * x)
+                };
+                sinc * (0.5 + 0.5 * (PI * x / (REACH + 1) as f32).cos())
+            })
+            .collect();
+        let sum: f32 = low_pass.iter().sum();
+        low_pass.iter_mut().for_each(|tap| *tap /= sum);
+        Ok(Self {
+            mel: LogMel::try_new(SETTINGS)?,
+            low_pass,
+            colour,
+        })
+    }
+
+    /// Halves the sample rate of 16 kHz audio.
+    #[must_use]
+    pub fn halve(&self, samples: &[f32]) -> Vec<f32> {
+        let n = samples.len() as isize;
+        (0..n.div_euclid(2))
+            .map(|i| {
+                let start = 2 * i - REACH;
+                if start >= 0 && start + 2 * REACH < n {
+                    let window = &samples[start as usize..][..self.low_pass.len()];
+                    window
+                        .iter()
+                        .zip(&self.low_pass)
+                        .map(|(x, tap)| x * tap)
+                        .sum()
+                } else {
+                    let inside = self
+                        .low_pass
+                        .iter()
+                        .zip(start..)
+                        .filter(|&(_, at)| (0..n).contains(&at));
+                    inside.map(|(tap, at)| samples[at as usize] * tap).sum()
+                }
+            })
+            .collect()
+    }
+
+    /// Computes the plain log-mel rows of 8 kHz audio; less than one window is padded with zeros to one.
+    #[must_use]
+    pub fn log_mel(&self, samples: &[f32]) -> Vec<f32> {
+        if samples.len() < SETTINGS.window {
+            let mut padded = samples.to_vec();
+            padded.resize(SETTINGS.window, 0.0);
+            return self.mel.compute(&padded);
+        }
+        self.mel.compute(samples)
+    }
+
+    /// Computes as [`Frontend::log_mel`] does with the frequency axis stretched by `factor` below 3.2 kHz; training only.
+    #[must_use]
+    pub fn log_mel_warped(&self, samples: &[f32], factor: f32) -> Vec<f32> {
+        const KNEE: f32 = 3200.0;
+        let top = SETTINGS.high_hz;
+        // Above the knee a straight line leads to the top, so that the axis stays increasing and within the band.
+        let knee = KNEE / factor.max(1.0);
+        let filters = MelFilters::warped(&SETTINGS, |hz| {
+            if hz <= knee {
+                hz * factor
+            } else {
+                knee * factor + (hz - knee) * (top - knee * factor) / (top - knee)
+            }
+        });
+        self.mel.compute_with(&filters, samples)
+    }
+
+    /// Normalises log-mel rows in place and sets [`PAD_FRAMES`] floor frames on either side.
+    #[must_use]
+    pub fn normalise(&self, rows: &[f32]) -> Vec<f32> {
+        let (mean, frames) = speech_mean(rows);
+        let level = mean.iter().sum::<f32>() / BANDS as f32;
+        let weight = frames / (frames + PRIOR_FRAMES);
+        let centre: Vec<f32> = mean
+            .iter()
+            .zip(&self.colour)
+            .map(|(mean, colour)| level + weight * (mean - level) + (1.0 - weight) * colour)
+            .collect();
+        let mut out = vec![FLOOR / SCALE; PAD_FRAMES * BANDS];
+        for row in rows.chunks_exact(BANDS) {
+            out.extend(
+                row.iter()
+                    .zip(&centre)
+                    .map(|(x, centre)| (x - centre).max(FLOOR) / SCALE),
+            );
+        }
+        out.resize(out.len() + PAD_FRAMES * BANDS, FLOOR / SCALE);
+        out
+    }
+}
+
+/// Averages each band over the frames within 30 dB of the loudest, and counts them.
+pub(super) fn speech_mean(rows: &[f32]) -> (Vec<f32>, f32) {
+    let energies: Vec<f32> = rows
+        .chunks_exact(BANDS)
+        .map(|row| row.iter().map(|x| x.exp()).sum::<f32>().ln())
+        .collect();
+    let loudest = energies.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut mean = vec![0f32; BANDS];
+    let mut frames = 0f32;
+    for (row, energy) in rows.chunks_exact(BANDS).zip(&energies) {
+        if *energy >= loudest - SPEECH_RANGE {
+            frames += 1.0;
+            mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
+        }
+    }
+    mean.iter_mut().for_each(|m| *m /= frames.max(1.0));
+    (mean, frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frontend() -> Frontend {
+        Frontend::try_new(vec![0.0; BANDS]).expect("forty zeros")
+    }
+
+    fn tone(hz: f32, rate: f32, n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|i| (2.0 * PI * hz * i as f32 / rate).sin())
+            .collect()
+    }
+
+    #[test]
+    fn halving_keeps_speech_and_removes_what_would_alias() {
+        let rms = |x: &[f32]| (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
+        let middle = |x: Vec<f32>| rms(&x[100..x.len() - 100]);
+        let kept = middle(frontend().halve(&tone(1000.0, 16000.0, 4000)));
+        assert!((kept - 0.707).abs() < 0.01, "{kept}");
+        let removed = middle(frontend().halve(&tone(5000.0, 16000.0, 4000)));
+        assert!(removed < 0.01, "{removed}");
+    }
+
+    #[test]
+    fn level_does_not_matter() {
+        let frontend = frontend();
+        let audio: Vec<f32> = tone(700.0, 8000.0, 4000)
+            .iter()
+            .zip(tone(1900.0, 8000.0, 4000))
+            .map(|(a, b)| a + b)
+            .collect();
+        let quiet: Vec<f32> = audio.iter().map(|x| x * 0.05).collect();
+        let loud = frontend.normalise(&frontend.log_mel(&audio));
+        let quiet = frontend.normalise(&frontend.log_mel(&quiet));
+        // The additive floor of the logarithm shows only in the near-silent bands.
+        let difference = loud
+            .iter()
+            .zip(&quiet)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0f32, f32::max);
+        assert!(difference < 0.05, "{difference}");
+    }
+
+    #[test]
+    fn a_sample_is_enough_and_padding_is_there() {
+        let frontend = frontend();
+        let rows = frontend.normalise(&frontend.log_mel(&[0.1]));
+        assert_eq!(rows.len(), (2 * PAD_FRAMES + 1) * BANDS);
+        assert!(rows.iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn warping_moves_a_tone_down_the_bands() {
+        let frontend = frontend();
+        let audio = tone(1000.0, 8000.0, 400);
+        let loudest = |rows: &[f32]| {
+            (0..BANDS)
+                .max_by(|&a, &b| rows[a].total_cmp(&rows[b]))
+                .expect("bands")
+        };
+        let plain = loudest(&frontend.log_mel(&audio));
+        assert_eq!(plain, loudest(&frontend.log_mel_warped(&audio, 1.0)));
+        assert!(loudest(&frontend.log_mel_warped(&audio, 1.2)) < plain);
+        assert!(loudest(&frontend.log_mel_warped(&audio, 0.8)) > plain);
+    }
+}

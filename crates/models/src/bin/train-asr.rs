@@ -1,0 +1,385 @@
+//! Trains and evaluates the builtin recogniser; `weights/asr.md` says with which arguments and what came out.
+//!
+//! The stages, each of which is skipped where its file already stands in the work folder:
+//! a *base* on synthetic speech alone; from it a *final* model on all real speakers too, and one *fold* a speaker that
+//! never hears that speaker. The folds measure the recipe on people it has not met and calibrate the final model's confidence.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use driftline_models::asr::{
+    BIGRAMS_FILE, LEXICON_FILE, Recogniser, WEIGHTS_FILE,
+    confidence::Calibration,
+    frontend::Frontend,
+    lexicon::{CLASSES, Lexicon},
+    network::{Parameters, Sizes},
+    training::{
+        TrainingError, calibrate,
+        clip::{Clip, Source, spoken_digits},
+        evaluate::{Report, Sets, Trial, report},
+        grammar::{Grammar, OtherSpeech},
+        pronounce,
+        synthesis::{Request, other_words, synthesise, training_requests, training_voice},
+        trainer::{Data, Recipe, initial, train},
+    },
+    weights::Weights,
+};
+use rand::{SeedableRng, rngs::StdRng};
+
+const SIZES: Sizes = Sizes {
+    channels: 128,
+    hidden: 256,
+    classes: CLASSES,
+};
+/// Synthetic utterances; the base sees the first part, the other stages all.
+const UTTERANCES: usize = 8192;
+const BASE_UTTERANCES: usize = 5120;
+/// The base begins with few large steps and goes on with more small ones.
+const BASE: [Recipe; 2] = [
+    Recipe {
+        steps: 400,
+        horizon: 1700,
+        batch: 64,
+        rate: 2.5e-3,
+        real: 0.0,
+        seed: 1,
+        threads: 2,
+    },
+    Recipe {
+        steps: 900,
+        horizon: 1700,
+        batch: 32,
+        rate: 2e-3,
+        real: 0.0,
+        seed: 2,
+        threads: 2,
+    },
+];
+const FINE: Recipe = Recipe {
+    steps: 500,
+    horizon: 500,
+    batch: 32,
+    rate: 1.5e-3,
+    real: 0.45,
+    seed: 3,
+    threads: 2,
+};
+/// Steps between two files of a running stage.
+const CHECKPOINT: usize = 100;
+/// Sentences that the language model is counted on.
+const SENTENCES: usize = 200_000;
+
+/// Trains and evaluates the builtin recogniser.
+#[derive(Parser)]
+struct Command {
+    /// What to do.
+    #[command(subcommand)]
+    step: Step,
+    /// Folder with `speech/fsdd` and `speech/librivox`.
+    #[arg(long, global = true, default_value = "../shared/data")]
+    data: PathBuf,
+    /// The search's catalogue, whose titles are the vocabulary.
+    #[arg(
+        long,
+        global = true,
+        default_value = "crates/stages/search/data/catalogue.jsonl"
+    )]
+    catalogue: PathBuf,
+    /// Folder for synthesised speech; kept between runs.
+    #[arg(long, global = true, default_value = "target/asr/speech")]
+    cache: PathBuf,
+    /// Folder for the stages' models; kept between runs.
+    #[arg(long, global = true, default_value = "target/asr/work")]
+    work: PathBuf,
+    /// Folder of the model that ships.
+    #[arg(long, global = true, default_value = "crates/models/weights")]
+    model: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Step {
+    /// Writes lexicon and language model.
+    Lexicon,
+    /// Trains every stage that is not there yet, calibrates, writes the model and evaluates it.
+    Train,
+    /// Trains one stage: base, final, or a speaker's name for the fold that leaves the speaker out.
+    Stage {
+        /// Its name.
+        name: String,
+    },
+    /// Calibrates the final model's confidence and writes the model.
+    Calibrate,
+    /// Prints the model card's figures and writes them as `evaluation.json` into the work folder.
+    Evaluate,
+}
+
+/// What every step reads.
+struct Material {
+    options: Command,
+    grammar: Grammar,
+    lexicon: Lexicon,
+    digits: Vec<Clip>,
+}
+
+fn main() -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let options = Command::parse();
+    let grammar = grammar(&options.catalogue)?;
+    if matches!(options.step, Step::Lexicon) {
+        return write_lexicon(&grammar, &options.model);
+    }
+    let path = options.model.join(LEXICON_FILE);
+    let lexicon = Lexicon::parse(
+        &fs::read_to_string(&path).with_context(|| path.display().to_string())?,
+        &path,
+    )?;
+    let digits = spoken_digits(&options.data.join("speech/fsdd"), &lexicon)?;
+    let material = Material {
+        options,
+        grammar,
+        lexicon,
+        digits,
+    };
+    match &material.options.step {
+        Step::Lexicon => {}
+        Step::Train => {
+            material.stage("base")?;
+            material.stage("final")?;
+            for speaker in material.speakers() {
+                material.stage(&speaker)?;
+            }
+            material.calibrate()?;
+            material.evaluate()?;
+        }
+        Step::Stage { name } => material.stage(name)?,
+        Step::Calibrate => material.calibrate()?,
+        Step::Evaluate => material.evaluate()?,
+    }
+    Ok(())
+}
+
+fn grammar(catalogue: &Path) -> Result<Grammar> {
+    #[derive(serde::Deserialize)]
+    struct Product {
+        title: String,
+    }
+    let text = fs::read_to_string(catalogue).with_context(|| catalogue.display().to_string())?;
+    let title = |(line, text): (usize, &str)| {
+        serde_json::from_str::<Product>(text)
+            .map(|product| product.title)
+            .map_err(|source| TrainingError::Catalogue {
+                path: catalogue.to_path_buf(),
+                line: line + 1,
+                source,
+            })
+    };
+    let titles = text
+        .lines()
+        .enumerate()
+        .map(title)
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Grammar::new(titles.iter().map(String::as_str)))
+}
+
+fn write_lexicon(grammar: &Grammar, model: &Path) -> Result<()> {
+    fs::write(
+        model.join(LEXICON_FILE),
+        pronounce::lexicon(grammar.words())?,
+    )?;
+    fs::write(
+        model.join(BIGRAMS_FILE),
+        grammar.bigrams(&mut StdRng::seed_from_u64(1), SENTENCES),
+    )?;
+    Ok(())
+}
+
+impl Material {
+    fn speakers(&self) -> Vec<String> {
+        let mut speakers: Vec<String> = self
+            .digits
+            .iter()
+            .filter_map(|clip| match &clip.source {
+                Source::Real { speaker } => Some(speaker.clone()),
+                Source::Synthetic { .. } => None,
+            })
+            .collect();
+        speakers.sort();
+        speakers.dedup();
+        speakers
+    }
+
+    /// The folder of a stage's model.
+    fn folder(&self, stage: &str) -> PathBuf {
+        self.options.work.join(stage)
+    }
+
+    fn stage(&self, name: &str) -> Result<()> {
+        let folder = self.folder(name);
+        let file = folder.join(WEIGHTS_FILE);
+        if file.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&folder)?;
+        for text in [LEXICON_FILE, BIGRAMS_FILE] {
+            fs::copy(self.options.model.join(text), folder.join(text))?;
+        }
+        let base = name == "base";
+        let mut requests = training_requests(&self.grammar, UTTERANCES, 1);
+        requests.truncate(if base { BASE_UTTERANCES } else { UTTERANCES });
+        let synthetic = synthesise(&requests, &self.lexicon, &self.options.cache)?;
+        let digits: &[Clip] = if base { &[] } else { &self.digits };
+        let data = Data::new(synthetic, digits, (name != "final").then_some(name));
+        let (start, colour, recipes): (_, _, &[Recipe]) = if base {
+            (initial(SIZES, BASE[0].seed)?, data.colour()?, &BASE)
+        } else {
+            let path = self.folder("base").join(WEIGHTS_FILE);
+            let base = Weights::parse(
+                &fs::read(&path).with_context(|| path.display().to_string())?,
+                &path,
+            )?;
+            (base.parameters, base.colour, &[FINE])
+        };
+        let frontend = Frontend::try_new(colour.clone())?;
+        let write = |parameters: &Parameters, path: &Path| {
+            let calibration = Calibration {
+                bias: 3.0,
+                weights: [-2.0, -1.0, 0.5],
+                threshold: 0.0,
+            }
+            .values();
+            Weights {
+                parameters: parameters.clone(),
+                colour: colour.clone(),
+                calibration,
+            }
+            .write(path)
+        };
+        let mut parameters = start;
+        for (part, recipe) in recipes.iter().enumerate() {
+            let checkpoint = folder.join(format!("part-{part}.safetensors"));
+            if checkpoint.exists() {
+                parameters = Weights::parse(&fs::read(&checkpoint)?, &checkpoint)?.parameters;
+                continue;
+            }
+            let running = folder.join("running.safetensors");
+            parameters = train(
+                &parameters,
+                SIZES,
+                &data,
+                &frontend,
+                *recipe,
+                CHECKPOINT,
+                |step, parameters| {
+                    tracing::info!(stage = name, part, step, "checkpoint");
+                    Ok(write(parameters, &running)?)
+                },
+            )?;
+            write(&parameters, &checkpoint)?;
+        }
+        write(&parameters, &file)?;
+        Ok(())
+    }
+
+    fn sets(&self) -> Result<Sets> {
+        let Command { data, cache, .. } = &self.options;
+        Ok(Sets::new(
+            &self.digits,
+            &data.join("speech"),
+            &self.grammar,
+            &self.lexicon,
+            cache,
+        )?)
+    }
+
+    fn folds(&self) -> Result<BTreeMap<String, PathBuf>> {
+        Ok(self
+            .speakers()
+            .into_iter()
+            .map(|speaker| (speaker.clone(), self.folder(&speaker)))
+            .filter(|(_, folder)| folder.join(WEIGHTS_FILE).exists())
+            .collect())
+    }
+
+    /// Fits the confidence on people that a fold never heard, on queries by trained voices and on speech outside the vocabulary.
+    fn calibrate(&self) -> Result<()> {
+        const QUERIES: usize = 500;
+        const OTHERS: usize = 400;
+        let sets = self.sets()?;
+        let mut observations = Vec::new();
+        for (speaker, folder) in self.folds()? {
+            let fold = Recogniser::load(&folder)?;
+            let some = |trials: &[Trial]| trials.iter().step_by(5).cloned().collect::<Vec<_>>();
+            observations.extend(calibrate::observe(&fold, &some(&sets.digits[&speaker]))?);
+            observations.extend(calibrate::observe(&fold, &some(&sets.strings[&speaker]))?);
+        }
+        let mut rng = StdRng::seed_from_u64(2001);
+        let requests: Vec<Request> = (0..QUERIES + OTHERS)
+            .map(|i| {
+                let inside = i < QUERIES;
+                let words = if inside {
+                    self.grammar.query(&mut rng)
+                } else {
+                    other_words(OtherSpeech::Train, &mut rng)
+                };
+                let (engine, voice) = training_voice(&mut rng);
+                Request::draw(words, engine, &voice, &mut rng)
+            })
+            .collect();
+        let clips = synthesise(&requests, &self.lexicon, &self.options.cache)?;
+        let trials: Vec<Trial> = clips
+            .iter()
+            .enumerate()
+            .map(|(i, clip)| {
+                Trial::new(
+                    &clip.audio(),
+                    if i < QUERIES {
+                        clip.words.clone()
+                    } else {
+                        Vec::new()
+                    },
+                )
+            })
+            .collect();
+        let shipped = self.folder("final");
+        observations.extend(calibrate::observe(&Recogniser::load(&shipped)?, &trials)?);
+        let calibration = calibrate::fit(&observations);
+        println!("{calibration:?} from {} utterances", observations.len());
+        let path = shipped.join(WEIGHTS_FILE);
+        let weights = Weights::parse(&fs::read(&path)?, &path)?;
+        Weights {
+            calibration: calibration.values(),
+            ..weights
+        }
+        .write(&self.options.model.join(WEIGHTS_FILE))?;
+        Ok(())
+    }
+
+    fn evaluate(&self) -> Result<()> {
+        let recogniser = Recogniser::load(&self.options.model)?;
+        // The folds reject by the shipped calibration.
+        let folds = self
+            .folds()?
+            .into_iter()
+            .map(|(speaker, folder)| {
+                Ok((
+                    speaker,
+                    Recogniser::load(&folder)?.calibrated_as(&recogniser),
+                ))
+            })
+            .collect::<Result<_>>()?;
+        let report: Report = report(&recogniser, &folds, &self.sets()?)?;
+        println!("model {}\n\n{report}", recogniser.version());
+        fs::write(
+            self.options.work.join("evaluation.json"),
+            serde_json::to_string_pretty(&report)?,
+        )?;
+        Ok(())
+    }
+}
