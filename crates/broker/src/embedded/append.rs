@@ -197,18 +197,19 @@ impl Log {
     /// Gives out offsets and adds what one partition needs to the write.
     fn plan(&self, tail: &Tail, prepared: Prepared, batch: &mut Batch<'_>) -> Result<TailChange, BrokerError> {
         let mut change = TailChange { slot: prepared.slot, ends: tail.ends, oldest: tail.oldest, rows: Vec::new() };
-        match tail.entry.spec.cleanup {
+        let cleanup = &tail.entry.spec.cleanup;
+        match cleanup {
             Cleanup::Compact => self.plan_compacted(tail, prepared.rows, &mut change, batch)?,
             Cleanup::Delete(retention) => {
                 for row in prepared.rows {
                     let key = row.key(tail, change.ends.high);
-                    batch.put_row(&key, row.data.clone());
+                    batch.put_row(cleanup, &key, row.data.clone());
                     change.ends.high = key.end();
                     change.ends.bytes += row.bytes;
                     change.ends.newest = change.ends.newest.max(row.newest);
                     change.rows.push(CachedRow { key, data: row.data });
                 }
-                self.retain(tail, retention, &mut change, batch)?;
+                self.retain(tail, *retention, &mut change, batch)?;
             }
         }
         batch.put_ends(tail.id, change.ends);
@@ -222,6 +223,7 @@ impl Log {
         change: &mut TailChange,
         batch: &mut Batch<'_>,
     ) -> Result<(), BrokerError> {
+        let cleanup = &tail.entry.spec.cleanup;
         let ends = &mut change.ends;
         let newest = ends.newest;
         let removable = |row: &RowKey, bytes: u64| {
@@ -232,13 +234,13 @@ impl Log {
         if retention == Retention::default() || change.oldest.is_some_and(|row| !removable(&row, ends.bytes)) {
             return Ok(());
         }
-        for row in self.store.row_keys(tail.id, ends.low) {
+        for row in self.store.row_keys(cleanup, tail.id, ends.low) {
             let row = row?;
             change.oldest = Some(row);
             if !removable(&row, ends.bytes) {
                 return Ok(());
             }
-            batch.remove_row(&row);
+            batch.remove_row(cleanup, &row);
             ends.low = row.end();
             ends.bytes -= row.bytes.min(ends.bytes);
         }
@@ -254,6 +256,7 @@ impl Log {
         change: &mut TailChange,
         batch: &mut Batch<'_>,
     ) -> Result<(), BrokerError> {
+        let cleanup = &tail.entry.spec.cleanup;
         let ends = &mut change.ends;
         // The last record of each key in this unit wins; the others only use up their offsets.
         let mut winners: HashMap<Bytes, (RowKey, Bytes, bool)> = HashMap::new();
@@ -267,11 +270,11 @@ impl Log {
         }
         for (record_key, (row, data, tombstone)) in &winners {
             if let Some(previous) = self.store.newest_of_key(tail.id, record_key)? {
-                batch.remove_row(&previous);
+                batch.remove_row(cleanup, &previous);
                 batch.remove_tombstone(tail.id, previous.base);
                 ends.bytes -= previous.bytes.min(ends.bytes);
             }
-            batch.put_row(row, data.clone());
+            batch.put_row(cleanup, row, data.clone());
             batch.put_newest_of_key(record_key, row);
             ends.bytes += row.bytes;
             if *tombstone {
@@ -280,7 +283,7 @@ impl Log {
         }
         for tombstone in self.store.tombstones(tail.id) {
             let (offset, record_key) = tombstone?;
-            if offset + TOMBSTONE_OFFSETS >= ends.high {
+            if offset + TOMBSTONE_OFFSETS + 1 >= ends.high {
                 break;
             }
             batch.remove_tombstone(tail.id, offset);
@@ -288,7 +291,7 @@ impl Log {
                 continue;
             }
             if let Some(row) = self.store.newest_of_key(tail.id, &record_key)? {
-                batch.remove_row(&row);
+                batch.remove_row(cleanup, &row);
                 batch.remove_key(tail.id, &record_key);
                 ends.bytes -= row.bytes.min(ends.bytes);
             }

@@ -44,7 +44,7 @@ pub enum Durability {
 }
 
 /// The settings of an embedded broker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddedConfig {
     /// What a commit survives.
     pub durability: Durability,
@@ -60,7 +60,7 @@ impl Default for EmbeddedConfig {
     fn default() -> Self {
         Self {
             durability: Durability::Process,
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
             max_message_bytes: 16 << 20,
             revocation_timeout: Duration::from_secs(60),
         }
@@ -172,7 +172,7 @@ impl Log {
     /// the end of the log: nothing is there to read yet.
     fn open_row(&self, slot: Slot, offset: Offset) -> Result<Result<RowReader, Offset>, BrokerError> {
         loop {
-            let (id, ends, compacted) = {
+            let (id, ends, entry) = {
                 let view = self.view.read();
                 let tail = &view.tails[slot];
                 tail.check(offset)?;
@@ -183,9 +183,11 @@ impl Log {
                     row.skip_to(offset).map_err(|error| self.store.corrupt(error))?;
                     return Ok(Ok(row));
                 }
-                (tail.id, tail.ends, tail.entry.spec.cleanup == Cleanup::Compact)
+                (tail.id, tail.ends, Arc::clone(&tail.entry))
             };
-            match self.store.row(id, offset)? {
+            let cleanup = &entry.spec.cleanup;
+            let compacted = *cleanup == Cleanup::Compact;
+            match self.store.row(cleanup, id, offset)? {
                 // A row beyond the ends was written after they were read, and is left for later.
                 Some((key, data)) if key.base < ends.high && (compacted || key.base <= offset) => {
                     let mut row = RowReader::new(data, key.base, key.end());
@@ -297,3 +299,19 @@ impl Broker for Embedded {
 
 /// More partitions than any topic of one process needs.
 const MAX_PARTITIONS: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_log_is_removed_with_its_last_handle() {
+        let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
+        let folder = broker.0._folder.as_ref().unwrap().path().to_owned();
+        let producer = broker.clone().producer().unwrap();
+        drop(broker);
+        assert!(folder.join("FORMAT").exists());
+        drop(producer);
+        assert!(!folder.exists());
+    }
+}

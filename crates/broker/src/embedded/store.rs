@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! <path>/FORMAT   the line "driftline-log 1"
-//! <path>/store/   a fjall database with two keyspaces
+//! <path>/store/   a fjall database with three keyspaces
 //! ```
 //!
 //! Integers in keys are big-endian, so that keys sort as numbers; in values they are little-endian.
 //!
-//! Keyspace `rows`, the records. A key carries all that retention and recovery need, so both scan
+//! Keyspace `rows`, the records of delete topics. A key carries all that retention and recovery need, so both scan
 //! keys and never load a record:
 //!
 //! | key | bytes | what |
@@ -15,11 +15,13 @@
 //! | topic | 4 | number of the topic |
 //! | partition | 4 | number of the partition |
 //! | base | 8 | offset of the first record |
-//! | count | 4 | number of records; 1 on a compacted topic |
+//! | count | 4 | number of records |
 //! | bytes | 8 | keys, values and headers of the records |
 //! | newest | 8 | `i64`, the newest timestamp of the records |
 //!
-//! Its value is a row of records, see [`super::codec`].
+//! Its value is a row of records, see [`super::codec`]. Keyspace `compacted` holds the records of
+//! compacted topics in the same way, with one record a row. They are two keyspaces because the store
+//! is set up for records that leave in the order they came in the one, in any order in the other.
 //!
 //! Keyspace `state`, everything small. The first byte of a key tells what it is:
 //!
@@ -31,11 +33,17 @@
 //! | `k`, topic, partition, record key | the newest record of a key on a compacted topic: base, bytes (`u64` each), newest (`i64`) |
 //! | `d`, topic, partition, offset | the record key of a tombstone that is still kept |
 //!
-//! One commit is one fjall batch over both keyspaces. Invariants, checked when the log is opened:
+//! One commit is one fjall batch over all keyspaces. Invariants, checked when the log is opened:
 //! the rows of a partition do not overlap; the last one ends at `high`, or before it on a compacted
 //! topic; the first one begins at `low`, or after it on a compacted topic, where `low` stays 0.
 
-use std::{fs, io, path::Path};
+use std::{
+    any::Any,
+    fs, io, panic,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use driftline_types::{GroupId, Offset, Partition, Topic};
@@ -46,7 +54,7 @@ use fjall::{
 use serde::{Deserialize, Serialize};
 
 use super::{Durability, EmbeddedConfig};
-use crate::{BrokerError, Committed, TopicSpec};
+use crate::{BrokerError, Cleanup, Committed, TopicSpec};
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "driftline-log 1\n";
@@ -176,6 +184,7 @@ pub(super) struct StoredOffset {
 pub(super) struct Store {
     db: Database,
     rows: Keyspace,
+    compacted: Keyspace,
     state: Keyspace,
     path: String,
     durability: Durability,
@@ -186,23 +195,32 @@ impl Store {
     pub(super) fn open(path: &Path, config: &EmbeddedConfig) -> Result<Self, BrokerError> {
         let name = path.display().to_string();
         check_format(path, &name)?;
-        let open = || -> fjall::Result<(Database, Keyspace, Keyspace)> {
+        let open = || -> fjall::Result<(Database, [Keyspace; 3])> {
             let db = Database::builder(path.join("store"))
                 .journal_compression(CompressionType::None)
                 .cache_size(BLOCK_CACHE_BYTES)
                 .max_journaling_size(MAX_JOURNAL_BYTES)
+                .worker_threads(WORKER_THREADS)
                 .open()?;
             let uncompressed =
                 || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
             let rows = db.keyspace("rows", || {
-                let blobs = KvSeparationOptions::default().compression(CompressionType::None);
+                let blobs = KvSeparationOptions::default()
+                    .compression(CompressionType::None)
+                    .staleness_threshold(BLOB_STALENESS);
                 uncompressed().max_memtable_size(ROWS_BUFFER_BYTES).with_kv_separation(Some(blobs))
             })?;
-            let state = db.keyspace("state", || uncompressed().max_memtable_size(STATE_BUFFER_BYTES))?;
-            Ok((db, rows, state))
+            let small = || uncompressed().max_memtable_size(STATE_BUFFER_BYTES);
+            let compacted = db.keyspace("compacted", small)?;
+            let state = db.keyspace("state", small)?;
+            Ok((db, [rows, compacted, state]))
         };
-        let (db, rows, state) = open().map_err(|error| store_error(&name, error))?;
-        Ok(Self { db, rows, state, path: name, durability: config.durability })
+        // The store answers some damage with a panic. Nothing is shared with it yet, so nothing can be
+        // left half done.
+        let (db, [rows, compacted, state]) = panic::catch_unwind(open)
+            .map_err(|panic| BrokerError::Corrupt { path: name.clone(), reason: panic_text(&*panic) })?
+            .map_err(|error| store_error(&name, error))?;
+        Ok(Self { db, rows, compacted, state, path: name, durability: config.durability })
     }
 
     /// Starts a unit.
@@ -237,11 +255,11 @@ impl Store {
         };
         let place = || format!("topic {} partition {}", id.topic, id.partition);
         let ends = Ends::decode(&value).ok_or_else(|| self.corrupt(format!("{}: ends are damaged", place())))?;
-        let mut keys = self.row_keys(id, 0);
+        let mut keys = self.row_keys(&spec.cleanup, id, 0);
         let first = keys.next().transpose()?;
         let last = keys.next_back().transpose()?.or(first);
         let (begins, ends_at) = (first.map(|key| key.base), last.map(|key| key.end()));
-        let fits = if spec.cleanup == crate::Cleanup::Compact {
+        let fits = if spec.cleanup == Cleanup::Compact {
             ends.low == 0 && ends_at.unwrap_or(0) <= ends.high
         } else {
             begins.unwrap_or(ends.high) == ends.low && ends_at.unwrap_or(ends.high) == ends.high
@@ -272,40 +290,53 @@ impl Store {
     /// Walks the keys of a partition's rows that begin at `from` or after.
     pub(super) fn row_keys(
         &self,
+        cleanup: &Cleanup,
         id: PartitionId,
         from: Offset,
     ) -> impl DoubleEndedIterator<Item = Result<RowKey, BrokerError>> + use<'_> {
-        self.range(id, from, Offset::MAX).map(|guard| {
+        range(self.rows(cleanup), id, from, Offset::MAX).map(|guard| {
             let key = guard.key().map_err(|error| self.error(error))?;
             RowKey::decode(&key).ok_or_else(|| self.corrupt("the key of a row is damaged"))
         })
     }
 
     /// Reads the row that holds `offset`, or the next one after it.
-    pub(super) fn row(&self, id: PartitionId, offset: Offset) -> Result<Option<(RowKey, Bytes)>, BrokerError> {
+    pub(super) fn row(
+        &self,
+        cleanup: &Cleanup,
+        id: PartitionId,
+        offset: Offset,
+    ) -> Result<Option<(RowKey, Bytes)>, BrokerError> {
         let row = |guard: fjall::Guard| {
             let (key, value) = guard.into_inner().map_err(|error| self.error(error))?;
             let key = RowKey::decode(&key).ok_or_else(|| self.corrupt("the key of a row is damaged"))?;
             Ok((key, Bytes::from(value)))
         };
-        let after = self.range(id, offset, Offset::MAX).next().map(row).transpose()?;
-        if after.as_ref().is_some_and(|(key, _)| key.base == offset) {
+        let rows = self.rows(cleanup);
+        let after = range(rows, id, offset, Offset::MAX).next().map(row).transpose()?;
+        if *cleanup == Cleanup::Compact || after.as_ref().is_some_and(|(key, _)| key.base == offset) {
             return Ok(after);
         }
-        // Before the offset only the last row can hold it. Its key tells, without its records.
-        let before = offset.checked_sub(1).and_then(|last| self.range(id, 0, last).next_back());
+        // Before the offset only the last row can hold it.
+        let before = offset.checked_sub(1).and_then(|last| range(rows, id, 0, last).next_back());
         let before = before.map(row).transpose()?;
         Ok(before.filter(|(key, _)| key.end() > offset).or(after))
     }
 
-    fn range(&self, id: PartitionId, first: Offset, last: Offset) -> fjall::Iter {
-        let bound = |offset: Offset, fill: u8| {
-            let mut key = [fill; RowKey::LEN];
-            key[..8].copy_from_slice(&id.bytes());
-            key[8..16].copy_from_slice(&offset.to_be_bytes());
-            key
-        };
-        self.rows.range(bound(first, 0)..=bound(last, u8::MAX))
+    /// Holds a writer up while the disk does not keep pace, so that what waits to be flushed stays
+    /// bounded.
+    fn slow_down(&self) {
+        let start = Instant::now();
+        while self.db.write_buffer_size() > MAX_UNFLUSHED_BYTES && start.elapsed() < LONGEST_STALL {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn rows(&self, cleanup: &Cleanup) -> &Keyspace {
+        match cleanup {
+            Cleanup::Delete(_) => &self.rows,
+            Cleanup::Compact => &self.compacted,
+        }
     }
 
     /// Finds the newest record of a key on a compacted topic.
@@ -360,13 +391,13 @@ impl Batch<'_> {
     }
 
     /// Writes a row.
-    pub(super) fn put_row(&mut self, key: &RowKey, data: Bytes) {
-        self.batch.insert(&self.store.rows, key.encode(), data);
+    pub(super) fn put_row(&mut self, cleanup: &Cleanup, key: &RowKey, data: Bytes) {
+        self.batch.insert(self.store.rows(cleanup), key.encode(), data);
     }
 
     /// Removes a row.
-    pub(super) fn remove_row(&mut self, key: &RowKey) {
-        self.batch.remove(&self.store.rows, key.encode());
+    pub(super) fn remove_row(&mut self, cleanup: &Cleanup, key: &RowKey) {
+        self.batch.remove(self.store.rows(cleanup), key.encode());
     }
 
     /// Writes the ends of a partition.
@@ -406,8 +437,26 @@ impl Batch<'_> {
 
     /// Writes everything, or nothing.
     pub(super) fn commit(self) -> Result<(), BrokerError> {
-        self.batch.commit().map_err(|error| self.store.error(error))
+        self.batch.commit().map_err(|error| self.store.error(error))?;
+        self.store.slow_down();
+        Ok(())
     }
+}
+
+/// Walks the rows of a partition that begin at `first` to `last` (inclusive).
+fn range(rows: &Keyspace, id: PartitionId, first: Offset, last: Offset) -> fjall::Iter {
+    let bound = |offset: Offset, fill: u8| {
+        let mut key = [fill; RowKey::LEN];
+        key[..8].copy_from_slice(&id.bytes());
+        key[8..16].copy_from_slice(&offset.to_be_bytes());
+        key
+    };
+    rows.range(bound(first, 0)..=bound(last, u8::MAX))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the store gave up: {}", text.unwrap_or("no reason given"))
 }
 
 fn check_format(path: &Path, name: &str) -> Result<(), BrokerError> {
@@ -461,9 +510,19 @@ fn store_error(path: &str, error: fjall::Error) -> BrokerError {
 
 /// Blocks and blobs read from disk and kept, for readers that lag.
 const BLOCK_CACHE_BYTES: u64 = 16 << 20;
-/// Rows written but not yet in a table, before they are made one; up to five of these at a time.
-const ROWS_BUFFER_BYTES: u64 = 32 << 20;
+/// Rows written but not yet in a table, before they are made one.
+const ROWS_BUFFER_BYTES: u64 = 16 << 20;
 /// The same for the small things.
-const STATE_BUFFER_BYTES: u64 = 8 << 20;
+const STATE_BUFFER_BYTES: u64 = 4 << 20;
+/// Everything written but not yet in a table. Beyond it a commit waits.
+const MAX_UNFLUSHED_BYTES: u64 = 64 << 20;
+/// How long a commit waits at most for the disk.
+const LONGEST_STALL: Duration = Duration::from_secs(1);
 /// What is replayed after a crash, at most.
-const MAX_JOURNAL_BYTES: u64 = 256 << 20;
+const MAX_JOURNAL_BYTES: u64 = 128 << 20;
+/// Records leave in the order they came, so a blob file soon is wholly stale and is dropped for
+/// nothing: rewriting it before would only copy records that are about to leave.
+const BLOB_STALENESS: f32 = 0.95;
+/// Threads that flush and compact. Closing a full write buffer waits for one of them: with fewer the
+/// buffer grows beyond its size while they are at work.
+const WORKER_THREADS: usize = 4;
