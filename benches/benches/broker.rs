@@ -52,11 +52,39 @@ fn main() {
     let process = Durability::Process;
     let small = FetchLimit { records: 10, ..UNIT };
     let loads = [
-        Load { name: "32 KB", record_bytes: 32 << 10, headers: 0, total_bytes: 2 << 30, unit: UNIT, durability: process },
+        Load {
+            name: "32 KB",
+            record_bytes: 32 << 10,
+            headers: 0,
+            total_bytes: 2 << 30,
+            unit: UNIT,
+            durability: process,
+        },
         Load { name: "200 B", record_bytes: 200, headers: 0, total_bytes: 1 << 30, unit: UNIT, durability: process },
-        Load { name: "200 B, 9 headers", record_bytes: 200, headers: 9, total_bytes: 256 << 20, unit: UNIT, durability: process },
-        Load { name: "200 B, 10 a unit", record_bytes: 200, headers: 0, total_bytes: 64 << 20, unit: small, durability: process },
-        Load { name: "32 KB, power", record_bytes: 32 << 10, headers: 0, total_bytes: 512 << 20, unit: UNIT, durability: Durability::Power },
+        Load {
+            name: "200 B, 9 headers",
+            record_bytes: 200,
+            headers: 9,
+            total_bytes: 256 << 20,
+            unit: UNIT,
+            durability: process,
+        },
+        Load {
+            name: "200 B, 10 a unit",
+            record_bytes: 200,
+            headers: 0,
+            total_bytes: 64 << 20,
+            unit: small,
+            durability: process,
+        },
+        Load {
+            name: "32 KB, power",
+            record_bytes: 32 << 10,
+            headers: 0,
+            total_bytes: 512 << 20,
+            unit: UNIT,
+            durability: Durability::Power,
+        },
     ];
     for load in loads.iter().filter(|load| load.name.starts_with(&only)) {
         for _ in 0..3 {

@@ -124,7 +124,10 @@ fn tap_and_profiles_show_what_stages_wrote_and_saw() {
         profiles.iter().find(|profile| profile["stage"] == stage && profile["direction"] == side).unwrap()
     };
     assert_eq!(of("asr", "output")["signals"]["transcript.confidence"]["n"], 1);
-    assert_eq!(of("microphone", "output")["signals"]["audio.level"]["n"], of("vad", "input")["signals"]["audio.level"]["n"]);
+    assert_eq!(
+        of("microphone", "output")["signals"]["audio.level"]["n"],
+        of("vad", "input")["signals"]["audio.level"]["n"]
+    );
 }
 
 #[test]
@@ -162,9 +165,15 @@ inputs = ["serach"]
     let output = output(&["validate", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8(output.stderr).unwrap();
-    for expected in
-        ["treshold", "did you mean \"threshold\"", "missing.safetensors", "cycle", "top_k", "oracle", "did you mean \"search\""]
-    {
+    for expected in [
+        "treshold",
+        "did you mean \"threshold\"",
+        "missing.safetensors",
+        "cycle",
+        "top_k",
+        "oracle",
+        "did you mean \"search\"",
+    ] {
         assert!(errors.contains(expected), "{expected} is not in\n{errors}");
     }
     assert!(errors.lines().all(|line| line.contains("broken.toml:")), "{errors}");

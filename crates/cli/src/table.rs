@@ -1,6 +1,6 @@
 //! Tables for people, and the same as JSON.
 
-use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_BORDERS_ONLY};
 use driftline_models::inspect::ModelSummary;
 use driftline_runtime::{End, NodeKind, Report, profiles::Profiles};
 use driftline_stats::{Profile, ProfileBody, SignalProfile};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 fn table(header: &[&str], numbers_from: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
     for column in table.column_iter_mut().skip(numbers_from) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -55,9 +55,24 @@ pub(crate) fn encode(fields: &impl Serialize, samples: &[f32], out: &mut BytesMu
     out.put_slice(b"data");
     out.put_u32_le(data as u32);
     for &sample in samples {
-        out.put_i16_le((sample.clamp(-1.0, 1.0) * 32_767.0).round() as i16);
+        out.put_i16_le(to_16_bits(sample));
     }
     Ok(())
+}
+
+/// Full scale of a 16-bit sample.
+const FULL_SCALE: f32 = 32_767.0;
+
+/// Brings a sample to 16 bits; what is beyond [-1, 1] is clipped, NaN becomes 0.
+#[must_use]
+pub fn to_16_bits(sample: f32) -> i16 {
+    (sample.clamp(-1.0, 1.0) * FULL_SCALE).round() as i16
+}
+
+/// Returns the sample of 16 bits, in [-1, 1].
+#[must_use]
+pub fn from_16_bits(sample: i16) -> f32 {
+    f32::from(sample) / FULL_SCALE
 }
 
 /// Reads the fields and the samples, in [-1, 1].
@@ -145,9 +160,7 @@ impl Format {
             return Err(too_long(data.len() / width));
         }
         match self {
-            Self::Pcm16 => {
-                Ok(data.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_767.0).collect())
-            }
+            Self::Pcm16 => Ok(data.chunks_exact(2).map(|b| from_16_bits(i16::from_le_bytes([b[0], b[1]]))).collect()),
             Self::Float32 => {
                 let samples = data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
                 let samples: Vec<f32> = samples.collect();

@@ -96,6 +96,13 @@ pub struct NodeMetrics {
     latency: Mutex<Histogram<u64>>,
 }
 
+/// Up to an hour in microseconds; longer counts as an hour. Two significant digits: an error of at
+/// most 1 %.
+fn new_latency() -> Histogram<u64> {
+    let hour = 3_600_000_000;
+    Histogram::new_with_bounds(1, hour, 2).unwrap_or_else(|_| unreachable!("these bounds are allowed"))
+}
+
 impl Default for NodeMetrics {
     fn default() -> Self {
         Self {
@@ -108,9 +115,7 @@ impl Default for NodeMetrics {
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
-            // Two significant digits: an error of at most 1 %. The histogram grows as needed, and
-            // the constructor fails only for a precision beyond 5.
-            latency: Mutex::new(Histogram::new(2).unwrap_or_else(|_| unreachable!("2 digits are allowed"))),
+            latency: Mutex::new(new_latency()),
         }
     }
 }

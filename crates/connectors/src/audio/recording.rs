@@ -9,6 +9,8 @@
 
 use std::{collections::VecDeque, path::Path};
 
+use driftline_payloads::wav;
+
 use super::{
     decode::{Block, Decoder},
     refused::Refused,
@@ -133,7 +135,8 @@ impl Recording {
         let tally = self.tallies.pop_front().unwrap_or_default();
         let samples = self.ready.drain(..self.length.min(self.ready.len()));
         // The filter rings beyond full scale where the recording is clipped.
-        let samples: Vec<f32> = samples.map(|sample| sample.clamp(-1.0, 1.0)).collect();
+        // As they will be on the wire, so that what is described here is what is read there.
+        let samples: Vec<f32> = samples.map(|sample| wav::from_16_bits(wav::to_16_bits(sample))).collect();
         let last = self.decoded && self.ready.is_empty() && self.cut_off().is_none();
         let mut piece = Piece { last, samples, ..self.end() };
         self.number = self.number.saturating_add(1);

@@ -17,8 +17,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use driftline_models::vad::{CHUNK, Detector, SessionState};
-use driftline_payloads::{AudioChunk, SpeechSegment};
+use driftline_models::vad::{CHUNK, SessionState};
+use driftline_payloads::{AudioChunk, SpeechSegment, wav};
 use driftline_stage::{Context, Emitter, Held, Key, Record, RecordId, StageError, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,6 @@ use crate::{
 
 /// Longest gap between two chunks that is filled with silence, in samples: 10 seconds.
 const MAX_GAP: u64 = 160_000;
-const FULL_SCALE: f32 = 32_767.0;
 
 /// One session.
 pub(crate) struct Session {
@@ -90,9 +89,9 @@ impl Chunk {
 }
 
 impl Session {
-    pub(crate) fn new(segmenter: Segmenter, detector: &Detector) -> Self {
+    pub(crate) fn new(segmenter: Segmenter, network: SessionState) -> Self {
         Self {
-            network: detector.new_state(),
+            network,
             segmenter,
             fields: Fields {
                 segmenter: SegmenterState::default(),
@@ -315,7 +314,7 @@ impl Session {
             value.put_u32(held.len() as u32);
             value.put_slice(&held);
             for sample in &chunk.samples {
-                value.put_i16_le((sample.clamp(-1.0, 1.0) * FULL_SCALE).round() as i16);
+                value.put_i16_le(wav::to_16_bits(*sample));
             }
             out.put_state(chunk_key(key, chunk.start), value.freeze());
             chunk.saved = true;
@@ -366,7 +365,7 @@ pub(crate) fn restore(config: &Config, entries: Vec<(Bytes, Bytes)>) -> Result<H
             CHUNK_AT => {
                 let start = name.try_get_u64().map_err(|_| damaged())?;
                 let held = serde_json::from_slice(&json).map_err(|error| damaged().caused_by(error))?;
-                let samples = value.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / FULL_SCALE);
+                let samples = value.chunks_exact(2).map(|b| wav::from_16_bits(i16::from_le_bytes([b[0], b[1]])));
                 chunks.entry(key).or_default().push(Chunk { start, samples: samples.collect(), held, saved: true });
             }
             _ => return Err(damaged()),
