@@ -52,11 +52,39 @@ fn main() {
     let process = Durability::Process;
     let small = FetchLimit { records: 10, ..UNIT };
     let loads = [
-        Load { name: "32 KB", record_bytes: 32 << 10, headers: 0, total_bytes: 2 << 30, unit: UNIT, durability: process },
+        Load {
+            name: "32 KB",
+            record_bytes: 32 << 10,
+            headers: 0,
+            total_bytes: 2 << 30,
+            unit: UNIT,
+            durability: process,
+        },
         Load { name: "200 B", record_bytes: 200, headers: 0, total_bytes: 1 << 30, unit: UNIT, durability: process },
-        Load { name: "200 B, 9 headers", record_bytes: 200, headers: 9, total_bytes: 256 << 20, unit: UNIT, durability: process },
-        Load { name: "200 B, 10 a unit", record_bytes: 200, headers: 0, total_bytes: 64 << 20, unit: small, durability: process },
-        Load { name: "32 KB, power", record_bytes: 32 << 10, headers: 0, total_bytes: 512 << 20, unit: UNIT, durability: Durability::Power },
+        Load {
+            name: "200 B, 9 headers",
+            record_bytes: 200,
+            headers: 9,
+            total_bytes: 256 << 20,
+            unit: UNIT,
+            durability: process,
+        },
+        Load {
+            name: "200 B, 10 a unit",
+            record_bytes: 200,
+            headers: 0,
+            total_bytes: 64 << 20,
+            unit: small,
+            durability: process,
+        },
+        Load {
+            name: "32 KB, power",
+            record_bytes: 32 << 10,
+            headers: 0,
+            total_bytes: 512 << 20,
+            unit: UNIT,
+            durability: Durability::Power,
+        },
     ];
     for load in loads.iter().filter(|load| load.name.starts_with(&only)) {
         for _ in 0..3 {
@@ -130,10 +158,11 @@ fn pass_through(load: &Load, folder: &Path) {
     let cpu = cpu_seconds() - cpu;
     drop(broker);
     println!(
-        "{:>18}: {:7.0} MB/s {:9.0} records/s; {:.1} cores busy; slowest batch {:4.0} ms; opened in {:3.0} ms; {:4.0} MB kept on disk; peak memory {:.0} MB",
+        "{:>18}: {:7.0} MB/s {:9.0} records/s; {:.1} CPU s a GB, {:.1} cores busy; slowest batch {:4.0} ms; opened in {:3.0} ms; {:4.0} MB kept on disk; peak memory {:.0} MB",
         load.name,
         (records * load.record_bytes) as f64 / seconds / 1e6,
         records as f64 / seconds,
+        cpu * 1e9 / (records * load.record_bytes) as f64,
         cpu / seconds,
         slowest.as_secs_f64() * 1e3,
         opening.as_secs_f64() * 1e3,

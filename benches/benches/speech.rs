@@ -70,10 +70,8 @@ fn throughput(folder: &Path) {
     recordings(&input, 400);
     let (plan, broker, report) = run(&input, &folder.join("many.jsonl"), &["sources.microphone.sessions=64"]);
     let chunks = read_all(&*broker, &plan.name.output_topic(&plan.sources[0].name));
-    let samples: usize = chunks
-        .iter()
-        .map(|message| AudioChunk::decode(message.value.as_ref().unwrap()).unwrap().samples.len())
-        .sum();
+    let samples: usize =
+        chunks.iter().map(|message| AudioChunk::decode(message.value.as_ref().unwrap()).unwrap().samples.len()).sum();
     let audio = samples as f64 / 16_000.0;
     println!(
         "throughput: {audio:.0} s of audio, {:.2} s of CPU: {:.0} audio seconds a core second; {:.2} s by the clock; peak memory {:.0} MB",
