@@ -158,10 +158,11 @@ fn pass_through(load: &Load, folder: &Path) {
     let cpu = cpu_seconds() - cpu;
     drop(broker);
     println!(
-        "{:>18}: {:7.0} MB/s {:9.0} records/s; {:.1} cores busy; slowest batch {:4.0} ms; opened in {:3.0} ms; {:4.0} MB kept on disk; peak memory {:.0} MB",
+        "{:>18}: {:7.0} MB/s {:9.0} records/s; {:.1} CPU s a GB, {:.1} cores busy; slowest batch {:4.0} ms; opened in {:3.0} ms; {:4.0} MB kept on disk; peak memory {:.0} MB",
         load.name,
         (records * load.record_bytes) as f64 / seconds / 1e6,
         records as f64 / seconds,
+        cpu * 1e9 / (records * load.record_bytes) as f64,
         cpu / seconds,
         slowest.as_secs_f64() * 1e3,
         opening.as_secs_f64() * 1e3,

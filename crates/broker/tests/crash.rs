@@ -4,16 +4,19 @@
 //! The process is this binary itself, started as `child FOLDER RECORDS SEED`. It opens the log in a
 //! folder; one thread writes records to topic `a`, another passes them on to topic `b`, each batch
 //! with its offsets. It says on standard output how far it is, which is how the parent chooses a
-//! moment: by the records seen, never by time. Between two kills the parent opens the log and
+//! moment: by the records seen, never by time. The parent answers each line with a byte, and the
+//! child is never more than [`AHEAD`] batches ahead of the answers, so it cannot finish unseen. Between two kills the parent opens the log and
 //! checks that `b` is exactly the committed beginning of `a`.
 //!
 //! `cargo test --test crash` runs 10,000 records with 5 kills, `cargo test --test crash -- --ignored`
 //! 100,000 with 20. The seed is printed; `DRIFTLINE_SEED` sets it.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     env,
     hash::{BuildHasher, RandomState},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
     process::{Command, ExitCode, Stdio},
     thread,
@@ -27,6 +30,8 @@ use driftline_broker::{
 use driftline_types::{GroupId, Headers, Message, Outgoing, Timestamp, Topic, TopicPartition};
 
 const PARTITIONS: u32 = 3;
+/// How many batches the child may be ahead of what the parent has read.
+const AHEAD: usize = 16;
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -116,7 +121,13 @@ fn produce(broker: &Embedded, a: &Topic, records: u64, mut choices: Choices) {
 fn pass_through(broker: &Embedded, a: &Topic, b: &Topic, records: u64, mut choices: Choices) {
     let mut member = broker.join(&group(), std::slice::from_ref(a)).unwrap();
     let mut done = written(broker, b);
+    let mut answers = std::io::stdin().lock();
+    let mut unanswered = 0;
     while done < records {
+        if unanswered == AHEAD {
+            answers.read_exact(&mut [0]).unwrap();
+            unanswered -= 1;
+        }
         let limit = FetchLimit { records: 1 + choices.below(150) as usize, bytes: 1 << 20 };
         let Poll::Messages(messages) = member.poll(limit, Duration::from_secs(60)).unwrap() else { continue };
         done += messages.len() as u64;
@@ -136,6 +147,7 @@ fn pass_through(broker: &Embedded, a: &Topic, b: &Topic, records: u64, mut choic
         };
         member.commit(Unit { outputs: messages.into_iter().map(copy).collect(), offsets }).unwrap();
         say(&format!("passed {done}"));
+        unanswered += 1;
     }
 }
 
@@ -165,9 +177,11 @@ fn parent(records: u64, kills: u64) {
 fn run(folder: &Path, records: u64, seed: u64, kill_after: Option<u64>) -> bool {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["child", folder.to_str().unwrap(), &records.to_string(), &(seed | 1).to_string()])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut answers = child.stdin.take().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut killed = false;
     for line in lines.map_while(Result::ok) {
@@ -177,6 +191,8 @@ fn run(folder: &Path, records: u64, seed: u64, kill_after: Option<u64>) -> bool 
             child.kill().unwrap();
             killed = true;
         }
+        // After the kill, and after its last batch, the child no longer listens.
+        let _ = answers.write_all(&[0]);
     }
     let status = child.wait().unwrap();
     assert_eq!(status.success(), !killed, "{status}");

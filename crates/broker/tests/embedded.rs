@@ -1,5 +1,7 @@
 //! The embedded broker: the laws of the contract, and what only it promises.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod contract;
 
 use std::{
@@ -9,8 +11,8 @@ use std::{
 };
 
 use driftline_broker::{
-    Broker, BrokerError, Cleanup, Committed, Embedded, EmbeddedConfig, FetchLimit, Member, OffsetCommit, Poll,
-    Retention, TopicSpec, Unit,
+    Broker, BrokerError, Cleanup, Committed, Embedded, EmbeddedConfig, FetchLimit, OffsetCommit, Poll, Retention,
+    TopicSpec, Unit,
 };
 use driftline_types::{GroupId, Headers, Message, Outgoing, Timestamp, Topic, TopicPartition};
 use proptest::prelude::*;

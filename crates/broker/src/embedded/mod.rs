@@ -2,6 +2,26 @@
 //!
 //! It serves one process: a laptop, a test, an edge device. It is no server and never becomes one.
 //! Handles are cheap to clone; the log is closed when the last handle, member and producer is gone.
+//!
+//! # Store
+//!
+//! The log stands on fjall. Measured against redb with the same units, both are bound by the disk
+//! with large units, but a unit of ten records costs redb twelve times as much disk and a fifth of
+//! the speed, and redb offers nothing between "lost with the process" and "synced" (the numbers are
+//! in `benches/README.md`). What stands where is told, byte by byte, in [`store`] and [`codec`].
+//!
+//! # What always holds
+//!
+//! - A unit is one write to the store ([`append`]), so a process killed at any moment finds units
+//!   whole, and every unit whose commit returned. With [`Durability::Process`] a loss of *power* may
+//!   take the last units, newest first, never a part of one.
+//! - Damage below is an error ([`BrokerError::Corrupt`]), with one exception: a journal broken in its
+//!   structure looks as after a crash, so the log opens with the units before the break.
+//! - Readers see a unit whole or not at all ([`view`]); a partition has at most one owner in a group
+//!   ([`group`]).
+//! - Memory is bounded: [`EmbeddedConfig::cache_bytes`] of newest rows, 64 MB of what is not yet
+//!   flushed (newest rows are in both, but stored once), 16 MB of blocks read, and what readers hold.
+//!   A message shares the memory of its row, at most 256 KB or one larger record.
 
 mod append;
 mod codec;
