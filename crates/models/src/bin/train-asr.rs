@@ -36,39 +36,72 @@ const SIZES: Sizes = Sizes {
     hidden: 256,
     classes: CLASSES,
 };
-/// Synthetic utterances; the base sees the first part, the other stages all.
+/// Synthetic utterances.
 const UTTERANCES: usize = 8192;
-const BASE_UTTERANCES: usize = 5120;
-/// The base begins with few large steps and goes on with more small ones.
-const BASE: [Recipe; 2] = [
-    Recipe {
-        steps: 400,
-        horizon: 1700,
-        batch: 64,
-        rate: 2.5e-3,
-        real: 0.0,
-        seed: 1,
-        threads: 2,
-    },
-    Recipe {
-        steps: 900,
-        horizon: 1700,
-        batch: 32,
-        rate: 2e-3,
-        real: 0.0,
-        seed: 2,
-        threads: 2,
-    },
+/// The base begins with few large steps on the first part of the utterances and goes on with more and smaller ones.
+const BASE: [(usize, Recipe); 3] = [
+    (
+        5120,
+        Recipe {
+            steps: 400,
+            horizon: 1700,
+            batch: 64,
+            rate: 2.5e-3,
+            real: 0.0,
+            seed: 1,
+            threads: 2,
+        },
+    ),
+    (
+        5120,
+        Recipe {
+            steps: 900,
+            horizon: 1700,
+            batch: 32,
+            rate: 2e-3,
+            real: 0.0,
+            seed: 2,
+            threads: 2,
+        },
+    ),
+    (
+        UTTERANCES,
+        Recipe {
+            steps: 400,
+            horizon: 1000,
+            batch: 64,
+            rate: 2e-3,
+            real: 0.0,
+            seed: 1,
+            threads: 2,
+        },
+    ),
 ];
-const FINE: Recipe = Recipe {
-    steps: 500,
-    horizon: 500,
-    batch: 32,
-    rate: 1.5e-3,
-    real: 0.45,
-    seed: 3,
-    threads: 2,
-};
+const FINAL: [(usize, Recipe); 1] = [(
+    UTTERANCES,
+    Recipe {
+        steps: 700,
+        horizon: 700,
+        batch: 32,
+        rate: 1.5e-3,
+        real: 0.5,
+        seed: 3,
+        threads: 2,
+    },
+)];
+/// Shorter than the final stage, because there are four of them.
+const FOLD: [(usize, Recipe); 1] = [(
+    UTTERANCES,
+    Recipe {
+        steps: 500,
+        horizon: 500,
+        batch: 32,
+        rate: 1.5e-3,
+        real: 0.45,
+        seed: 3,
+        threads: 2,
+    },
+)];
 /// Steps between two files of a running stage.
 const CHECKPOINT: usize = 100;
 /// Sentences that the language model is counted on.
@@ -231,20 +264,30 @@ impl Material {
             fs::copy(self.options.model.join(text), folder.join(text))?;
         }
         let base = name == "base";
-        let mut requests = training_requests(&self.grammar, UTTERANCES, 1);
-        requests.truncate(if base { BASE_UTTERANCES } else { UTTERANCES });
+        let requests = training_requests(&self.grammar, UTTERANCES, 1);
         let synthetic = synthesise(&requests, &self.lexicon, &self.options.cache)?;
         let digits: &[Clip] = if base { &[] } else { &self.digits };
-        let data = Data::new(synthetic, digits, (name != "final").then_some(name));
-        let (start, colour, recipes): (_, _, &[Recipe]) = if base {
-            (initial(SIZES, BASE[0].seed)?, data.colour()?, &BASE)
+        let data = |utterances: usize| {
+            let synthetic = synthetic[..utterances].to_vec();
+            Data::new(synthetic, digits, (name != "final").then_some(name))
+        };
+        let (start, colour, recipes): (_, _, &[(usize, Recipe)]) = if base {
+            (
+                initial(SIZES, BASE[0].1.seed)?,
+                data(BASE[0].0).colour()?,
+                &BASE,
+            )
         } else {
             let path = self.folder("base").join(WEIGHTS_FILE);
             let base = Weights::parse(
                 &fs::read(&path).with_context(|| path.display().to_string())?,
                 &path,
             )?;
-            (base.parameters, base.colour, &[FINE])
+            (
+                base.parameters,
+                base.colour,
+                if name == "final" { &FINAL } else { &FOLD },
+            )
         };
         let frontend = Frontend::try_new(colour.clone())?;
         let write = |parameters: &Parameters, path: &Path| {
@@ -262,7 +305,7 @@ impl Material {
             .write(path)
         };
         let mut parameters = start;
-        for (part, recipe) in recipes.iter().enumerate() {
+        for (part, &(utterances, recipe)) in recipes.iter().enumerate() {
             let checkpoint = folder.join(format!("part-{part}.safetensors"));
             if checkpoint.exists() {
                 parameters = Weights::parse(&fs::read(&checkpoint)?, &checkpoint)?.parameters;
@@ -272,9 +315,9 @@ impl Material {
             parameters = train(
                 &parameters,
                 SIZES,
-                &data,
+                &data(utterances),
                 &frontend,
-                *recipe,
+                recipe,
                 CHECKPOINT,
                 |step, parameters| {
                     tracing::info!(stage = name, part, step, "checkpoint");
