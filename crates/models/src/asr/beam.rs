@@ -21,9 +21,9 @@ const MARGIN: f64 = 14.0;
 /// Phones less likely than this in a frame start nothing there.
 const LEAST: f64 = -10.0;
 /// Weight of the language model against the acoustics.
-const LANGUAGE: f64 = 0.8;
+const LANGUAGE: f64 = 1.0;
 /// Score of a word for being there, against the language model's bias for few words.
-const WORD: f64 = 0.4;
+const WORD: f64 = 0.8;
 
 /// A transcript that the search ended with.
 #[derive(Debug, Clone, PartialEq)]
