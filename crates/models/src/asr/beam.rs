@@ -381,9 +381,9 @@ mod tests {
             prop_assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
             for (i, candidate) in found.iter().enumerate() {
                 prop_assert!(candidate.score <= WORD * candidate.words.len() as f64 + 1e-9);
-                prop_assert!(found[..i].iter().all(|other| {
-                    other.words.iter().map(|w| w.0).ne(candidate.words.iter().map(|w| w.0))
-                }));
+                let words = |candidate: &Candidate| candidate.words.iter().map(|w| w.0).collect::<Vec<_>>();
+                let repeated = found[..i].iter().any(|other| words(other) == words(candidate));
+                prop_assert!(!repeated);
             }
         }
     }

@@ -215,7 +215,7 @@ mod tests {
             .and_then(|x| x.to_vec1::<f32>())
             .expect("values");
         for (i, found) in gradient.expect("gradient").into_iter().enumerate() {
-            let mut at = |step: f32| {
+            let at = |step: f32| {
                 let mut moved = base.clone();
                 moved[i] += step;
                 x.set(&Tensor::from_vec(moved, x.shape(), x.device())?)?;

@@ -367,10 +367,10 @@ pub fn report(
         Ok(())
     };
     under("white noise at 20 dB", &|audio, rng| {
-        noisy(audio, 20.0, rng)
+        noisy(audio, 20.0, rng);
     })?;
     under("white noise at 10 dB", &|audio, rng| {
-        noisy(audio, 10.0, rng)
+        noisy(audio, 10.0, rng);
     })?;
     under("telephone band", &|audio, rng| {
         let mut narrow = resample(audio, 2.0);

@@ -85,7 +85,7 @@ impl Grammar {
                     .into_iter()
                     .flat_map(|p| p.split(' '))
                     .map(str::to_owned),
-            )
+            );
         };
         if rng.random_bool(0.2) {
             say(CARRIERS.choose(rng));
