@@ -7,7 +7,7 @@
 //! 30 dB of the loudest one, so that silence around a word does not count. A short word says little about the colour, therefore
 //! its estimate is drawn towards the training data's average as if that had been seen for half a second (a maximum-a-posteriori mean).
 
-use std::f32::consts::PI;
+use std::{borrow::Cow, f32::consts::PI};
 
 use crate::{
     error::ModelError,
@@ -92,15 +92,10 @@ impl Frontend {
     /// Computes the plain log-mel rows of 8 kHz audio; less than one window is padded with zeros to one.
     #[must_use]
     pub fn log_mel(&self, samples: &[f32]) -> Vec<f32> {
-        if samples.len() < SETTINGS.window {
-            let mut padded = samples.to_vec();
-            padded.resize(SETTINGS.window, 0.0);
-            return self.mel.compute(&padded);
-        }
-        self.mel.compute(samples)
+        self.mel.compute(&at_least_one_window(samples))
     }
 
-    /// Computes as [`Frontend::log_mel`] does with the frequency axis stretched by `factor` below 3.2 kHz; training only.
+    /// Computes as [`Frontend::log_mel`] does with the frequency axis stretched by `factor` below 3.2 kHz: another vocal-tract length.
     #[must_use]
     pub fn log_mel_warped(&self, samples: &[f32], factor: f32) -> Vec<f32> {
         const KNEE: f32 = 3200.0;
@@ -110,7 +105,8 @@ impl Frontend {
         let filters = MelFilters::warped(&SETTINGS, |hz| {
             if hz <= knee { hz * factor } else { knee * factor + (hz - knee) * (top - knee * factor) / (top - knee) }
         });
-        self.mel.compute_with(&filters, samples)
+        self.mel
+            .compute_with(&filters, &at_least_one_window(samples))
     }
 
     /// Normalises log-mel rows in place and sets [`PAD_FRAMES`] floor frames on either side.
@@ -131,6 +127,14 @@ impl Frontend {
         out.resize(out.len() + PAD_FRAMES * BANDS, FLOOR / SCALE);
         out
     }
+}
+
+fn at_least_one_window(samples: &[f32]) -> Cow<'_, [f32]> {
+    let mut samples = Cow::Borrowed(samples);
+    if samples.len() < SETTINGS.window {
+        samples.to_mut().resize(SETTINGS.window, 0.0);
+    }
+    samples
 }
 
 /// Averages each band over the frames within 30 dB of the loudest, and counts them.

@@ -186,7 +186,7 @@ mod tests {
         let gradient = gradients.get(x).expect("x has a gradient").flatten_all().and_then(|g| g.to_vec1::<f32>());
         let base = x.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("values");
         for (i, found) in gradient.expect("gradient").into_iter().enumerate() {
-            let mut at = |step: f32| {
+            let at = |step: f32| {
                 let mut moved = base.clone();
                 moved[i] += step;
                 x.set(&Tensor::from_vec(moved, x.shape(), x.device())?)?;

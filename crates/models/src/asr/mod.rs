@@ -41,6 +41,9 @@ pub const BIGRAMS_FILE: &str = "asr.bigrams.txt";
 
 /// Frames that are computed in one batch: bounds the memory of a call with many or long segments.
 const BATCH_FRAMES: usize = 12_000;
+/// Taken off the blank's log probability before the search. A network trained by CTC answers "nothing here" wherever it is in doubt, which turns
+/// an unclear word into a shorter one; 2 halves the errors on voices never trained on and more than 3 invents sounds.
+const BLANK_PENALTY: f64 = 2.0;
 /// Milliseconds between two outputs of the network.
 const OUTPUT_MS: u32 = FRAME_MS * STRIDE as u32;
 
@@ -207,6 +210,10 @@ impl Recogniser {
                 for (row, out) in logits.chunks_exact(CLASSES).zip(log_p.chunks_exact_mut(CLASSES)) {
                     ctc::log_softmax(row, out);
                 }
+                log_p
+                    .iter_mut()
+                    .step_by(CLASSES)
+                    .for_each(|blank| *blank -= BLANK_PENALTY);
                 self.transcribe(&log_p)
             })
             .collect())

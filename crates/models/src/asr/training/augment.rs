@@ -178,6 +178,7 @@ pub fn telephone(audio: &mut [f32], rng: &mut impl RngExt) {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Edge {
     Low,
     High,
