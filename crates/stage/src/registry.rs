@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use driftline_stats::Direction;
 use driftline_types::{
-    Context, Headers, Message, Outgoing, RecordId, SchemaId, StageVersion, Timestamp,
+    Context, Headers, Message, Outgoing, RecordId, SchemaId, StageName, StageVersion, Timestamp,
     config::{self, ConfigProblem},
     wire::Origin,
 };
@@ -180,13 +180,16 @@ struct SourceOperator<S: Source> {
     site: Arc<Site>,
     origin: Origin,
     observer: Observer,
+    versions: Arc<[(StageName, StageVersion)]>,
     sequence: u64,
 }
 
 impl<S: Source> SourceOperator<S> {
     fn new(source: S, site: Arc<Site>) -> Self {
         let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE);
-        Self { source, origin, observer: Observer::new(Arc::clone(&site)), site, sequence: 0 }
+        let observer = Observer::new(Arc::clone(&site));
+        let versions = Arc::new([(site.stage.clone(), site.version.clone())]);
+        Self { source, origin, observer, versions, site, sequence: 0 }
     }
 }
 
@@ -211,6 +214,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
             let id = RecordId { topic: topic.clone(), partition: 0, offset: self.sequence, index: 0 };
             self.sequence += 1;
             let mut context = Context::at_source(id, now);
+            context.versions = Arc::clone(&self.versions);
             context.code = Some(self.observer.observe(Direction::Output, event_time, &value));
             value
                 .encode(&mut buffer)

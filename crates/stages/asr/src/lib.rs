@@ -20,7 +20,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `builtin`, or the folder of a Whisper checkpoint.
+    /// `builtin`, the folder of a Whisper checkpoint, or a folder that the training of the built-in
+    /// recogniser wrote.
     pub model: String,
     /// Confidence below which the transcript is empty, 0 to 1. `None` leaves it to the recogniser.
     pub min_confidence: Option<f32>,
@@ -35,6 +36,10 @@ impl Default for Config {
 }
 
 const BUILTIN: &str = "builtin";
+/// What tells a Whisper checkpoint.
+const WHISPER: &str = "config.json";
+/// What tells a model of our own training.
+const OURS: &str = "asr.safetensors";
 
 /// The `asr` kind of stage.
 pub struct Asr {
@@ -56,11 +61,12 @@ impl StageKind for Asr {
 
     fn check(config: &Config) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
-        if config.model != BUILTIN && !Path::new(&config.model).join("config.json").is_file() {
+        let folder = Path::new(&config.model);
+        if config.model != BUILTIN && !folder.join(WHISPER).is_file() && !folder.join(OURS).is_file() {
             problems.push(ConfigProblem {
                 path: vec!["model".to_owned()],
-                found: Some(format!("{:?}, which holds no config.json", config.model)),
-                message: "allowed are \"builtin\" and the folder of a Whisper checkpoint".to_owned(),
+                found: Some(format!("{:?}, which holds neither {WHISPER} nor {OURS}", config.model)),
+                message: "allowed are \"builtin\", the folder of a Whisper checkpoint, and one our training wrote".to_owned(),
             });
         }
         if let Some(found) = config.min_confidence.filter(|c| !(0.0..=1.0).contains(c)) {
@@ -74,10 +80,13 @@ impl StageKind for Asr {
     }
 
     fn open(config: Config) -> Result<Self, StageError> {
+        let folder = Path::new(&config.model);
         let model = if config.model == BUILTIN {
             Model::Builtin(Recogniser::builtin().map_err(unusable)?)
+        } else if folder.join(OURS).is_file() {
+            Model::Builtin(Recogniser::load(folder).map_err(unusable)?)
         } else {
-            Model::Whisper(Whisper::load(Path::new(&config.model)).map_err(unusable)?, config.whisper)
+            Model::Whisper(Whisper::load(folder).map_err(unusable)?, config.whisper)
         };
         Ok(Self { model, min_confidence: config.min_confidence.unwrap_or(0.0) })
     }
