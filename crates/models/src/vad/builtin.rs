@@ -1,6 +1,6 @@
 //! Our own network, small enough to be part of the binary: 96 log-mel features of a chunk, two dense layers (128, 64;
 //! ReLU), a gated recurrent unit of 96 (Cho et al. 2014, in the form of cuDNN, where the reset gate acts on the
-//! recurrent product), a logistic unit. 66,881 parameters, a sixth of Silero's multiplications.
+//! recurrent product), a logistic unit. 67,233 parameters, a sixth of Silero's multiplications.
 //!
 //! `weights/vad.md` says how it was trained and what it reaches; `src/bin/train-vad` trains it.
 
