@@ -2,10 +2,16 @@
 //!
 //! `cargo bench -p driftline-benches --bench profiles`. The bytes are printed first. Values are drawn
 //! once, with a fixed seed, and are unordered, so branches and caches see what a stream shows them.
+//! Time is CPU time of the thread, so that other work on the machine counts only as far as it shares
+//! the core.
 
-use std::{collections::BTreeMap, hint::black_box, sync::Arc};
+use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use cpu_time::ThreadTime;
+use criterion::{
+    BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+    measurement::{Measurement, ValueFormatter, WallTime},
+};
 use driftline_stats::{
     CategoryProfile, DROPPED, Dictionary, Edges, JointProfile, NumberProfile, Profile, ProfileBody, ProfileKey,
     ProfileSet, Reference, ReferenceId, Scale, Signal, SignalBins, SignalVisitor, Window,
@@ -87,7 +93,7 @@ fn pairs(n: usize) -> Vec<(Code, Code)> {
     inputs.iter().zip(&noise).map(pair).collect()
 }
 
-fn numbers(c: &mut Criterion) {
+fn numbers(c: &mut Criterion<CpuTime>) {
     let (lengths, levels) = (lengths(VALUES), levels(VALUES));
     let mut group = c.benchmark_group("number");
     group.throughput(Throughput::Elements(VALUES as u64));
@@ -111,7 +117,7 @@ fn numbers(c: &mut Criterion) {
     group.finish();
 }
 
-fn categories(c: &mut Criterion) {
+fn categories(c: &mut Criterion<CpuTime>) {
     let words: Vec<String> = ranks(5, VALUES, 2000.0).iter().map(|rank| format!("query {rank}")).collect();
     let mut group = c.benchmark_group("category");
     group.throughput(Throughput::Elements(VALUES as u64));
@@ -130,7 +136,7 @@ fn categories(c: &mut Criterion) {
     group.finish();
 }
 
-fn sets(c: &mut Criterion) {
+fn sets(c: &mut Criterion<CpuTime>) {
     let payloads = payloads(VALUES);
     let mut group = c.benchmark_group("payload");
     group.throughput(Throughput::Elements(VALUES as u64 * Audio::SIGNALS));
@@ -145,7 +151,7 @@ fn sets(c: &mut Criterion) {
     group.finish();
 }
 
-fn embeddings(c: &mut Criterion) {
+fn embeddings(c: &mut Criterion<CpuTime>) {
     static MEANING: Signal = Signal::embedding("meaning", "Meaning.", 384);
     let components = draw(6, Normal::new(0.0f32, 0.05).expect("a valid law"), 384 * 256);
     let mut group = c.benchmark_group("embedding");
@@ -161,7 +167,7 @@ fn embeddings(c: &mut Criterion) {
     group.finish();
 }
 
-fn joints(c: &mut Criterion) {
+fn joints(c: &mut Criterion<CpuTime>) {
     let pairs = pairs(VALUES);
     let mut group = c.benchmark_group("joint");
     group.throughput(Throughput::Elements(VALUES as u64));
@@ -176,7 +182,7 @@ fn joints(c: &mut Criterion) {
     group.finish();
 }
 
-fn wire(c: &mut Criterion) {
+fn wire(c: &mut Criterion<CpuTime>) {
     let payloads = payloads(10_000);
     let mut set = ProfileSet::new(Arc::new(Reference::declared()));
     for payload in &payloads {
@@ -203,7 +209,7 @@ fn profile(body: ProfileBody) -> Profile {
 }
 
 /// Prints the bytes of each signal and of the joint, for a record, a small and a large window.
-fn sizes(_: &mut Criterion) {
+fn sizes(_: &mut Criterion<CpuTime>) {
     let fitted = Edges::quantiles(&lengths(10_000), 32).expect("valid edges");
     let signals = BTreeMap::from([("length".to_owned(), SignalBins::Number(fitted.into()))]);
     let references = [Reference::declared(), Reference::try_new(signals).expect("a valid reference")];
@@ -275,5 +281,41 @@ impl SignalVisitor for Only<'_> {
     }
 }
 
-criterion_group!(benches, sizes, numbers, categories, sets, embeddings, joints, wire);
+/// CPU time of the thread, shown as criterion shows time.
+struct CpuTime;
+
+impl Measurement for CpuTime {
+    type Intermediate = ThreadTime;
+    type Value = Duration;
+
+    fn start(&self) -> ThreadTime {
+        ThreadTime::now()
+    }
+
+    fn end(&self, started: ThreadTime) -> Duration {
+        started.elapsed()
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = sizes, numbers, categories, sets, embeddings, joints, wire
+}
 criterion_main!(benches);

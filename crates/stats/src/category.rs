@@ -132,7 +132,7 @@ impl From<Dictionary> for Vec<String> {
 
 /// Cuts a value to its first [`MAX_VALUE`] bytes, at the end of a character.
 pub(crate) fn cut(value: &str) -> &str {
-    &value[..value.floor_char_boundary(MAX_VALUE)]
+    if value.len() <= MAX_VALUE { value } else { &value[..value.floor_char_boundary(MAX_VALUE)] }
 }
 
 /// Counts of a category on a [`Dictionary`], and a sample of the values outside it.
@@ -152,6 +152,7 @@ impl CategoryProfile {
     }
 
     /// Counts one value, `None` as missing, and returns the slot that it fell in.
+    #[inline]
     pub fn observe(&mut self, value: Option<&str>) -> usize {
         let slot = match value.map(cut) {
             None => MISSING,

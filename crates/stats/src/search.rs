@@ -1,55 +1,101 @@
-//! Finds how many ascending keys are at most a value, without a branch on the value.
+//! Finds how many ascending keys are at most a value: a guess from a table, then a short walk.
 //!
-//! A binary search over bins that hold equal mass mispredicts every second step, and as chosen moves
-//! each step waits for the one before. Here the keys lie in blocks of 8, with the last key of each
-//! block as its pivot: count the pivots at most x, which names the block, then count within it.
-//! Both counts are a few vector comparisons. Measured on 32 bins: 4.5 ns against 5.2 ns (branches,
-//! in a loop of one signal; 12 ns when three signals alternate) and 7.9 ns (chosen moves).
+//! A map that never decreases sends the range of the keys to 512 cells; a table holds, for each
+//! cell, how many keys lie in cells before it. Those are below any value of the cell, and keys in
+//! later cells are above it, whatever the rounding of the map: only keys of the same cell are left to
+//! compare, nearly always none or one. There are two maps, and each set of keys takes the one that
+//! spreads it better: by value (linear scales), or by the bits of the float, which is nearly
+//! logarithmic (durations, rates).
+//!
+//! A binary search over bins of equal mass mispredicts its steps: counting a value took 18 ns with
+//! it, 12 ns with a count over blocks of keys by vector instructions, and takes 9 ns with this.
 
-const BLOCK: usize = 8;
-/// The most keys: the first, and as many blocks as there are pivots.
-pub(crate) const MAX_KEYS: usize = 1 + BLOCK * BLOCK;
+const CELLS: usize = 512;
 
-/// Ascending finite keys, arranged for counting.
-#[derive(Clone, PartialEq)]
+/// Ascending finite keys, at most 255, with the table of guesses.
+#[derive(Clone)]
 pub(crate) struct Search {
-    first: f64,
-    /// The last key of each block, infinity where there is none.
-    pivots: [f64; BLOCK],
-    /// All keys but the first, then infinity; at least one infinity stands at the end.
-    blocks: Box<[[f64; BLOCK]]>,
+    map: Map,
+    before: Box<[u8; CELLS]>,
+    /// The keys, then infinity.
+    keys: Box<[f64]>,
+}
+
+/// A map from floats to cells that never decreases.
+#[derive(Clone, Copy)]
+enum Map {
+    Value { first: f64, cells_per_unit: f64 },
+    Bits { first: i64, last: i64, shift: u32 },
 }
 
 impl Search {
-    /// Arranges ascending finite keys, at most [`MAX_KEYS`].
+    /// Prepares ascending finite keys, at least one.
     pub(crate) fn new(keys: &[f64]) -> Self {
-        let (first, rest) = keys.split_first().map_or((f64::INFINITY, keys), |(first, rest)| (*first, rest));
-        let mut blocks: Vec<[f64; BLOCK]> = rest.chunks(BLOCK).map(padded).collect();
-        let pivots = padded(&blocks.iter().map(|block| block[BLOCK - 1]).collect::<Vec<_>>());
-        blocks.push([f64::INFINITY; BLOCK]);
-        Self { first, pivots, blocks: blocks.into() }
+        let (first, last) = (keys[0], keys[keys.len() - 1]);
+        let by_bits = Self::with_map(Map::bits(first, last), keys);
+        match Map::value(first, last).map(|map| Self::with_map(map, keys)) {
+            Some(by_value) if by_value.crowding() <= by_bits.crowding() => by_value,
+            _ => by_bits,
+        }
+    }
+
+    fn with_map(map: Map, keys: &[f64]) -> Self {
+        let before = std::array::from_fn(|cell| keys.iter().filter(|key| map.cell(**key) < cell).count() as u8);
+        Self { map, before: Box::new(before), keys: keys.iter().copied().chain([f64::INFINITY]).collect() }
+    }
+
+    /// Returns how many pairs of keys share a cell, with itself each.
+    fn crowding(&self) -> usize {
+        let last = self.keys.len() - 1 - usize::from(self.before[CELLS - 1]);
+        let inner = self.before.windows(2).map(|cells| usize::from(cells[1] - cells[0]).pow(2)).sum::<usize>();
+        inner + last.pow(2)
     }
 
     /// Returns how many keys are at most `x`, which is finite.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn at_most(&self, x: f64) -> usize {
-        let block = count(&self.pivots, x);
-        usize::from(self.first <= x) + block * BLOCK + count(&self.blocks[block], x)
+        let mut count = usize::from(self.before[self.map.cell(x)]);
+        count += usize::from(self.keys[count] <= x);
+        while self.keys[count] <= x {
+            count += 1;
+        }
+        count
     }
 }
 
-fn padded(keys: &[f64]) -> [f64; BLOCK] {
-    std::array::from_fn(|i| keys.get(i).copied().unwrap_or(f64::INFINITY))
+impl Map {
+    /// Maps by value; `None` where the range is too wide or too narrow for that.
+    fn value(first: f64, last: f64) -> Option<Self> {
+        let cells_per_unit = (CELLS - 1) as f64 / (last - first);
+        cells_per_unit.is_normal().then_some(Self::Value { first, cells_per_unit })
+    }
+
+    fn bits(first: f64, last: f64) -> Self {
+        let (first, last) = (ordered(first), ordered(last));
+        let used = 64 - last.abs_diff(first).leading_zeros();
+        Self::Bits { first, last, shift: used.saturating_sub(CELLS.ilog2()) }
+    }
+
+    #[inline]
+    fn cell(self, x: f64) -> usize {
+        match self {
+            Self::Value { first, cells_per_unit } => {
+                // Adding 2⁵² leaves the nearest whole number in the low bits.
+                let cell = ((x - first) * cells_per_unit).clamp(0.0, (CELLS - 1) as f64) + (1u64 << 52) as f64;
+                cell.to_bits() as usize % CELLS
+            }
+            Self::Bits { first, last, shift } => {
+                (ordered(x).clamp(first, last).abs_diff(first) >> shift) as usize % CELLS
+            }
+        }
+    }
 }
 
-/// Counts in two lanes, as wide as the vectors that every x86-64 and ARM64 has.
-#[inline(always)]
-fn count(keys: &[f64; BLOCK], x: f64) -> usize {
-    let (pairs, _) = keys.as_chunks::<2>();
-    let lanes = pairs
-        .iter()
-        .fold([0u64; 2], |lanes, pair| [lanes[0] + u64::from(pair[0] <= x), lanes[1] + u64::from(pair[1] <= x)]);
-    (lanes[0] + lanes[1]) as usize
+/// Returns the bits of a float as an integer that orders as floats do; both zeros are 0.
+#[inline]
+fn ordered(x: f64) -> i64 {
+    let bits = (x + 0.0).to_bits() as i64;
+    bits ^ ((bits >> 63) as u64 >> 1) as i64
 }
 
 #[cfg(test)]
@@ -58,15 +104,30 @@ mod tests {
 
     use super::*;
 
+    fn key() -> impl Strategy<Value = f64> {
+        let any = any::<f64>().prop_filter("finite", |x| x.is_finite()).prop_map(|x| x + 0.0);
+        prop_oneof![-1e3..1e3f64, 1.0..1.001f64, any, Just(0.0), Just(f64::MIN), Just(f64::MAX), Just(5e-324)]
+    }
+
     proptest! {
         #[test]
-        fn counts_as_a_plain_loop_does(mut keys in prop::collection::vec(-1e3..1e3f64, 0..MAX_KEYS), x in -1.1e3..1.1e3f64) {
+        fn counts_as_a_plain_loop_does(mut keys in prop::collection::vec(key(), 1..66), others in prop::collection::vec(key(), 9)) {
             keys.sort_unstable_by(f64::total_cmp);
             keys.dedup();
             let search = Search::new(&keys);
-            for x in keys.iter().copied().flat_map(|key| [key, key.next_down(), key.next_up()]).chain([x, f64::MAX, f64::MIN]) {
-                prop_assert_eq!(search.at_most(x), keys.iter().filter(|key| **key <= x).count());
+            let near = keys.iter().flat_map(|key| [*key, key.next_down(), key.next_up()]);
+            for x in near.chain(others).chain([-0.0, f64::MAX, f64::MIN]).filter(|x| x.is_finite()) {
+                prop_assert_eq!(search.at_most(x), keys.iter().filter(|key| **key <= x).count(), "{}", x);
             }
+        }
+    }
+
+    #[test]
+    fn usual_scales_leave_one_comparison() {
+        let linear: Vec<f64> = (0..=64).map(|k| f64::from(k) - 30.0).collect();
+        let ratios: Vec<f64> = (0..=64).map(|k| 0.01 * 1.2f64.powi(k)).collect();
+        for keys in [linear, ratios] {
+            assert_eq!(Search::new(&keys).crowding(), keys.len());
         }
     }
 }

@@ -25,6 +25,7 @@ pub fn output(args: &[&str]) -> Output {
 }
 
 /// Runs the command to its end, which must be a success, and returns its lines.
+#[allow(dead_code, reason = "not every test file needs it")]
 pub fn lines(args: &[&str]) -> Vec<Value> {
     let output = output(args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
