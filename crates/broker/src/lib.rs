@@ -3,7 +3,7 @@
 //! [`Broker`], [`Member`] and [`Producer`] are what the runtime needs of Kafka and no more: topics
 //! with partitions, consumer groups with rebalances, and one unit of outputs and offsets that is
 //! committed whole or not at all. Calls block: a consumer lives on its own thread, never on the
-//! async runtime. [`contract`] states the laws; the test suite in `tests/contract` runs them on
+//! async runtime. The laws stand at the head of `contract.rs`; the suite in `tests/contract` runs them on
 //! every implementation.
 
 mod contract;

@@ -19,8 +19,9 @@
 //!   structure looks as after a crash, so the log opens with the units before the break.
 //! - Readers see a unit whole or not at all ([`view`]); a partition has at most one owner in a group
 //!   ([`group`]).
-//! - Memory is bounded: [`EmbeddedConfig::cache_bytes`] of newest rows, 64 MB of what is not yet
-//!   flushed (newest rows are in both, but stored once), 16 MB of blocks read, and what readers hold.
+//! - Memory is bounded: [`EmbeddedConfig::cache_bytes`] of newest rows, five buffers of 16 MB of what is
+//!   not yet flushed (newest rows are in both, but stored once), 16 MB of blocks read, and what readers
+//!   hold.
 //!   A message shares the memory of its row, at most 256 KB or one larger record.
 
 mod append;

@@ -41,8 +41,7 @@ use std::{
     any::Any,
     fs, io, panic,
     path::Path,
-    thread,
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -188,6 +187,8 @@ pub(super) struct Store {
     state: Keyspace,
     path: String,
     durability: Durability,
+    /// Bytes of rows since the write buffer was last closed.
+    buffered: AtomicU64,
 }
 
 impl Store {
@@ -208,7 +209,7 @@ impl Store {
                 let blobs = KvSeparationOptions::default()
                     .compression(CompressionType::None)
                     .staleness_threshold(BLOB_STALENESS);
-                uncompressed().max_memtable_size(ROWS_BUFFER_BYTES).with_kv_separation(Some(blobs))
+                uncompressed().max_memtable_size(2 * ROWS_BUFFER_BYTES).with_kv_separation(Some(blobs))
             })?;
             let small = || uncompressed().max_memtable_size(STATE_BUFFER_BYTES);
             let compacted = db.keyspace("compacted", small)?;
@@ -220,7 +221,7 @@ impl Store {
         let (db, [rows, compacted, state]) = panic::catch_unwind(open)
             .map_err(|panic| BrokerError::Corrupt { path: name.clone(), reason: panic_text(&*panic) })?
             .map_err(|error| store_error(&name, error))?;
-        Ok(Self { db, rows, compacted, state, path: name, durability: config.durability })
+        Ok(Self { db, rows, compacted, state, path: name, durability: config.durability, buffered: AtomicU64::new(0) })
     }
 
     /// Starts a unit.
@@ -229,7 +230,7 @@ impl Store {
             Durability::Process => PersistMode::Buffer,
             Durability::Power => PersistMode::SyncData,
         };
-        Batch { store: self, batch: self.db.batch().durability(Some(mode)) }
+        Batch { store: self, batch: self.db.batch().durability(Some(mode)), bytes: 0 }
     }
 
     /// Reads every topic and checks its partitions.
@@ -323,13 +324,15 @@ impl Store {
         Ok(before.filter(|(key, _)| key.end() > offset).or(after))
     }
 
-    /// Holds a writer up while the disk does not keep pace, so that what waits to be flushed stays
-    /// bounded.
-    fn slow_down(&self) {
-        let start = Instant::now();
-        while self.db.write_buffer_size() > MAX_UNFLUSHED_BYTES && start.elapsed() < LONGEST_STALL {
-            thread::sleep(Duration::from_millis(1));
+    /// Closes the write buffer of `rows` once it is full. The store would leave that to a thread that
+    /// may be busy, while the buffer grows; closed by the writer, at most four wait to be flushed
+    /// before the store itself holds the next commit up.
+    fn bound_buffer(&self, bytes: u64) -> Result<(), BrokerError> {
+        if self.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes > ROWS_BUFFER_BYTES {
+            self.buffered.store(0, Ordering::Relaxed);
+            self.rows.rotate_memtable().map_err(|error| self.error(error))?;
         }
+        Ok(())
     }
 
     fn rows(&self, cleanup: &Cleanup) -> &Keyspace {
@@ -379,6 +382,8 @@ impl Store {
 pub(super) struct Batch<'a> {
     store: &'a Store,
     batch: fjall::OwnedWriteBatch,
+    /// Bytes of rows.
+    bytes: u64,
 }
 
 impl Batch<'_> {
@@ -392,6 +397,7 @@ impl Batch<'_> {
 
     /// Writes a row.
     pub(super) fn put_row(&mut self, cleanup: &Cleanup, key: &RowKey, data: Bytes) {
+        self.bytes += data.len() as u64;
         self.batch.insert(self.store.rows(cleanup), key.encode(), data);
     }
 
@@ -438,8 +444,7 @@ impl Batch<'_> {
     /// Writes everything, or nothing.
     pub(super) fn commit(self) -> Result<(), BrokerError> {
         self.batch.commit().map_err(|error| self.store.error(error))?;
-        self.store.slow_down();
-        Ok(())
+        self.store.bound_buffer(self.bytes)
     }
 }
 
@@ -514,15 +519,10 @@ const BLOCK_CACHE_BYTES: u64 = 16 << 20;
 const ROWS_BUFFER_BYTES: u64 = 16 << 20;
 /// The same for the small things.
 const STATE_BUFFER_BYTES: u64 = 4 << 20;
-/// Everything written but not yet in a table. Beyond it a commit waits.
-const MAX_UNFLUSHED_BYTES: u64 = 64 << 20;
-/// How long a commit waits at most for the disk.
-const LONGEST_STALL: Duration = Duration::from_secs(1);
 /// What is replayed after a crash, at most.
 const MAX_JOURNAL_BYTES: u64 = 128 << 20;
 /// Records leave in the order they came, so a blob file soon is wholly stale and is dropped for
 /// nothing: rewriting it before would only copy records that are about to leave.
 const BLOB_STALENESS: f32 = 0.95;
-/// Threads that flush and compact. Closing a full write buffer waits for one of them: with fewer the
-/// buffer grows beyond its size while they are at work.
+/// Threads that flush and compact: one of them can always flush while others compact.
 const WORKER_THREADS: usize = 4;
