@@ -6,7 +6,7 @@ use crate::asr::{
     confidence::{Calibration, Evidence},
 };
 
-/// Share of speech inside the vocabulary that the threshold may reject.
+/// Share of the right transcripts that the threshold may reject.
 const FALSE_REJECTION: f32 = 0.02;
 /// Steps of Newton's method; the loss is convex and settles in fewer.
 const STEPS: usize = 30;
@@ -20,8 +20,6 @@ pub struct Observation {
     pub evidence: Option<Evidence>,
     /// Whether the best transcript was right.
     pub right: bool,
-    /// Whether the utterance was inside the vocabulary.
-    pub inside: bool,
 }
 
 /// Recognises trials and notes what the confidence needs.
@@ -40,7 +38,6 @@ pub fn observe(
         .map(|(trial, heard)| Observation {
             evidence: heard.evidence,
             right: !trial.words.is_empty() && heard.best == trial.words.join(" "),
-            inside: !trial.words.is_empty(),
         })
         .collect())
 }
@@ -81,17 +78,17 @@ pub fn fit(observations: &[Observation]) -> Calibration {
         weights: [a, b, c],
         threshold: 0.0,
     };
-    let mut inside: Vec<f32> = observations
+    let mut right: Vec<f32> = observations
         .iter()
-        .filter(|o| o.inside)
+        .filter(|o| o.right)
         .map(|o| {
             o.evidence
                 .map_or(0.0, |evidence| calibration.confidence(&evidence))
         })
         .collect();
-    inside.sort_by(f32::total_cmp);
-    let rank = (inside.len() as f32 * FALSE_REJECTION) as usize;
-    calibration.threshold = inside.get(rank).copied().unwrap_or(0.0);
+    right.sort_by(f32::total_cmp);
+    let rank = (right.len() as f32 * FALSE_REJECTION) as usize;
+    calibration.threshold = right.get(rank).copied().unwrap_or(0.0);
     calibration
 }
 
@@ -150,7 +147,6 @@ mod tests {
             Observation {
                 evidence,
                 right: inside && i % 50 < 45,
-                inside,
             }
         };
         let observations: Vec<Observation> = (0..1000).map(observation).collect();
@@ -163,9 +159,10 @@ mod tests {
             })
         };
         assert!(confidence(0.0) > 0.9 && confidence(1.4) < 0.1, "{fitted:?}");
-        let below = observations[..500]
+        let below = observations
             .iter()
+            .filter(|o| o.right)
             .filter(|o| fitted.confidence(&o.evidence.expect("words")) < fitted.threshold);
-        assert!(below.count() <= 10);
+        assert!(below.count() <= 9);
     }
 }
