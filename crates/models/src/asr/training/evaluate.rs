@@ -62,6 +62,8 @@ pub struct Score {
     pub errors_with_rejection: usize,
     /// Utterances with an empty transcript.
     pub rejected: usize,
+    /// Of the utterances whose best transcript has no error, those that were rejected.
+    pub right_rejected: usize,
 }
 
 impl Score {
@@ -77,7 +79,9 @@ impl Score {
         self.words += trial.words.len();
         self.errors += errors;
         self.errors_with_rejection += edit_distance(&trial.words, &split(&heard.hypothesis.text));
-        self.rejected += usize::from(heard.hypothesis.text.is_empty());
+        let rejected = heard.hypothesis.text.is_empty();
+        self.rejected += usize::from(rejected);
+        self.right_rejected += usize::from(rejected && errors == 0);
     }
 
     fn add(&mut self, other: &Self) {
@@ -87,6 +91,7 @@ impl Score {
         self.errors += other.errors;
         self.errors_with_rejection += other.errors_with_rejection;
         self.rejected += other.rejected;
+        self.right_rejected += other.right_rejected;
     }
 }
 
@@ -153,9 +158,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| set | condition | utterances | right % | word error % | with rejection % | rejected % |"
+            "| set | condition | utterances | right % | word error % | with rejection % | rejected % | right but rejected % |"
         )?;
-        writeln!(f, "|---|---|---:|---:|---:|---:|---:|")?;
+        writeln!(f, "|---|---|---:|---:|---:|---:|---:|---:|")?;
         for Row {
             set,
             condition,
@@ -166,15 +171,17 @@ impl fmt::Display for Report {
             let mut line = format!("| {set} | {condition} | {} |", score.utterances);
             let rejected = share(score.rejected, score.utterances);
             if score.words == 0 {
-                write!(line, " | | | {rejected:.1} |")?;
+                write!(line, " | | | {rejected:.1} | |")?;
             } else {
                 let right = share(score.right, score.utterances);
                 let errors = [score.errors, score.errors_with_rejection]
                     .map(|errors| share(errors, score.words));
                 write!(
                     line,
-                    " {right:.1} | {:.1} | {:.1} | {rejected:.1} |",
-                    errors[0], errors[1]
+                    " {right:.1} | {:.1} | {:.1} | {rejected:.1} | {:.1} |",
+                    errors[0],
+                    errors[1],
+                    share(score.right_rejected, score.right)
                 )?;
             }
             writeln!(f, "{line}")?;
