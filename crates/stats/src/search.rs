@@ -40,8 +40,16 @@ impl Search {
     }
 
     fn with_map(map: Map, keys: &[f64]) -> Self {
-        let before = std::array::from_fn(|cell| keys.iter().filter(|key| map.cell(**key) < cell).count() as u8);
-        Self { map, before: Box::new(before), keys: keys.iter().copied().chain([f64::INFINITY]).collect() }
+        let mut before = Box::new([0; CELLS]);
+        for cell in keys.iter().map(|key| map.cell(*key)).filter(|cell| cell + 1 < CELLS) {
+            before[cell + 1] += 1;
+        }
+        let mut sum = 0;
+        for held in before.iter_mut() {
+            sum += *held;
+            *held = sum;
+        }
+        Self { map, before, keys: keys.iter().copied().chain([f64::INFINITY]).collect() }
     }
 
     /// Returns how many pairs of keys share a cell, with itself each.
