@@ -31,7 +31,7 @@ use driftline_types::{GroupId, Headers, Message, Outgoing, Timestamp, Topic, Top
 /// How far the producer may be ahead of the member.
 const AHEAD_BYTES: usize = 16 << 20;
 /// What a topic keeps.
-const KEPT_BYTES: u64 = 512 << 20;
+const KEPT_BYTES: u64 = 256 << 20;
 /// What a unit holds at most.
 const UNIT: FetchLimit = FetchLimit { records: 2000, bytes: 1 << 20 };
 
@@ -48,7 +48,7 @@ fn main() {
     let mut args = env::args().skip(1).filter(|arg| !arg.starts_with("--"));
     let folder = args.next().map_or_else(env::temp_dir, PathBuf::from);
     let only = args.next().unwrap_or_default();
-    println!("raw disk, sequential write of 2 GiB and fdatasync: {:.0} MB/s", disk_mb_per_s(&folder, 2 << 30));
+    println!("raw disk, sequential write of 1 GiB and fdatasync: {:.0} MB/s", disk_mb_per_s(&folder, 1 << 30));
     let process = Durability::Process;
     let small = FetchLimit { records: 10, ..UNIT };
     let loads = [
@@ -56,11 +56,11 @@ fn main() {
             name: "32 KB",
             record_bytes: 32 << 10,
             headers: 0,
-            total_bytes: 2 << 30,
+            total_bytes: 512 << 20,
             unit: UNIT,
             durability: process,
         },
-        Load { name: "200 B", record_bytes: 200, headers: 0, total_bytes: 1 << 30, unit: UNIT, durability: process },
+        Load { name: "200 B", record_bytes: 200, headers: 0, total_bytes: 256 << 20, unit: UNIT, durability: process },
         Load {
             name: "200 B, 9 headers",
             record_bytes: 200,
@@ -91,7 +91,7 @@ fn main() {
             pass_through(load, &folder);
         }
     }
-    println!("raw disk, sequential write of 2 GiB and fdatasync: {:.0} MB/s", disk_mb_per_s(&folder, 2 << 30));
+    println!("raw disk, sequential write of 1 GiB and fdatasync: {:.0} MB/s", disk_mb_per_s(&folder, 1 << 30));
 }
 
 fn pass_through(load: &Load, folder: &Path) {

@@ -10,6 +10,8 @@ use driftline_types::{
     wire::Origin,
 };
 
+use serde::de::DeserializeOwned;
+
 use crate::{
     Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
     operator::{Effects, Observer, Operator, Site, StageOperator},
@@ -291,18 +293,24 @@ impl SinkDef {
     }
 }
 
-fn check<C: serde::de::DeserializeOwned>(
-    table: &toml::Table,
-    semantic: fn(&C) -> Vec<ConfigProblem>,
-) -> Vec<ConfigProblem> {
-    match config::read(table) {
-        Ok(config) => semantic(&config),
+/// Finds what is wrong with a config: what does not fit its types and, with that left out, what its
+/// kind has to say of the rest.
+fn check<C: DeserializeOwned>(table: &toml::Table, semantic: fn(&C) -> Vec<ConfigProblem>) -> Vec<ConfigProblem> {
+    let mut problems = match config::read(table) {
+        Ok(config) => return semantic(&config),
         Err(problems) => problems,
+    };
+    let wrong = |key: &str| problems.iter().any(|problem| problem.path.first().is_some_and(|first| first == key));
+    let rest: toml::Table =
+        table.iter().filter(|(key, _)| !wrong(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    if let Ok(config) = config::read(&rest) {
+        problems.extend(semantic(&config));
     }
+    problems
 }
 
 /// Reads a config that was checked before; a problem here names the first one only.
-fn read<C: serde::de::DeserializeOwned>(table: &toml::Table) -> Result<C, StageError> {
+fn read<C: DeserializeOwned>(table: &toml::Table) -> Result<C, StageError> {
     config::read(table).map_err(|problems| {
         let first = problems.first().map_or_else(|| "unknown problem".to_owned(), ToString::to_string);
         StageError::fatal(format!("config: {first}"))
