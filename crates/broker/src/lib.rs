@@ -1,1 +1,18 @@
-//! The broker contract, and the embedded broker: a durable log in one process.
+//! The broker contract, and the brokers that keep it.
+//!
+//! [`Broker`], [`Member`] and [`Producer`] are what the runtime needs of Kafka and no more: topics
+//! with partitions, consumer groups with rebalances, and one unit of outputs and offsets that is
+//! committed whole or not at all. Calls block: a consumer lives on its own thread, never on the
+//! async runtime. [`contract`] states the laws; the test suite in `tests/contract` runs them on
+//! every implementation.
+
+mod contract;
+mod embedded;
+mod error;
+
+pub use contract::{
+    Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Retention, TopicDescription,
+    TopicSpec, Unit, Watermarks,
+};
+pub use embedded::{Durability, Embedded, EmbeddedConfig};
+pub use error::BrokerError;

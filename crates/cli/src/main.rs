@@ -1,2 +1,5 @@
 //! The `driftline` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    driftline_cli::main()
+}

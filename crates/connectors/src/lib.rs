@@ -1,1 +1,18 @@
-//! Sources and sinks: audio files, JSON lines, standard output.
+//! Sources and sinks: where records enter a pipeline and where they leave it.
+//!
+//! | kind | what | type |
+//! |---|---|---|
+//! | source `audio-files` | recordings, sent as microphones would send them | [`AudioFiles`] |
+//! | source `jsonl` | a JSON object a line, from a file or standard input | [`JsonLinesSource`] |
+//! | sink `jsonl` | a JSON object a line, into a file or to standard output | [`JsonLinesSink`] |
+//! | sink `stdout` | the same to standard output | [`StdoutSink`] |
+//!
+//! What always holds: input that cannot be used goes to the dead letters with the place, what was
+//! found and what is allowed, and the rest goes on; a source that is interrupted and resumed gives
+//! the records of one that was not; a file that is written holds each record once.
+
+pub mod audio;
+pub mod jsonl;
+
+pub use audio::AudioFiles;
+pub use jsonl::{JsonLinesSink, JsonLinesSource, StdoutSink};

@@ -45,6 +45,16 @@ pub enum ModelError {
         /// The values allowed.
         allowed: &'static str,
     },
+    /// What was handed over does not fit the model or the rest of the batch.
+    #[error("{place}: found {found}, allowed: {allowed}")]
+    Input {
+        /// The argument.
+        place: String,
+        /// Its value or shape.
+        found: String,
+        /// The values or shapes that fit.
+        allowed: String,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -58,9 +58,7 @@ impl MelFilters {
         let to_hz = |mel: f32| 700.0 * (10f32.powf(mel / 2595.0) - 1.0);
         let (low, high) = (to_mel(settings.low_hz), to_mel(settings.high_hz));
         let step = (high - low) / (settings.bands + 1) as f32;
-        let edges: Vec<f32> = (0..settings.bands + 2)
-            .map(|i| warp(to_hz(low + step * i as f32)))
-            .collect();
+        let edges: Vec<f32> = (0..settings.bands + 2).map(|i| warp(to_hz(low + step * i as f32))).collect();
         let bin_hz = settings.sample_rate as f32 / settings.fft as f32;
         let bins = settings.fft / 2 + 1;
         let triangles = edges
@@ -99,15 +97,7 @@ impl LogMel {
     /// [`ModelError::Parameter`] where a length is zero, the transform is shorter than the window, or the bands do not lie
     /// between 0 Hz and half the sample rate.
     pub fn try_new(settings: LogMelSettings) -> Result<Self, ModelError> {
-        let LogMelSettings {
-            sample_rate,
-            window,
-            hop,
-            fft,
-            bands,
-            low_hz,
-            high_hz,
-        } = settings;
+        let LogMelSettings { sample_rate, window, hop, fft, bands, low_hz, high_hz } = settings;
         if window == 0 || hop == 0 || bands == 0 || sample_rate == 0 {
             return Err(ModelError::Parameter {
                 name: "log-mel settings",
@@ -116,11 +106,7 @@ impl LogMel {
             });
         }
         if fft < window {
-            return Err(ModelError::Parameter {
-                name: "fft",
-                found: fft.to_string(),
-                allowed: "at least the window",
-            });
+            return Err(ModelError::Parameter { name: "fft", found: fft.to_string(), allowed: "at least the window" });
         }
         let nyquist = sample_rate as f32 / 2.0;
         if !(0.0 <= low_hz && low_hz < high_hz && high_hz <= nyquist) {
@@ -130,9 +116,8 @@ impl LogMel {
                 allowed: "an increasing range between 0 and half the sample rate",
             });
         }
-        let hann = (0..window)
-            .map(|i| 0.5 - 0.5 * (2.0 * std::f32::consts::PI * i as f32 / window as f32).cos())
-            .collect();
+        let hann =
+            (0..window).map(|i| 0.5 - 0.5 * (2.0 * std::f32::consts::PI * i as f32 / window as f32).cos()).collect();
         Ok(Self {
             settings,
             window: hann,
@@ -150,11 +135,7 @@ impl LogMel {
     /// Counts the frames of `samples` samples: 0 below one window.
     #[must_use]
     pub fn frames(&self, samples: usize) -> usize {
-        if samples < self.settings.window {
-            0
-        } else {
-            1 + (samples - self.settings.window) / self.settings.hop
-        }
+        if samples < self.settings.window { 0 } else { 1 + (samples - self.settings.window) / self.settings.hop }
     }
 
     /// Computes natural-log mel powers, `frames(samples.len())` rows of `bands` values, row-major.
@@ -176,11 +157,7 @@ impl LogMel {
         let mut power = vec![0f32; spectrum.len()];
         for frame in 0..frames {
             let start = frame * self.settings.hop;
-            for ((slot, sample), weight) in input
-                .iter_mut()
-                .zip(&samples[start..])
-                .zip(self.window.iter())
-            {
+            for ((slot, sample), weight) in input.iter_mut().zip(&samples[start..]).zip(self.window.iter()) {
                 *slot = sample * weight;
             }
             input[self.settings.window..].fill(0.0);
@@ -191,12 +168,8 @@ impl LogMel {
                 *p = bin.norm_sqr();
             }
             rows.extend(filters.triangles.iter().map(|triangle| {
-                let energy: f32 = triangle
-                    .weights
-                    .iter()
-                    .zip(&power[triangle.first_bin..])
-                    .map(|(weight, p)| weight * p)
-                    .sum();
+                let energy: f32 =
+                    triangle.weights.iter().zip(&power[triangle.first_bin..]).map(|(weight, p)| weight * p).sum();
                 (energy + FLOOR).ln()
             }));
         }
@@ -210,15 +183,8 @@ mod tests {
 
     use super::*;
 
-    const SETTINGS: LogMelSettings = LogMelSettings {
-        sample_rate: 8000,
-        window: 200,
-        hop: 80,
-        fft: 512,
-        bands: 40,
-        low_hz: 60.0,
-        high_hz: 3900.0,
-    };
+    const SETTINGS: LogMelSettings =
+        LogMelSettings { sample_rate: 8000, window: 200, hop: 80, fft: 512, bands: 40, low_hz: 60.0, high_hz: 3900.0 };
 
     #[test]
     fn equals_the_reference() {
@@ -227,31 +193,23 @@ mod tests {
             samples: Vec<f32>,
             log_mel: Vec<Vec<f32>>,
         }
-        let golden: Golden = serde_json::from_str(include_str!("../tests/golden/log_mel.json"))
-            .expect("the golden file is JSON");
-        let rows = LogMel::try_new(SETTINGS)
-            .expect("valid settings")
-            .compute(&golden.samples);
+        let golden: Golden =
+            serde_json::from_str(include_str!("../tests/golden/log_mel.json")).expect("the golden file is JSON");
+        let rows = LogMel::try_new(SETTINGS).expect("valid settings").compute(&golden.samples);
         let expected: Vec<f32> = golden.log_mel.into_iter().flatten().collect();
         assert_eq!(rows.len(), expected.len());
         for (i, (found, wanted)) in rows.iter().zip(&expected).enumerate() {
-            assert!(
-                (found - wanted).abs() < 2e-3,
-                "value {i}: {found} against {wanted}"
-            );
+            assert!((found - wanted).abs() < 2e-3, "value {i}: {found} against {wanted}");
         }
     }
 
     #[test]
     fn a_tone_lights_its_band() {
         let mel = LogMel::try_new(SETTINGS).expect("valid settings");
-        let tone: Vec<f32> = (0..800)
-            .map(|i| (2.0 * std::f32::consts::PI * 1000.0 * i as f32 / 8000.0).sin())
-            .collect();
+        let tone: Vec<f32> =
+            (0..800).map(|i| (2.0 * std::f32::consts::PI * 1000.0 * i as f32 / 8000.0).sin()).collect();
         let row = &mel.compute(&tone)[..40];
-        let loudest = (0..40)
-            .max_by(|&a, &b| row[a].total_cmp(&row[b]))
-            .expect("forty bands");
+        let loudest = (0..40).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("forty bands");
         // 1000 Hz is 1000 mel; the bands are 49.6 mel apart from 91 mel on.
         assert!((17..=19).contains(&loudest), "band {loudest}");
     }
@@ -260,23 +218,11 @@ mod tests {
     fn settings_are_checked() {
         for bad in [
             LogMelSettings { hop: 0, ..SETTINGS },
-            LogMelSettings {
-                fft: 128,
-                ..SETTINGS
-            },
-            LogMelSettings {
-                high_hz: 4001.0,
-                ..SETTINGS
-            },
-            LogMelSettings {
-                low_hz: f32::NAN,
-                ..SETTINGS
-            },
+            LogMelSettings { fft: 128, ..SETTINGS },
+            LogMelSettings { high_hz: 4001.0, ..SETTINGS },
+            LogMelSettings { low_hz: f32::NAN, ..SETTINGS },
         ] {
-            assert!(
-                matches!(LogMel::try_new(bad), Err(ModelError::Parameter { .. })),
-                "{bad:?}"
-            );
+            assert!(matches!(LogMel::try_new(bad), Err(ModelError::Parameter { .. })), "{bad:?}");
         }
     }
 

@@ -3,5 +3,8 @@
 pub mod asr;
 pub mod error;
 pub mod features;
+pub mod inspect;
+pub mod vad;
+pub mod whisper;
 
 pub use error::ModelError;

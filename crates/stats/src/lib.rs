@@ -1,1 +1,39 @@
 //! Profiles of signals: mergeable summaries, pure functions over integers and floats.
+//!
+//! A payload declares its [`Signal`]s and shows their values to a [`SignalVisitor`]. A
+//! [`ProfileSet`] counts them on the bins of a [`Reference`]; a [`JointProfile`] counts which input
+//! code became which output code. A [`Profile`] is either of them with what it describes, and goes
+//! over the wire as bytes. The README beside this crate explains why profiles are made this way.
+//!
+//! Nothing here does I/O or knows a clock.
+
+mod category;
+mod codebook;
+mod codec;
+mod distance;
+mod edges;
+mod embedding;
+mod error;
+mod joint;
+mod new_values;
+mod number;
+mod profile;
+mod quantum;
+mod reference;
+mod search;
+mod signal;
+mod wire;
+
+pub use category::{CategoryProfile, Dictionary, FIRST_VALUE, MAX_DICTIONARY, MAX_VALUE, OTHER};
+pub use codebook::{Codebook, MAX_CELLS};
+pub use codec::References;
+pub use distance::{hellinger, jensen_shannon, psi, wasserstein};
+pub use edges::{BELOW, DEFAULT_BINS, Edges, FIRST_BIN, MAX_BINS, MISSING, NAN, NEG_INFINITY};
+pub use embedding::{EmbeddingBins, EmbeddingProfile, FIRST_CELL, MALFORMED, PROJECTIONS, project};
+pub use error::{DecodeError, DecodeProblem, MergeError, ReferenceError};
+pub use joint::{DROPPED, JointProfile, UNKNOWN};
+pub use new_values::{NewValues, SAMPLE};
+pub use number::NumberProfile;
+pub use profile::{Direction, Profile, ProfileBody, ProfileKey, ProfileSet, Window};
+pub use reference::{Reference, ReferenceId, SignalBins, SignalProfile};
+pub use signal::{Scale, Signal, SignalKind, SignalVisitor};

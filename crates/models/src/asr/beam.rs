@@ -58,10 +58,7 @@ struct Mass {
 }
 
 impl Mass {
-    const NONE: Self = Self {
-        blank: f64::NEG_INFINITY,
-        phone: f64::NEG_INFINITY,
-    };
+    const NONE: Self = Self { blank: f64::NEG_INFINITY, phone: f64::NEG_INFINITY };
 
     fn total(self) -> f64 {
         log_add(self.blank, self.phone)
@@ -93,21 +90,12 @@ impl Search<'_> {
         let fresh = self.prefixes.len();
         let found = *self.children.entry((parent, ended, phone)).or_insert(fresh);
         if found == fresh {
-            let Prefix {
-                context, language, ..
-            } = self.prefixes[parent];
+            let Prefix { context, language, .. } = self.prefixes[parent];
             let (context, language) = match ended {
                 Some(word) => (ended, language + self.word_score(context, word)),
                 None => (context, language),
             };
-            self.prefixes.push(Prefix {
-                parent,
-                phone,
-                node,
-                ended,
-                context,
-                language,
-            });
+            self.prefixes.push(Prefix { parent, phone, node, ended, context, language });
             self.next.push(Mass::NONE);
         }
         found
@@ -118,12 +106,7 @@ impl Search<'_> {
     }
 
     fn rank(&self, prefix: usize, mass: Mass) -> f64 {
-        let Prefix {
-            node,
-            context,
-            language,
-            ..
-        } = self.prefixes[prefix];
+        let Prefix { node, context, language, .. } = self.prefixes[prefix];
         mass.total() + language + LANGUAGE * f64::from(self.language.ahead(context, node))
     }
 
@@ -131,38 +114,24 @@ impl Search<'_> {
         let lexicon = self.lexicon;
         let root = &lexicon.nodes()[0];
         for &(prefix, mass) in active {
-            let Prefix {
-                phone: last, node, ..
-            } = self.prefixes[prefix];
+            let Prefix { phone: last, node, .. } = self.prefixes[prefix];
             self.add(prefix, mass.total() + log_p[BLANK], f64::NEG_INFINITY);
             if prefix != 0 {
-                self.add(
-                    prefix,
-                    f64::NEG_INFINITY,
-                    mass.phone + log_p[usize::from(last)],
-                );
+                self.add(prefix, f64::NEG_INFINITY, mass.phone + log_p[usize::from(last)]);
             }
             let node = &lexicon.nodes()[node];
-            let inside = node
-                .children
+            let inside = node.children.iter().map(|(&phone, &node)| (None, phone, node));
+            let after = node
+                .words
                 .iter()
-                .map(|(&phone, &node)| (None, phone, node));
-            let after = node.words.iter().flat_map(|&word| {
-                root.children
-                    .iter()
-                    .map(move |(&phone, &node)| (Some(word), phone, node))
-            });
+                .flat_map(|&word| root.children.iter().map(move |(&phone, &node)| (Some(word), phone, node)));
             for (ended, phone, node) in inside.chain(after) {
                 let p = log_p[usize::from(phone)];
                 if p < LEAST {
                     continue;
                 }
                 // The same phone twice needs a blank between.
-                let from = if phone == last {
-                    mass.blank
-                } else {
-                    mass.total()
-                };
+                let from = if phone == last { mass.blank } else { mass.total() };
                 if from > f64::NEG_INFINITY {
                     let longer = self.extend(prefix, ended, phone, node);
                     self.add(longer, f64::NEG_INFINITY, from + p);
@@ -174,19 +143,13 @@ impl Search<'_> {
             let mass = std::mem::replace(&mut self.next[prefix], Mass::NONE);
             ranked.push((self.rank(prefix, mass), prefix, mass));
         }
-        let best = ranked
-            .iter()
-            .fold(f64::NEG_INFINITY, |best, ranked| best.max(ranked.0));
+        let best = ranked.iter().fold(f64::NEG_INFINITY, |best, ranked| best.max(ranked.0));
         ranked.retain(|ranked| ranked.0 >= best - MARGIN);
         if ranked.len() > WIDTH {
-            ranked
-                .select_nth_unstable_by(WIDTH - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            ranked.select_nth_unstable_by(WIDTH - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             ranked.truncate(WIDTH);
         }
-        ranked
-            .into_iter()
-            .map(|(_, prefix, mass)| (prefix, mass))
-            .collect()
+        ranked.into_iter().map(|(_, prefix, mass)| (prefix, mass)).collect()
     }
 
     /// Reads the words of a prefix whose last word is `last`.
@@ -194,12 +157,7 @@ impl Search<'_> {
         let mut words = Vec::new();
         let (mut at, mut word, mut phones) = (prefix, last, Vec::new());
         while at != 0 {
-            let Prefix {
-                parent,
-                phone,
-                ended,
-                ..
-            } = self.prefixes[at];
+            let Prefix { parent, phone, ended, .. } = self.prefixes[at];
             phones.push(phone);
             if let Some(before) = ended {
                 phones.reverse();
@@ -219,20 +177,8 @@ impl Search<'_> {
 ///
 /// Homophones and pronunciations of one transcript are added together, and the phones given are those of the likeliest.
 #[must_use]
-pub fn search(
-    log_p: &[f64],
-    classes: usize,
-    lexicon: &Lexicon,
-    language: &LanguageModel,
-) -> Vec<Candidate> {
-    let root = Prefix {
-        parent: 0,
-        phone: BLANK as u8,
-        node: 0,
-        ended: None,
-        context: None,
-        language: 0.0,
-    };
+pub fn search(log_p: &[f64], classes: usize, lexicon: &Lexicon, language: &LanguageModel) -> Vec<Candidate> {
+    let root = Prefix { parent: 0, phone: BLANK as u8, node: 0, ended: None, context: None, language: 0.0 };
     let mut search = Search {
         lexicon,
         language,
@@ -241,49 +187,26 @@ pub fn search(
         next: vec![Mass::NONE],
         touched: Vec::new(),
     };
-    let mut active = vec![(
-        0,
-        Mass {
-            blank: 0.0,
-            phone: f64::NEG_INFINITY,
-        },
-    )];
+    let mut active = vec![(0, Mass { blank: 0.0, phone: f64::NEG_INFINITY })];
     for row in log_p.chunks_exact(classes) {
         active = search.frame(&active, row);
     }
     let mut ends: Vec<Candidate> = Vec::new();
     for &(prefix, mass) in &active {
-        let Prefix {
-            node,
-            context,
-            language: so_far,
-            ..
-        } = search.prefixes[prefix];
+        let Prefix { node, context, language: so_far, .. } = search.prefixes[prefix];
         if prefix == 0 {
-            ends.push(Candidate {
-                words: Vec::new(),
-                score: mass.total() + LANGUAGE * f64::from(language.end(None)),
-            });
+            ends.push(Candidate { words: Vec::new(), score: mass.total() + LANGUAGE * f64::from(language.end(None)) });
         }
         for &word in &lexicon.nodes()[node].words {
             let end = LANGUAGE * f64::from(language.end(Some(word)));
             let score = mass.total() + so_far + search.word_score(context, word) + end;
-            ends.push(Candidate {
-                words: search.words(prefix, word),
-                score,
-            });
+            ends.push(Candidate { words: search.words(prefix, word), score });
         }
     }
     ends.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut merged: Vec<Candidate> = Vec::new();
     for end in ends {
-        let ids = |candidate: &Candidate| {
-            candidate
-                .words
-                .iter()
-                .map(|(word, _)| *word)
-                .collect::<Vec<_>>()
-        };
+        let ids = |candidate: &Candidate| candidate.words.iter().map(|(word, _)| *word).collect::<Vec<_>>();
         match merged.iter_mut().find(|known| ids(known) == ids(&end)) {
             Some(known) => known.score = log_add(known.score, end.score),
             None => merged.push(end),
@@ -313,11 +236,7 @@ mod tests {
     /// Log probabilities in which each named phone (`_` is the blank) is nearly certain for one frame.
     fn frames(names: &str) -> Vec<f64> {
         let row = |name: &str| {
-            let class = if name == "_" {
-                BLANK
-            } else {
-                usize::from(phone_class(name).expect("a phone"))
-            };
+            let class = if name == "_" { BLANK } else { usize::from(phone_class(name).expect("a phone")) };
             let mut row = vec![(0.1 / (CLASSES - 1) as f64).ln(); CLASSES];
             row[class] = 0.9f64.ln();
             row
@@ -328,11 +247,7 @@ mod tests {
     fn text(log_p: &[f64]) -> String {
         let (lexicon, language) = models();
         let best = &search(log_p, CLASSES, &lexicon, &language)[0];
-        best.words
-            .iter()
-            .map(|(word, _)| lexicon.word(*word))
-            .collect::<Vec<_>>()
-            .join(" ")
+        best.words.iter().map(|(word, _)| lexicon.word(*word)).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -345,10 +260,7 @@ mod tests {
     fn the_language_model_chooses_between_homophones() {
         assert_eq!(text(&frames("f ao r _")), "four");
         assert_eq!(text(&frames("sh uw z s ay z f ao r")), "shoes size four");
-        assert_eq!(
-            text(&frames("r eh d sh uw z _ f ao r _ r eh d")),
-            "red shoes for red"
-        );
+        assert_eq!(text(&frames("r eh d sh uw z _ f ao r _ r eh d")), "red shoes for red");
     }
 
     #[test]

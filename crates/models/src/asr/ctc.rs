@@ -24,12 +24,7 @@ pub struct LossAndGradient {
 /// # Panics
 /// Where the slices' lengths contradict one another.
 #[must_use]
-pub fn loss_and_gradient(
-    logits: &[f32],
-    classes: usize,
-    lengths: &[usize],
-    targets: &[Vec<u8>],
-) -> LossAndGradient {
+pub fn loss_and_gradient(logits: &[f32], classes: usize, lengths: &[usize], targets: &[Vec<u8>]) -> LossAndGradient {
     assert_eq!(lengths.len(), targets.len(), "one target a sequence");
     let per_sequence = logits.len() / lengths.len().max(1);
     let mut gradient = vec![0f32; logits.len()];
@@ -44,12 +39,7 @@ pub fn loss_and_gradient(
         .into_par_iter()
         .map(|(b, gradient)| {
             let n = lengths[b] * classes;
-            sequence(
-                &logits[b * per_sequence..][..n],
-                classes,
-                &targets[b],
-                &mut gradient[..n],
-            )
+            sequence(&logits[b * per_sequence..][..n], classes, &targets[b], &mut gradient[..n])
         })
         .collect();
     LossAndGradient { losses, gradient }
@@ -69,20 +59,12 @@ pub fn log_softmax(row: &[f32], out: &mut [f64]) {
 #[must_use]
 pub fn log_add(a: f64, b: f64) -> f64 {
     let (low, high) = if a < b { (a, b) } else { (b, a) };
-    if low == f64::NEG_INFINITY {
-        high
-    } else {
-        high + (low - high).exp().ln_1p()
-    }
+    if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
 }
 
 /// The class at position `s` of the target with blanks between and around.
 fn state_class(target: &[u8], s: usize) -> usize {
-    if s.is_multiple_of(2) {
-        BLANK
-    } else {
-        usize::from(target[s / 2])
-    }
+    if s.is_multiple_of(2) { BLANK } else { usize::from(target[s / 2]) }
 }
 
 /// Says whether a path may go from state `s - 2` straight to `s`.
@@ -94,17 +76,10 @@ fn sequence(logits: &[f32], classes: usize, target: &[u8], gradient: &mut [f32])
     let frames = logits.len() / classes;
     let states = 2 * target.len() + 1;
     if frames == 0 {
-        return if target.is_empty() {
-            0.0
-        } else {
-            f32::INFINITY
-        };
+        return if target.is_empty() { 0.0 } else { f32::INFINITY };
     }
     let mut log_p = vec![0f64; logits.len()];
-    for (row, out) in logits
-        .chunks_exact(classes)
-        .zip(log_p.chunks_exact_mut(classes))
-    {
+    for (row, out) in logits.chunks_exact(classes).zip(log_p.chunks_exact_mut(classes)) {
         log_softmax(row, out);
     }
     let at = |t: usize, s: usize| log_p[t * classes + state_class(target, s)];
@@ -129,11 +104,7 @@ fn sequence(logits: &[f32], classes: usize, target: &[u8], gradient: &mut [f32])
         }
     }
     let last = &alpha[(frames - 1) * states..];
-    let total = if states > 1 {
-        log_add(last[states - 1], last[states - 2])
-    } else {
-        last[0]
-    };
+    let total = if states > 1 { log_add(last[states - 1], last[states - 2]) } else { last[0] };
     if total == f64::NEG_INFINITY {
         return f32::INFINITY;
     }
@@ -228,10 +199,7 @@ pub fn align(log_p: &[f64], classes: usize, target: &[u8]) -> Option<Alignment> 
         }
         state -= usize::from(steps[t * states + state]);
     }
-    Some(Alignment {
-        spans,
-        log_probability,
-    })
+    Some(Alignment { spans, log_probability })
 }
 
 #[cfg(test)]
@@ -252,22 +220,14 @@ mod tests {
 
     #[test]
     fn equals_the_reference() {
-        let golden: Golden = serde_json::from_str(include_str!("../../tests/golden/ctc.json"))
-            .expect("the golden file is JSON");
-        let found = loss_and_gradient(
-            &golden.logits,
-            golden.classes,
-            &golden.lengths,
-            &golden.targets,
-        );
+        let golden: Golden =
+            serde_json::from_str(include_str!("../../tests/golden/ctc.json")).expect("the golden file is JSON");
+        let found = loss_and_gradient(&golden.logits, golden.classes, &golden.lengths, &golden.targets);
         for (found, wanted) in found.losses.iter().zip(&golden.losses) {
             assert!((found - wanted).abs() < 1e-4, "{found} against {wanted}");
         }
         for (i, (found, wanted)) in found.gradient.iter().zip(&golden.gradient).enumerate() {
-            assert!(
-                (found - wanted).abs() < 1e-5,
-                "gradient {i}: {found} against {wanted}"
-            );
+            assert!((found - wanted).abs() < 1e-5, "gradient {i}: {found} against {wanted}");
         }
     }
 
@@ -289,13 +249,7 @@ mod tests {
     #[test]
     fn alignment_follows_the_peaks() {
         let (low, high) = (-5.0, -0.1);
-        let rows = [
-            [high, low, low],
-            [low, high, low],
-            [low, high, low],
-            [high, low, low],
-            [low, low, high],
-        ];
+        let rows = [[high, low, low], [low, high, low], [low, high, low], [high, low, low], [low, low, high]];
         let found = align(&rows.concat(), 3, &[1, 2]).expect("it fits");
         assert_eq!(found.spans, [(1, 2), (4, 4)]);
         assert!((found.log_probability + 0.5).abs() < 1e-9);

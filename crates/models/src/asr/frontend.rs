@@ -33,15 +33,8 @@ const FLOOR: f32 = -7.5;
 /// Half length of the low-pass filter, samples.
 const REACH: isize = 24;
 
-const SETTINGS: LogMelSettings = LogMelSettings {
-    sample_rate: RATE,
-    window: 200,
-    hop: 80,
-    fft: 512,
-    bands: BANDS,
-    low_hz: 60.0,
-    high_hz: 3900.0,
-};
+const SETTINGS: LogMelSettings =
+    LogMelSettings { sample_rate: RATE, window: 200, hop: 80, fft: 512, bands: BANDS, low_hz: 60.0, high_hz: 3900.0 };
 
 /// Computes the network's input. Cheap to clone.
 #[derive(Clone)]
@@ -69,21 +62,13 @@ impl Frontend {
             .map(|i| {
                 let x = i as f32;
                 let edge = 2.0 * 3800.0 / (2.0 * RATE as f32);
-                let sinc = if i == 0 {
-                    edge
-                } else {
-                    (PI * edge * x).sin() / (PI * x)
-                };
+                let sinc = if i == 0 { edge } else { (PI * edge * x).sin() / (PI * x) };
                 sinc * (0.5 + 0.5 * (PI * x / (REACH + 1) as f32).cos())
             })
             .collect();
         let sum: f32 = low_pass.iter().sum();
         low_pass.iter_mut().for_each(|tap| *tap /= sum);
-        Ok(Self {
-            mel: LogMel::try_new(SETTINGS)?,
-            low_pass,
-            colour,
-        })
+        Ok(Self { mel: LogMel::try_new(SETTINGS)?, low_pass, colour })
     }
 
     /// Halves the sample rate of 16 kHz audio.
@@ -95,17 +80,9 @@ impl Frontend {
                 let start = 2 * i - REACH;
                 if start >= 0 && start + 2 * REACH < n {
                     let window = &samples[start as usize..][..self.low_pass.len()];
-                    window
-                        .iter()
-                        .zip(&self.low_pass)
-                        .map(|(x, tap)| x * tap)
-                        .sum()
+                    window.iter().zip(&self.low_pass).map(|(x, tap)| x * tap).sum()
                 } else {
-                    let inside = self
-                        .low_pass
-                        .iter()
-                        .zip(start..)
-                        .filter(|&(_, at)| (0..n).contains(&at));
+                    let inside = self.low_pass.iter().zip(start..).filter(|&(_, at)| (0..n).contains(&at));
                     inside.map(|(tap, at)| samples[at as usize] * tap).sum()
                 }
             })
@@ -126,14 +103,9 @@ impl Frontend {
         // Above the knee a straight line leads to the top, so that the axis stays increasing and within the band.
         let knee = KNEE / factor.max(1.0);
         let filters = MelFilters::warped(&SETTINGS, |hz| {
-            if hz <= knee {
-                hz * factor
-            } else {
-                knee * factor + (hz - knee) * (top - knee * factor) / (top - knee)
-            }
+            if hz <= knee { hz * factor } else { knee * factor + (hz - knee) * (top - knee * factor) / (top - knee) }
         });
-        self.mel
-            .compute_with(&filters, &at_least_one_window(samples))
+        self.mel.compute_with(&filters, &at_least_one_window(samples))
     }
 
     /// Normalises log-mel rows in place and sets [`PAD_FRAMES`] floor frames on either side.
@@ -149,11 +121,7 @@ impl Frontend {
             .collect();
         let mut out = vec![FLOOR / SCALE; PAD_FRAMES * BANDS];
         for row in rows.chunks_exact(BANDS) {
-            out.extend(
-                row.iter()
-                    .zip(&centre)
-                    .map(|(x, centre)| (x - centre).max(FLOOR) / SCALE),
-            );
+            out.extend(row.iter().zip(&centre).map(|(x, centre)| (x - centre).max(FLOOR) / SCALE));
         }
         out.resize(out.len() + PAD_FRAMES * BANDS, FLOOR / SCALE);
         out
@@ -170,10 +138,8 @@ fn at_least_one_window(samples: &[f32]) -> Cow<'_, [f32]> {
 
 /// Averages each band over the frames within 30 dB of the loudest, and counts them.
 pub(super) fn speech_mean(rows: &[f32]) -> (Vec<f32>, f32) {
-    let energies: Vec<f32> = rows
-        .chunks_exact(BANDS)
-        .map(|row| row.iter().map(|x| x.exp()).sum::<f32>().ln())
-        .collect();
+    let energies: Vec<f32> =
+        rows.chunks_exact(BANDS).map(|row| row.iter().map(|x| x.exp()).sum::<f32>().ln()).collect();
     let loudest = energies.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut mean = vec![0f32; BANDS];
     let mut frames = 0f32;
@@ -196,9 +162,7 @@ mod tests {
     }
 
     fn tone(hz: f32, rate: f32, n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|i| (2.0 * PI * hz * i as f32 / rate).sin())
-            .collect()
+        (0..n).map(|i| (2.0 * PI * hz * i as f32 / rate).sin()).collect()
     }
 
     #[test]
@@ -214,20 +178,13 @@ mod tests {
     #[test]
     fn level_does_not_matter() {
         let frontend = frontend();
-        let audio: Vec<f32> = tone(700.0, 8000.0, 4000)
-            .iter()
-            .zip(tone(1900.0, 8000.0, 4000))
-            .map(|(a, b)| a + b)
-            .collect();
+        let audio: Vec<f32> =
+            tone(700.0, 8000.0, 4000).iter().zip(tone(1900.0, 8000.0, 4000)).map(|(a, b)| a + b).collect();
         let quiet: Vec<f32> = audio.iter().map(|x| x * 0.05).collect();
         let loud = frontend.normalise(&frontend.log_mel(&audio));
         let quiet = frontend.normalise(&frontend.log_mel(&quiet));
         // The additive floor of the logarithm shows only in the near-silent bands.
-        let difference = loud
-            .iter()
-            .zip(&quiet)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0f32, f32::max);
+        let difference = loud.iter().zip(&quiet).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         assert!(difference < 0.05, "{difference}");
     }
 
@@ -243,11 +200,7 @@ mod tests {
     fn warping_moves_a_tone_down_the_bands() {
         let frontend = frontend();
         let audio = tone(1000.0, 8000.0, 400);
-        let loudest = |rows: &[f32]| {
-            (0..BANDS)
-                .max_by(|&a, &b| rows[a].total_cmp(&rows[b]))
-                .expect("bands")
-        };
+        let loudest = |rows: &[f32]| (0..BANDS).max_by(|&a, &b| rows[a].total_cmp(&rows[b])).expect("bands");
         let plain = loudest(&frontend.log_mel(&audio));
         assert_eq!(plain, loudest(&frontend.log_mel_warped(&audio, 1.0)));
         assert!(loudest(&frontend.log_mel_warped(&audio, 1.2)) < plain);

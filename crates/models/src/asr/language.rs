@@ -51,9 +51,7 @@ impl LanguageModel {
             };
             let fields: Vec<&str> = line.split_whitespace().collect();
             let parsed = match fields[..] {
-                [previous, next, count] => index(previous)
-                    .zip(index(next))
-                    .zip(count.parse::<u32>().ok()),
+                [previous, next, count] => index(previous).zip(index(next)).zip(count.parse::<u32>().ok()),
                 _ => None,
             };
             let Some(((previous, next), count)) = parsed else {
@@ -67,18 +65,11 @@ impl LanguageModel {
         }
         let mut frequency = vec![0f64; size];
         for row in counts.chunks_exact(size) {
-            frequency
-                .iter_mut()
-                .zip(row)
-                .for_each(|(sum, count)| *sum += count);
+            frequency.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
         }
         if let Some(missing) = frequency.iter().position(|&count| count == 0.0) {
             let name = lexicon.words().get(missing).map_or(EDGE, String::as_str);
-            return Err(format(
-                "counts".into(),
-                format!("none of {name:?}"),
-                "every word of the lexicon",
-            ));
+            return Err(format("counts".into(), format!("none of {name:?}"), "every word of the lexicon"));
         }
         let total: f64 = frequency.iter().sum();
         let mut word = Vec::with_capacity(size * words);
@@ -86,8 +77,7 @@ impl LanguageModel {
         for row in counts.chunks_exact(size) {
             let seen: f64 = row.iter().sum::<f64>().max(1.0);
             let log = |next: usize| {
-                ((1.0 - INTERPOLATION) * row[next] / seen + INTERPOLATION * frequency[next] / total)
-                    .ln() as f32
+                ((1.0 - INTERPOLATION) * row[next] / seen + INTERPOLATION * frequency[next] / total).ln() as f32
             };
             word.extend((0..words).map(log));
             end.push(log(words));
@@ -104,13 +94,7 @@ impl LanguageModel {
                 ahead[start + index] = own.chain(below).fold(f32::NEG_INFINITY, f32::max);
             }
         }
-        Ok(Self {
-            words,
-            nodes,
-            word,
-            end,
-            ahead,
-        })
+        Ok(Self { words, nodes, word, end, ahead })
     }
 
     fn row(&self, context: Context) -> usize {
@@ -152,9 +136,7 @@ mod tests {
         for context in [None, Some(WordId(0)), Some(WordId(1))] {
             let words: f32 = (0..2).map(|id| model.word(context, WordId(id)).exp()).sum();
             assert!((words + model.end(context).exp() - 1.0).abs() < 1e-6);
-            let best = model
-                .word(context, WordId(0))
-                .max(model.word(context, WordId(1)));
+            let best = model.word(context, WordId(0)).max(model.word(context, WordId(1)));
             assert!((model.ahead(context, 0) - best).abs() < 1e-6);
         }
         // 0.95·3/4 + 0.05·3/11
@@ -163,11 +145,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_line_or_the_word() {
-        let error = |text| {
-            LanguageModel::parse(text, &lexicon(), Path::new("c"))
-                .expect_err("invalid")
-                .to_string()
-        };
+        let error = |text| LanguageModel::parse(text, &lexicon(), Path::new("c")).expect_err("invalid").to_string();
         assert!(error("- red 3\nred hat 1\n").starts_with("c: line 2: found red hat 1"));
         assert!(error("- red 3\nred - 3\n").contains("none of \"shoes\""));
     }

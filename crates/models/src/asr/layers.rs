@@ -37,10 +37,7 @@ impl Unfold {
                 for tap in 0..self.kernel {
                     let from = t * self.stride + tap * self.dilation;
                     if from >= reach && from - reach < length {
-                        visit(
-                            (b * out_time + t) * self.kernel + tap,
-                            b * time + from - reach,
-                        );
+                        visit((b * out_time + t) * self.kernel + tap, b * time + from - reach);
                     }
                 }
             }
@@ -56,10 +53,7 @@ impl CustomOp1 for Unfold {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, time, channels) = layout.shape().dims3()?;
         if self.lengths.len() != batch {
-            bail!(
-                "unfold: found {} lengths, allowed: {batch}",
-                self.lengths.len()
-            );
+            bail!("unfold: found {} lengths, allowed: {batch}", self.lengths.len());
         }
         let x = contiguous(storage, layout)?;
         let shape = Shape::from((batch, time.div_ceil(self.stride), self.kernel * channels));
@@ -75,10 +69,7 @@ impl CustomOp1 for Unfold {
         let above = grad_res.flatten_all()?.to_vec1::<f32>()?;
         let mut grad = vec![0f32; batch * time * channels];
         self.taps(batch, time, |to, from| {
-            for (g, a) in grad[from * channels..][..channels]
-                .iter_mut()
-                .zip(&above[to * channels..][..channels])
-            {
+            for (g, a) in grad[from * channels..][..channels].iter_mut().zip(&above[to * channels..][..channels]) {
                 *g += a;
             }
         });
@@ -114,16 +105,9 @@ impl CustomOp3 for LayerNorm {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, scale, shift) = (
-            contiguous(s1, l1)?,
-            contiguous(s2, l2)?,
-            contiguous(s3, l3)?,
-        );
+        let (x, scale, shift) = (contiguous(s1, l1)?, contiguous(s2, l2)?, contiguous(s3, l3)?);
         let mut y = vec![0f32; x.len()];
-        for (row, out) in x
-            .chunks_exact(scale.len())
-            .zip(y.chunks_exact_mut(scale.len()))
-        {
+        for (row, out) in x.chunks_exact(scale.len()).zip(y.chunks_exact_mut(scale.len())) {
             let (mean, inverse) = moments(row);
             for (((o, x), s), b) in out.iter_mut().zip(row).zip(scale).zip(shift) {
                 *o = (x - mean) * inverse * s + b;
@@ -148,10 +132,8 @@ impl CustomOp3 for LayerNorm {
         let mut grad_scale = vec![0f32; channels];
         let mut grad_shift = vec![0f32; channels];
         let mut normal = vec![0f32; channels];
-        for ((row, up), down) in x
-            .chunks_exact(channels)
-            .zip(above.chunks_exact(channels))
-            .zip(grad_x.chunks_exact_mut(channels))
+        for ((row, up), down) in
+            x.chunks_exact(channels).zip(above.chunks_exact(channels)).zip(grad_x.chunks_exact_mut(channels))
         {
             let (mean, inverse) = moments(row);
             let (mut sum, mut dot) = (0f32, 0f32);
@@ -196,24 +178,13 @@ mod tests {
     /// Compares the derivative of `sum(f(x)·w)` with central differences at every element of `x`.
     fn check_gradient(x: &Var, f: impl Fn() -> Result<Tensor>) {
         let weights = f()
-            .and_then(|y| {
-                Tensor::arange(0f32, y.elem_count() as f32, y.device())?
-                    .sin()?
-                    .reshape(y.shape())
-            })
+            .and_then(|y| Tensor::arange(0f32, y.elem_count() as f32, y.device())?.sin()?.reshape(y.shape()))
             .expect("weights");
         let value = || f()?.mul(&weights)?.sum_all()?.to_scalar::<f32>();
         let loss = f().and_then(|y| y.mul(&weights)?.sum_all()).expect("loss");
         let gradients = loss.backward().expect("backward");
-        let gradient = gradients
-            .get(x)
-            .expect("x has a gradient")
-            .flatten_all()
-            .and_then(|g| g.to_vec1::<f32>());
-        let base = x
-            .flatten_all()
-            .and_then(|x| x.to_vec1::<f32>())
-            .expect("values");
+        let gradient = gradients.get(x).expect("x has a gradient").flatten_all().and_then(|g| g.to_vec1::<f32>());
+        let base = x.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("values");
         for (i, found) in gradient.expect("gradient").into_iter().enumerate() {
             let at = |step: f32| {
                 let mut moved = base.clone();
@@ -222,28 +193,15 @@ mod tests {
                 value()
             };
             let numeric = (at(1e-2).expect("forward") - at(-1e-2).expect("forward")) / 2e-2;
-            assert!(
-                (found - numeric).abs() < 2e-2,
-                "element {i}: {found} against {numeric}"
-            );
+            assert!((found - numeric).abs() < 2e-2, "element {i}: {found} against {numeric}");
         }
     }
 
     #[test]
     fn unfold_lays_neighbours_side_by_side() {
-        let x = Tensor::arange(1f32, 6.0, &Device::Cpu)
-            .and_then(|x| x.reshape((1, 5, 1)))
-            .expect("input");
-        let unfold = Unfold {
-            kernel: 3,
-            dilation: 1,
-            stride: 2,
-            lengths: [4].into(),
-        };
-        let y = x
-            .apply_op1(unfold)
-            .and_then(|y| y.to_vec3::<f32>())
-            .expect("unfold");
+        let x = Tensor::arange(1f32, 6.0, &Device::Cpu).and_then(|x| x.reshape((1, 5, 1))).expect("input");
+        let unfold = Unfold { kernel: 3, dilation: 1, stride: 2, lengths: [4].into() };
+        let y = x.apply_op1(unfold).and_then(|y| y.to_vec3::<f32>()).expect("unfold");
         // The fifth frame lies beyond the sequence's length of four and reads as zero.
         assert_eq!(y, [[[0.0, 1.0, 2.0], [2.0, 3.0, 4.0], [4.0, 0.0, 0.0]]]);
     }
@@ -252,17 +210,11 @@ mod tests {
     fn derivatives_equal_finite_differences() {
         let var = |shape: &[usize]| {
             let n = shape.iter().product::<usize>() as f32;
-            let x = Tensor::arange(0f32, n, &Device::Cpu)
-                .and_then(|x| (x * 1.7)?.cos()?.reshape(shape));
+            let x = Tensor::arange(0f32, n, &Device::Cpu).and_then(|x| (x * 1.7)?.cos()?.reshape(shape));
             x.and_then(|x| Var::from_tensor(&x)).expect("variable")
         };
         let x = var(&[2, 5, 3]);
-        let unfold = Unfold {
-            kernel: 3,
-            dilation: 2,
-            stride: 3,
-            lengths: [5, 4].into(),
-        };
+        let unfold = Unfold { kernel: 3, dilation: 2, stride: 3, lengths: [5, 4].into() };
         check_gradient(&x, || x.apply_op1(unfold.clone()));
         let (scale, shift) = (var(&[3]), var(&[3]));
         for variable in [&x, &scale, &shift] {

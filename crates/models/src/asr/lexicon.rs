@@ -9,9 +9,8 @@ use crate::error::ModelError;
 
 /// The phones; class `i + 1` of the network is phone `i`, class 0 the blank.
 pub const PHONES: [&str; 40] = [
-    "aa", "ae", "ah", "ao", "aw", "ax", "ay", "b", "ch", "d", "dh", "eh", "er", "ey", "f", "g",
-    "hh", "ih", "iy", "jh", "k", "l", "m", "n", "ng", "ow", "oy", "p", "r", "s", "sh", "t", "th",
-    "uh", "uw", "v", "w", "y", "z", "zh",
+    "aa", "ae", "ah", "ao", "aw", "ax", "ay", "b", "ch", "d", "dh", "eh", "er", "ey", "f", "g", "hh", "ih", "iy", "jh",
+    "k", "l", "m", "n", "ng", "ow", "oy", "p", "r", "s", "sh", "t", "th", "uh", "uw", "v", "w", "y", "z", "zh",
 ];
 
 /// Output classes of the network: the blank and the phones.
@@ -20,10 +19,7 @@ pub const CLASSES: usize = PHONES.len() + 1;
 /// Returns a phone's class, or `None` for a name that is no phone.
 #[must_use]
 pub fn phone_class(name: &str) -> Option<u8> {
-    PHONES
-        .iter()
-        .position(|&phone| phone == name)
-        .map(|i| i as u8 + 1)
+    PHONES.iter().position(|&phone| phone == name).map(|i| i as u8 + 1)
 }
 
 /// Position of a word in its [`Lexicon`].
@@ -65,25 +61,15 @@ impl Lexicon {
             let Some(word) = fields.next() else { continue };
             let place = || format!("line {}", number + 1);
             let phones = fields
-                .map(|name| {
-                    phone_class(name).ok_or_else(|| format(place(), name.into(), PHONES.join(", ")))
-                })
+                .map(|name| phone_class(name).ok_or_else(|| format(place(), name.into(), PHONES.join(", "))))
                 .collect::<Result<Vec<u8>, _>>()?;
             if phones.is_empty() {
-                return Err(format(
-                    place(),
-                    format!("word {word:?} without phones"),
-                    "a word and its phones".into(),
-                ));
+                return Err(format(place(), format!("word {word:?} without phones"), "a word and its phones".into()));
             }
             entries.entry(word).or_default().push(phones);
         }
         if entries.is_empty() || entries.len() > usize::from(u16::MAX) {
-            return Err(format(
-                "lexicon".into(),
-                format!("{} words", entries.len()),
-                "1 to 65535 words".into(),
-            ));
+            return Err(format("lexicon".into(), format!("{} words", entries.len()), "1 to 65535 words".into()));
         }
         let mut nodes = vec![Node::default()];
         for (id, pronunciations) in entries.values().enumerate() {
@@ -99,15 +85,8 @@ impl Lexicon {
                 nodes[at].words.push(WordId(id as u16));
             }
         }
-        let (words, pronunciations) = entries
-            .into_iter()
-            .map(|(word, phones)| (word.to_owned(), phones))
-            .unzip();
-        Ok(Self {
-            words,
-            pronunciations,
-            nodes,
-        })
+        let (words, pronunciations) = entries.into_iter().map(|(word, phones)| (word.to_owned(), phones)).unzip();
+        Ok(Self { words, pronunciations, nodes })
     }
 
     /// Returns the words in order of their ids.
@@ -125,10 +104,7 @@ impl Lexicon {
     /// Finds a word.
     #[must_use]
     pub fn find(&self, word: &str) -> Option<WordId> {
-        self.words
-            .binary_search_by(|known| known.as_str().cmp(word))
-            .ok()
-            .map(|i| WordId(i as u16))
+        self.words.binary_search_by(|known| known.as_str().cmp(word)).ok().map(|i| WordId(i as u16))
     }
 
     /// Returns a word's pronunciations, at least one.
@@ -150,20 +126,13 @@ mod tests {
 
     #[test]
     fn shares_prefixes_and_keeps_homophones() {
-        let lexicon = Lexicon::parse(
-            "four f ao r\nfor f ao r\nfive f ay v\na ey\na ax\n",
-            Path::new("test"),
-        )
-        .expect("valid");
+        let lexicon =
+            Lexicon::parse("four f ao r\nfor f ao r\nfive f ay v\na ey\na ax\n", Path::new("test")).expect("valid");
         assert_eq!(lexicon.words(), ["a", "five", "for", "four"]);
         assert_eq!(lexicon.pronunciations(WordId(0)).len(), 2);
         // Root, f, ao, r, ay, v, ey, ax.
         assert_eq!(lexicon.nodes().len(), 8);
-        let homophones = lexicon
-            .nodes()
-            .iter()
-            .find(|node| node.words.len() == 2)
-            .expect("for and four");
+        let homophones = lexicon.nodes().iter().find(|node| node.words.len() == 2).expect("for and four");
         assert_eq!(homophones.words, [WordId(2), WordId(3)]);
         assert_eq!(lexicon.find("four"), Some(WordId(3)));
         assert_eq!(lexicon.find("fort"), None);
@@ -171,12 +140,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_line() {
-        let error = Lexicon::parse("one w ah n\ntwo t ooo\n", Path::new("x.txt"))
-            .expect_err("unknown phone");
-        assert!(
-            error.to_string().starts_with("x.txt: line 2: found ooo"),
-            "{error}"
-        );
+        let error = Lexicon::parse("one w ah n\ntwo t ooo\n", Path::new("x.txt")).expect_err("unknown phone");
+        assert!(error.to_string().starts_with("x.txt: line 2: found ooo"), "{error}");
         assert!(Lexicon::parse("one\n", Path::new("x.txt")).is_err());
         assert!(Lexicon::parse("\n", Path::new("x.txt")).is_err());
     }

@@ -120,20 +120,10 @@ impl Recogniser {
                 allowed: "UTF-8".into(),
             })
         };
-        Self::new(
-            &read(WEIGHTS_FILE)?,
-            &text(LEXICON_FILE)?,
-            &text(BIGRAMS_FILE)?,
-            path,
-        )
+        Self::new(&read(WEIGHTS_FILE)?, &text(LEXICON_FILE)?, &text(BIGRAMS_FILE)?, path)
     }
 
-    fn new(
-        weights: &[u8],
-        lexicon: &str,
-        bigrams: &str,
-        folder: &Path,
-    ) -> Result<Self, ModelError> {
+    fn new(weights: &[u8], lexicon: &str, bigrams: &str, folder: &Path) -> Result<Self, ModelError> {
         let mut hash = blake3::Hasher::new();
         for part in [weights, lexicon.as_bytes(), bigrams.as_bytes()] {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part);
@@ -151,9 +141,7 @@ impl Recogniser {
             language,
             version,
         };
-        Ok(Self {
-            model: Arc::new(model),
-        })
+        Ok(Self { model: Arc::new(model) })
     }
 
     /// Returns a hash of weights, lexicon and language model, 16 hexadecimal digits.
@@ -165,13 +153,8 @@ impl Recogniser {
     /// Returns the same model with the confidence calibrated as `other` is.
     #[must_use]
     pub fn calibrated_as(&self, other: &Self) -> Self {
-        let model = Model {
-            calibration: other.model.calibration,
-            ..(*self.model).clone()
-        };
-        Self {
-            model: Arc::new(model),
-        }
+        let model = Model { calibration: other.model.calibration, ..(*self.model).clone() };
+        Self { model: Arc::new(model) }
     }
 
     /// Recognises segments of 16 kHz mono audio in -1..1, of any lengths; the result has one hypothesis a segment, in order.
@@ -182,22 +165,14 @@ impl Recogniser {
     /// # Errors
     /// [`ModelError::NonFiniteSample`] naming the first sample that is NaN or infinite.
     pub fn recognise(&self, segments: &[&[f32]]) -> Result<Vec<Hypothesis>, ModelError> {
-        Ok(self
-            .hear(segments)?
-            .into_iter()
-            .map(|heard| heard.hypothesis)
-            .collect())
+        Ok(self.hear(segments)?.into_iter().map(|heard| heard.hypothesis).collect())
     }
 
     /// Recognises as [`Recogniser::recognise`] does, and returns what the confidence was computed from.
     pub(crate) fn hear(&self, segments: &[&[f32]]) -> Result<Vec<Heard>, ModelError> {
         for (segment, samples) in segments.iter().enumerate() {
             if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
-                return Err(ModelError::NonFiniteSample {
-                    segment,
-                    index,
-                    value: samples[index],
-                });
+                return Err(ModelError::NonFiniteSample { segment, index, value: samples[index] });
             }
         }
         let Model { frontend, .. } = &*self.model;
@@ -205,11 +180,7 @@ impl Recogniser {
             .par_iter()
             .map(|samples| {
                 let halved = frontend.halve(samples);
-                if halved.is_empty() {
-                    Vec::new()
-                } else {
-                    frontend.normalise(&frontend.log_mel(&halved))
-                }
+                if halved.is_empty() { Vec::new() } else { frontend.normalise(&frontend.log_mel(&halved)) }
             })
             .collect();
         // Segments of like length share a batch, so that little of it is padding.
@@ -218,8 +189,7 @@ impl Recogniser {
         let mut heard = vec![Heard::default(); segments.len()];
         while let Some(&longest) = order.last() {
             let frames = rows[longest].len() / BANDS;
-            let batch =
-                order.split_off(order.len() - (BATCH_FRAMES / frames).clamp(1, order.len()));
+            let batch = order.split_off(order.len() - (BATCH_FRAMES / frames).clamp(1, order.len()));
             let inputs: Vec<&[f32]> = batch.iter().map(|&i| rows[i].as_slice()).collect();
             for (i, result) in batch.iter().zip(self.decode(&inputs)?) {
                 heard[*i] = result;
@@ -237,38 +207,21 @@ impl Recogniser {
             .zip(&lengths)
             .map(|(logits, &length)| {
                 let mut log_p = vec![0f64; length * CLASSES];
-                for (row, out) in logits
-                    .chunks_exact(CLASSES)
-                    .zip(log_p.chunks_exact_mut(CLASSES))
-                {
+                for (row, out) in logits.chunks_exact(CLASSES).zip(log_p.chunks_exact_mut(CLASSES)) {
                     ctc::log_softmax(row, out);
                 }
-                log_p
-                    .iter_mut()
-                    .step_by(CLASSES)
-                    .for_each(|blank| *blank -= BLANK_PENALTY);
+                log_p.iter_mut().step_by(CLASSES).for_each(|blank| *blank -= BLANK_PENALTY);
                 self.transcribe(&log_p)
             })
             .collect())
     }
 
     fn transcribe(&self, log_p: &[f64]) -> Heard {
-        let Model {
-            lexicon,
-            language,
-            calibration,
-            ..
-        } = &*self.model;
+        let Model { lexicon, language, calibration, .. } = &*self.model;
         let candidates = beam::search(log_p, CLASSES, lexicon, language);
         let tokens = phones_heard(log_p);
         let Some(judged) = confidence::judge(log_p, CLASSES, &candidates) else {
-            return Heard {
-                hypothesis: Hypothesis {
-                    tokens,
-                    ..Hypothesis::default()
-                },
-                ..Heard::default()
-            };
+            return Heard { hypothesis: Hypothesis { tokens, ..Hypothesis::default() }, ..Heard::default() };
         };
         let words: Vec<Word> = candidates[0]
             .words
@@ -278,35 +231,19 @@ impl Recogniser {
                 text: lexicon.word(word).to_owned(),
                 start_ms: output_ms(first),
                 end_ms: output_ms(last + 1).max(output_ms(first) + OUTPUT_MS),
-                confidence: calibration.confidence(&Evidence {
-                    distance,
-                    worst_word: distance,
-                    ..judged.evidence
-                }),
+                confidence: calibration.confidence(&Evidence { distance, worst_word: distance, ..judged.evidence }),
             })
             .collect();
-        let best = words
-            .iter()
-            .map(|word| word.text.as_str())
-            .collect::<Vec<_>>()
-            .join(" ");
+        let best = words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
         let confidence = calibration.confidence(&judged.evidence);
         let accepted = confidence >= calibration.threshold;
         let hypothesis = Hypothesis {
-            text: if accepted {
-                best.clone()
-            } else {
-                String::new()
-            },
+            text: if accepted { best.clone() } else { String::new() },
             confidence,
             tokens,
             words: if accepted { words } else { Vec::new() },
         };
-        Heard {
-            hypothesis,
-            best,
-            evidence: Some(judged.evidence),
-        }
+        Heard { hypothesis, best, evidence: Some(judged.evidence) }
     }
 }
 
@@ -327,11 +264,7 @@ fn output_ms(frame: usize) -> u32 {
 
 /// Counts the phones on the unconfined best path.
 fn phones_heard(log_p: &[f64]) -> u32 {
-    let best = |row: &[f64]| {
-        (0..CLASSES)
-            .max_by(|&a, &b| row[a].total_cmp(&row[b]))
-            .unwrap_or(ctc::BLANK)
-    };
+    let best = |row: &[f64]| (0..CLASSES).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(ctc::BLANK);
     let mut last = ctc::BLANK;
     let mut count = 0;
     for class in log_p.chunks_exact(CLASSES).map(best) {

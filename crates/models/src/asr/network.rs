@@ -42,22 +42,13 @@ impl Sizes {
     /// Lists every parameter with its shape.
     #[must_use]
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let Self {
-            channels,
-            hidden,
-            classes,
-        } = *self;
-        let mut shapes = vec![
-            ("stem.weight".into(), vec![STACK * BANDS, channels]),
-            ("stem.bias".into(), vec![channels]),
-        ];
+        let Self { channels, hidden, classes } = *self;
+        let mut shapes =
+            vec![("stem.weight".into(), vec![STACK * BANDS, channels]), ("stem.bias".into(), vec![channels])];
         for block in 0..DILATIONS.len() {
             shapes.push((format!("block.{block}.scale"), vec![channels]));
             shapes.push((format!("block.{block}.shift"), vec![channels]));
-            shapes.push((
-                format!("block.{block}.widen"),
-                vec![TAPS * channels, hidden],
-            ));
+            shapes.push((format!("block.{block}.widen"), vec![TAPS * channels, hidden]));
             shapes.push((format!("block.{block}.narrow"), vec![hidden, channels]));
         }
         shapes.push(("head.scale".into(), vec![channels]));
@@ -98,32 +89,15 @@ impl Network {
                 found,
                 allowed: format!("shape {shape:?}"),
             };
-            let tensor = parameters
-                .get(&name)
-                .ok_or_else(|| format("nothing".into()))?;
-            if tensor.dims() != shape {
-                Err(format(format!("shape {:?}", tensor.dims())))
-            } else {
-                Ok(tensor.clone())
-            }
+            let tensor = parameters.get(&name).ok_or_else(|| format("nothing".into()))?;
+            if tensor.dims() != shape { Err(format(format!("shape {:?}", tensor.dims()))) } else { Ok(tensor.clone()) }
         });
-        let mut next = || {
-            checked
-                .next()
-                .expect("as many parameters are taken as Sizes::shapes lists")
-        };
+        let mut next = || checked.next().expect("as many parameters are taken as Sizes::shapes lists");
         Ok(Self {
             stem: (next()?, next()?),
             blocks: DILATIONS
                 .iter()
-                .map(|_| {
-                    Ok(Block {
-                        scale: next()?,
-                        shift: next()?,
-                        widen: next()?,
-                        narrow: next()?,
-                    })
-                })
+                .map(|_| Ok(Block { scale: next()?, shift: next()?, widen: next()?, narrow: next()? }))
                 .collect::<Result<_, ModelError>>()?,
             norm: (next()?, next()?),
             head: (next()?, next()?),
@@ -143,30 +117,15 @@ impl Network {
     /// # Errors
     /// [`ModelError::Candle`] where the shapes do not fit.
     pub fn forward(&self, frames: &Tensor, lengths: &[usize]) -> Result<Tensor, ModelError> {
-        let stack = Unfold {
-            kernel: STACK,
-            dilation: 1,
-            stride: STRIDE,
-            lengths: lengths.into(),
-        };
+        let stack = Unfold { kernel: STACK, dilation: 1, stride: STRIDE, lengths: lengths.into() };
         let x = frames.apply_op1(stack)?;
         let (batch, time, stacked) = x.dims3()?;
         let rows = batch * time;
-        let mut x = x
-            .reshape((rows, stacked))?
-            .matmul(&self.stem.0)?
-            .broadcast_add(&self.stem.1)?;
+        let mut x = x.reshape((rows, stacked))?.matmul(&self.stem.0)?.broadcast_add(&self.stem.1)?;
         let outputs: Arc<[usize]> = lengths.iter().map(|&n| Self::outputs(n)).collect();
         for (block, dilation) in self.blocks.iter().zip(DILATIONS) {
-            let normal = x
-                .apply_op3(&block.scale, &block.shift, LayerNorm)?
-                .reshape((batch, time, ()))?;
-            let unfold = Unfold {
-                kernel: TAPS,
-                dilation,
-                stride: 1,
-                lengths: Arc::clone(&outputs),
-            };
+            let normal = x.apply_op3(&block.scale, &block.shift, LayerNorm)?.reshape((batch, time, ()))?;
+            let unfold = Unfold { kernel: TAPS, dilation, stride: 1, lengths: Arc::clone(&outputs) };
             let around = normal.apply_op1(unfold)?.reshape((rows, ()))?;
             x = (x + around.matmul(&block.widen)?.relu()?.matmul(&block.narrow)?)?;
         }
@@ -179,10 +138,7 @@ impl Network {
     ///
     /// # Errors
     /// See [`Network::forward`].
-    pub fn forward_rows(
-        &self,
-        rows: &[impl AsRef<[f32]>],
-    ) -> Result<(Tensor, Vec<usize>), ModelError> {
+    pub fn forward_rows(&self, rows: &[impl AsRef<[f32]>]) -> Result<(Tensor, Vec<usize>), ModelError> {
         let lengths: Vec<usize> = rows.iter().map(|row| row.as_ref().len() / BANDS).collect();
         let time = lengths.iter().copied().max().unwrap_or(0);
         let mut padded = Vec::with_capacity(rows.len() * time * BANDS);
@@ -191,9 +147,6 @@ impl Network {
             padded.resize(padded.len() + time * BANDS - row.len(), 0.0);
         }
         let frames = Tensor::from_vec(padded, (rows.len(), time, BANDS), &Device::Cpu)?;
-        Ok((
-            self.forward(&frames, &lengths)?,
-            lengths.into_iter().map(Self::outputs).collect(),
-        ))
+        Ok((self.forward(&frames, &lengths)?, lengths.into_iter().map(Self::outputs).collect()))
     }
 }

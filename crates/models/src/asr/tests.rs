@@ -15,8 +15,7 @@ fn recogniser() -> Recogniser {
 
 /// The folder of recordings, or a word that there is none.
 fn recordings(folder: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("DRIFTLINE_DATA")
-        .map(|data| PathBuf::from(data).join("speech").join(folder));
+    let path = std::env::var_os("DRIFTLINE_DATA").map(|data| PathBuf::from(data).join("speech").join(folder));
     if path.is_none() {
         eprintln!("skipped: DRIFTLINE_DATA is not set");
     }
@@ -49,9 +48,7 @@ fn hears_digits_of_real_speakers() {
     for (digit, word) in training::grammar::DIGITS.iter().enumerate() {
         for speaker in ["george", "jackson", "lucas", "nicolas"] {
             let audio = at_16_khz(&folder.join(format!("{digit}_{speaker}_3.wav")));
-            right += usize::from(
-                recogniser.recognise(&[&audio]).expect("finite samples")[0].text == *word,
-            );
+            right += usize::from(recogniser.recognise(&[&audio]).expect("finite samples")[0].text == *word);
         }
     }
     assert!(right >= 36, "{right} of 40");
@@ -65,9 +62,7 @@ fn says_nothing_of_read_sentences() {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "wav") {
-            let heard = recogniser()
-                .recognise(&[&at_16_khz(&path)])
-                .expect("finite samples");
+            let heard = recogniser().recognise(&[&at_16_khz(&path)]).expect("finite samples");
             assert_eq!(heard[0].text, "", "{}: {:?}", path.display(), heard[0]);
             assert!(heard[0].tokens > 10);
         }
@@ -77,13 +72,7 @@ fn says_nothing_of_read_sentences() {
 #[test]
 fn a_result_does_not_depend_on_the_batch() {
     let recogniser = recogniser();
-    let segments = [
-        buzz(16_000, 0),
-        buzz(3_000, 1),
-        vec![],
-        buzz(41_000, 2),
-        buzz(150, 3),
-    ];
+    let segments = [buzz(16_000, 0), buzz(3_000, 1), vec![], buzz(41_000, 2), buzz(150, 3)];
     let slices: Vec<&[f32]> = segments.iter().map(Vec::as_slice).collect();
     let together = recogniser.recognise(&slices).expect("finite samples");
     for (slice, batched) in slices.iter().zip(&together) {
@@ -96,17 +85,11 @@ fn a_result_does_not_depend_on_the_batch() {
 #[test]
 fn nothing_is_heard_in_nothing() {
     let silence = vec![0f32; 16_000];
-    for heard in recogniser()
-        .recognise(&[&[], &[0.5], &silence])
-        .expect("finite samples")
-    {
+    for heard in recogniser().recognise(&[&[], &[0.5], &silence]).expect("finite samples") {
         assert_eq!((heard.text.as_str(), heard.words.len()), ("", 0));
     }
     assert_eq!(recogniser().recognise(&[]).expect("no segments"), []);
-    assert_eq!(
-        recogniser().recognise(&[&[]]).expect("finite samples"),
-        [Hypothesis::default()]
-    );
+    assert_eq!(recogniser().recognise(&[&[]]).expect("finite samples"), [Hypothesis::default()]);
 }
 
 #[test]
@@ -114,10 +97,7 @@ fn a_sample_that_is_no_number_is_named() {
     let mut bad = vec![0f32; 100];
     bad[42] = f32::NAN;
     let error = recogniser().recognise(&[&[0.0], &bad]).expect_err("NaN");
-    assert_eq!(
-        error.to_string(),
-        "segment 1: sample 42: found NaN, allowed: finite numbers"
-    );
+    assert_eq!(error.to_string(), "segment 1: sample 42: found NaN, allowed: finite numbers");
 }
 
 #[test]
@@ -127,24 +107,17 @@ fn the_embedded_model_is_small_and_named_by_its_content() {
     assert_eq!(version.len(), 16);
     assert!(version.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights");
-    assert_eq!(
-        Recogniser::load(&folder).expect("the same files").version(),
-        version
-    );
+    assert_eq!(Recogniser::load(&folder).expect("the same files").version(), version);
 }
 
 #[test]
 fn a_folder_without_a_model_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let missing = Recogniser::load(folder.path())
-        .map(drop)
-        .expect_err("no files");
+    let missing = Recogniser::load(folder.path()).map(drop).expect_err("no files");
     assert!(matches!(missing, ModelError::Read { .. }), "{missing}");
-    for (name, content) in [
-        (WEIGHTS_FILE, "no weights"),
-        (LEXICON_FILE, "one w ah n\n"),
-        (BIGRAMS_FILE, "- one 1\none - 1\n"),
-    ] {
+    for (name, content) in
+        [(WEIGHTS_FILE, "no weights"), (LEXICON_FILE, "one w ah n\n"), (BIGRAMS_FILE, "- one 1\none - 1\n")]
+    {
         fs::write(folder.path().join(name), content).expect("written");
     }
     assert!(Recogniser::load(folder.path()).is_err());

@@ -46,11 +46,7 @@ impl Weights {
             Ok(tensor.flatten_all()?.to_vec1()?)
         };
         let (colour, calibration) = (vector(COLOUR)?, vector(CALIBRATION)?);
-        Ok(Self {
-            parameters,
-            colour,
-            calibration,
-        })
+        Ok(Self { parameters, colour, calibration })
     }
 
     /// Writes the file.
@@ -74,20 +70,15 @@ impl Weights {
     /// [`ModelError::Format`] where the parameters that tell are missing.
     pub fn sizes(&self, path: &Path) -> Result<Sizes, ModelError> {
         let width = |name: &str| {
-            self.parameters
-                .get(name)
-                .and_then(|tensor| tensor.dims().get(1).copied())
-                .ok_or_else(|| ModelError::Format {
+            self.parameters.get(name).and_then(|tensor| tensor.dims().get(1).copied()).ok_or_else(|| {
+                ModelError::Format {
                     path: path.to_path_buf(),
                     place: format!("tensor {name}"),
                     found: "nothing".into(),
                     allowed: "a matrix".into(),
-                })
+                }
+            })
         };
-        Ok(Sizes {
-            channels: width("stem.weight")?,
-            hidden: width("block.0.widen")?,
-            classes: CLASSES,
-        })
+        Ok(Sizes { channels: width("stem.weight")?, hidden: width("block.0.widen")?, classes: CLASSES })
     }
 }

@@ -1,1 +1,184 @@
 //! The speech recognition stage: speech segments in, transcripts out.
+//!
+//! `model = "builtin"` is the small recogniser that ships with the command: spoken digits and the
+//! words of the built-in catalogue. `model = "<folder>"` is any Whisper checkpoint in the Hugging
+//! Face layout. Either way the segments of a batch, of whatever sessions, go through the network
+//! together; a segment's transcript does not depend on its company.
+
+use std::path::Path;
+
+use driftline_models::{
+    ModelError,
+    asr::Recogniser,
+    whisper::{Options, Whisper},
+};
+use driftline_payloads::{SpeechSegment, Transcript};
+use driftline_stage::{ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
+use serde::Deserialize;
+
+/// Configuration of the stage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `builtin`, the folder of a Whisper checkpoint, or a folder that the training of the built-in
+    /// recogniser wrote.
+    pub model: String,
+    /// Confidence below which the transcript is empty, 0 to 1. `None` leaves it to the recogniser.
+    pub min_confidence: Option<f32>,
+    /// How Whisper decodes; the built-in recogniser has no options.
+    pub whisper: Options,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { model: BUILTIN.to_owned(), min_confidence: None, whisper: Options::default() }
+    }
+}
+
+const BUILTIN: &str = "builtin";
+/// What tells a Whisper checkpoint.
+const WHISPER: &str = "config.json";
+/// What tells a model of our own training.
+const OURS: &str = "asr.safetensors";
+
+/// The `asr` kind of stage.
+pub struct Asr {
+    model: Model,
+    min_confidence: f32,
+}
+
+#[derive(Clone)]
+enum Model {
+    Builtin(Recogniser),
+    Whisper(Whisper, Options),
+}
+
+impl StageKind for Asr {
+    const KIND: &'static str = "asr";
+    const PATHS: &'static [&'static str] = &["model"];
+    type Config = Config;
+    type Stage = AsrStage;
+
+    fn check(config: &Config) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let folder = Path::new(&config.model);
+        if config.model != BUILTIN && !folder.join(WHISPER).is_file() && !folder.join(OURS).is_file() {
+            problems.push(ConfigProblem {
+                path: vec!["model".to_owned()],
+                found: Some(format!("{:?}, which holds neither {WHISPER} nor {OURS}", config.model)),
+                message: "allowed are \"builtin\", the folder of a Whisper checkpoint, and one our training wrote".to_owned(),
+            });
+        }
+        if let Some(found) = config.min_confidence.filter(|c| !(0.0..=1.0).contains(c)) {
+            problems.push(ConfigProblem {
+                path: vec!["min_confidence".to_owned()],
+                found: Some(found.to_string()),
+                message: "allowed is 0 to 1".to_owned(),
+            });
+        }
+        problems
+    }
+
+    fn open(config: Config) -> Result<Self, StageError> {
+        let folder = Path::new(&config.model);
+        let model = if config.model == BUILTIN {
+            Model::Builtin(Recogniser::builtin().map_err(unusable)?)
+        } else if folder.join(OURS).is_file() {
+            Model::Builtin(Recogniser::load(folder).map_err(unusable)?)
+        } else {
+            Model::Whisper(Whisper::load(folder).map_err(unusable)?, config.whisper)
+        };
+        Ok(Self { model, min_confidence: config.min_confidence.unwrap_or(0.0) })
+    }
+
+    fn fingerprint(&self) -> String {
+        match &self.model {
+            Model::Builtin(recogniser) => recogniser.version().to_owned(),
+            Model::Whisper(whisper, _) => whisper.version().to_owned(),
+        }
+    }
+
+    fn instance(&self) -> AsrStage {
+        AsrStage { model: self.model.clone(), min_confidence: self.min_confidence }
+    }
+}
+
+fn unusable(error: ModelError) -> StageError {
+    StageError::fatal("the model cannot be used").caused_by(error)
+}
+
+/// The stage of one partition. It keeps nothing between batches.
+pub struct AsrStage {
+    model: Model,
+    min_confidence: f32,
+}
+
+impl Stage for AsrStage {
+    type Input = SpeechSegment;
+    type Output = Transcript;
+
+    fn process(
+        &mut self,
+        batch: &[Record<SpeechSegment>],
+        out: &mut Emitter<'_, Transcript>,
+    ) -> Result<(), StageError> {
+        let audio: Vec<&[f32]> = batch.iter().map(|record| record.value.samples.as_slice()).collect();
+        for (record, said) in batch.iter().zip(self.model.recognise(&audio)?) {
+            let understood = said.confidence >= self.min_confidence;
+            let segment = &record.value;
+            out.emit(
+                record,
+                Transcript {
+                    session: segment.session.clone(),
+                    segment: segment.segment,
+                    start_ms: segment.start_ms,
+                    end_ms: segment.end_ms,
+                    transcript: if understood { said.text } else { String::new() },
+                    confidence: said.confidence,
+                    tokens: said.tokens,
+                    language: said.language,
+                },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a recogniser made of a segment.
+struct Said {
+    text: String,
+    confidence: f32,
+    tokens: u32,
+    language: Option<String>,
+}
+
+impl Model {
+    fn recognise(&self, audio: &[&[f32]]) -> Result<Vec<Said>, StageError> {
+        let failed = |error: ModelError| StageError::record("the recogniser failed").caused_by(error);
+        match self {
+            Self::Builtin(recogniser) => {
+                let hypotheses = recogniser.recognise(audio).map_err(failed)?.into_iter();
+                Ok(hypotheses
+                    .map(|heard| Said {
+                        text: heard.text,
+                        confidence: heard.confidence,
+                        tokens: heard.tokens,
+                        language: None,
+                    })
+                    .collect())
+            }
+            Self::Whisper(whisper, options) => {
+                let transcriptions = whisper.transcribe(audio, options).map_err(failed)?.into_iter();
+                Ok(transcriptions
+                    .map(|heard| Said {
+                        text: heard.text.trim().to_owned(),
+                        // The mean probability of a token, less where no one may have spoken.
+                        confidence: heard.average_log_prob.exp() * (1.0 - heard.no_speech_probability),
+                        tokens: heard.tokens.len() as u32,
+                        language: heard.language,
+                    })
+                    .collect())
+            }
+        }
+    }
+}

@@ -19,11 +19,7 @@ pub fn join(clips: &[&Clip], rng: &mut impl RngExt) -> (Vec<f32>, Vec<u8>) {
     let mut phones = Vec::new();
     for (i, clip) in clips.iter().enumerate() {
         if i > 0 {
-            let pause = if rng.random_bool(0.2) {
-                0.0
-            } else {
-                rng.random_range(0.02..0.5)
-            };
+            let pause = if rng.random_bool(0.2) { 0.0 } else { rng.random_range(0.02..0.5) };
             audio.resize(audio.len() + (pause * RATE as f32) as usize, 0.0);
         }
         let gain = decibels(rng.random_range(-3.0..3.0));
@@ -34,12 +30,7 @@ pub fn join(clips: &[&Clip], rng: &mut impl RngExt) -> (Vec<f32>, Vec<u8>) {
 }
 
 /// Turns audio into a training example's normalised rows. `others` are voices for babble.
-pub fn example(
-    audio: Vec<f32>,
-    others: &[Clip],
-    frontend: &Frontend,
-    rng: &mut impl RngExt,
-) -> Vec<f32> {
+pub fn example(audio: Vec<f32>, others: &[Clip], frontend: &Frontend, rng: &mut impl RngExt) -> Vec<f32> {
     let mut audio = audio;
     if rng.random_bool(0.7) {
         audio = resample(&audio, rng.random_range(0.85..1.18));
@@ -109,37 +100,25 @@ fn reverberate(audio: &mut [f32], rng: &mut impl RngExt) {
 
     let size = (audio.len() + taps).next_power_of_two();
     let mut planner = RealFftPlanner::<f32>::new();
-    let (forward, inverse) = (
-        planner.plan_fft_forward(size),
-        planner.plan_fft_inverse(size),
-    );
+    let (forward, inverse) = (planner.plan_fft_forward(size), planner.plan_fft_inverse(size));
     let spectrum = |signal: &[f32]| {
         let mut input = forward.make_input_vec();
         input[..signal.len()].copy_from_slice(signal);
         let mut output = forward.make_output_vec();
-        forward
-            .process(&mut input, &mut output)
-            .expect("the buffers were made by this plan");
+        forward.process(&mut input, &mut output).expect("the buffers were made by this plan");
         output
     };
     let mut product = spectrum(audio);
-    product
-        .iter_mut()
-        .zip(spectrum(&room))
-        .for_each(|(a, b)| *a = *a * b / size as f32);
+    product.iter_mut().zip(spectrum(&room)).for_each(|(a, b)| *a = *a * b / size as f32);
     let mut wet = inverse.make_output_vec();
-    inverse
-        .process(&mut product, &mut wet)
-        .expect("the product of two real signals' spectra is a real signal's");
+    inverse.process(&mut product, &mut wet).expect("the product of two real signals' spectra is a real signal's");
     audio.copy_from_slice(&wet[..audio.len()]);
 }
 
 /// Adds noise at 3 to 45 dB under the speech.
 fn add_noise(audio: &mut [f32], others: &[Clip], rng: &mut impl RngExt) {
     let noise: Vec<f32> = match rng.random_range(0..10) {
-        0..4 => (0..audio.len())
-            .map(|_| rng.sample(StandardNormal))
-            .collect(),
+        0..4 => (0..audio.len()).map(|_| rng.sample(StandardNormal)).collect(),
         4..8 => {
             let memory = rng.random_range(0.5..0.98f32);
             let mut state = 0f32;
@@ -156,20 +135,15 @@ fn add_noise(audio: &mut [f32], others: &[Clip], rng: &mut impl RngExt) {
     let power = noise.iter().map(|x| x * x).sum::<f32>() / noise.len().max(1) as f32;
     if power > 0.0 {
         let gain = (speech / power).sqrt() / decibels(rng.random_range(3.0..45.0));
-        audio
-            .iter_mut()
-            .zip(noise)
-            .for_each(|(x, n)| *x += gain * n);
+        audio.iter_mut().zip(noise).for_each(|(x, n)| *x += gain * n);
     }
 }
 
 /// Mean power of the louder half of the 20 ms frames: the level of the speech without its pauses.
 #[must_use]
 pub fn loud_power(audio: &[f32]) -> f32 {
-    let mut powers: Vec<f32> = audio
-        .chunks(RATE as usize / 50)
-        .map(|c| c.iter().map(|x| x * x).sum::<f32>() / c.len() as f32)
-        .collect();
+    let mut powers: Vec<f32> =
+        audio.chunks(RATE as usize / 50).map(|c| c.iter().map(|x| x * x).sum::<f32>() / c.len() as f32).collect();
     powers.sort_by(|a, b| b.total_cmp(a));
     let half = powers.len().div_ceil(2);
     powers[..half].iter().sum::<f32>() / half.max(1) as f32
@@ -184,9 +158,7 @@ fn babble(length: usize, others: &[Clip], rng: &mut impl RngExt) -> Vec<f32> {
         };
         let offset = rng.random_range(0..voice.samples.len());
         let backwards = voice.samples.iter().rev().cycle().skip(offset);
-        sum.iter_mut()
-            .zip(backwards)
-            .for_each(|(x, &sample)| *x += f32::from(sample) / 32768.0);
+        sum.iter_mut().zip(backwards).for_each(|(x, &sample)| *x += f32::from(sample) / 32768.0);
     }
     sum
 }
@@ -241,10 +213,7 @@ fn stretch(rows: &[f32], factor: f32) -> Vec<f32> {
         let low = at as usize;
         let high = (low + 1).min(frames - 1);
         let share = at - low as f32;
-        let (low, high) = (
-            &rows[low * BANDS..][..BANDS],
-            &rows[high * BANDS..][..BANDS],
-        );
+        let (low, high) = (&rows[low * BANDS..][..BANDS], &rows[high * BANDS..][..BANDS]);
         out.extend(low.iter().zip(high).map(|(a, b)| a + share * (b - a)));
     }
     out
@@ -252,23 +221,14 @@ fn stretch(rows: &[f32], factor: f32) -> Vec<f32> {
 
 /// Adds a smooth curve over the bands, up to about 9 dB: another microphone.
 fn colour(rows: &mut [f32], rng: &mut impl RngExt) {
-    let waves: Vec<(f32, f32)> = (0..3)
-        .map(|_| {
-            (
-                rng.random_range(0.0..1.0f32),
-                rng.random_range(0.0..2.0 * PI),
-            )
-        })
-        .collect();
+    let waves: Vec<(f32, f32)> =
+        (0..3).map(|_| (rng.random_range(0.0..1.0f32), rng.random_range(0.0..2.0 * PI))).collect();
     let tilt = rng.random_range(-1.2..1.2f32);
     let curve: Vec<f32> = (0..BANDS)
         .map(|band| {
             let x = band as f32 / BANDS as f32;
-            let ripple: f32 = waves
-                .iter()
-                .zip(1..)
-                .map(|(&(a, phase), k)| a * 0.5 * (PI * x * k as f32 + phase).cos())
-                .sum();
+            let ripple: f32 =
+                waves.iter().zip(1..).map(|(&(a, phase), k)| a * 0.5 * (PI * x * k as f32 + phase).cos()).sum();
             ripple + tilt * (x - 0.5) * 2.0
         })
         .collect();
@@ -301,14 +261,10 @@ mod tests {
 
     fn clip() -> Clip {
         Clip {
-            samples: (0..4000)
-                .map(|i| ((i as f32 * 0.4).sin() * 8000.0) as i16)
-                .collect(),
+            samples: (0..4000).map(|i| ((i as f32 * 0.4).sin() * 8000.0) as i16).collect(),
             phones: vec![1, 2],
             words: vec!["word".into()],
-            source: Source::Real {
-                speaker: "nobody".into(),
-            },
+            source: Source::Real { speaker: "nobody".into() },
         }
     }
 
@@ -331,11 +287,8 @@ mod tests {
 
     #[test]
     fn the_telephone_removes_what_it_does_not_carry() {
-        let tone = |hz: f32| -> Vec<f32> {
-            (0..4000)
-                .map(|i| (2.0 * PI * hz * i as f32 / RATE as f32).sin())
-                .collect()
-        };
+        let tone =
+            |hz: f32| -> Vec<f32> { (0..4000).map(|i| (2.0 * PI * hz * i as f32 / RATE as f32).sin()).collect() };
         let after = |hz| {
             let mut audio = tone(hz);
             telephone(&mut audio, &mut StdRng::seed_from_u64(1));

@@ -49,9 +49,7 @@ pub enum TrainingError {
         source: serde_json::Error,
     },
     /// A word has no pronunciation.
-    #[error(
-        "word {word:?}: found no pronunciation, allowed: words of the lexicon or that flite can say"
-    )]
+    #[error("word {word:?}: found no pronunciation, allowed: words of the lexicon or that flite can say")]
     UnknownWord {
         /// The word.
         word: String,

@@ -14,15 +14,9 @@ const WEAK_FORMS: [(&str, &str); 1] = [("a", "ax")];
 /// [`TrainingError`] where flite is missing or says nothing.
 pub fn phones(word: &str) -> Result<Vec<String>, TrainingError> {
     let printed = output(Command::new("flite").args(["-t", word, "-ps", "-o", "none"]))?;
-    let phones: Vec<String> = printed
-        .split_whitespace()
-        .filter(|&phone| phone != "pau")
-        .map(str::to_owned)
-        .collect();
+    let phones: Vec<String> = printed.split_whitespace().filter(|&phone| phone != "pau").map(str::to_owned).collect();
     if phones.is_empty() || phones.iter().any(|phone| phone_class(phone).is_none()) {
-        return Err(TrainingError::UnknownWord {
-            word: word.to_owned(),
-        });
+        return Err(TrainingError::UnknownWord { word: word.to_owned() });
     }
     Ok(phones)
 }
@@ -60,22 +54,10 @@ impl<'a> Pronouncer<'a> {
         cache: &Path,
     ) -> Result<Self, TrainingError> {
         let file = cache.join("pronunciations.txt");
-        let mut lines = if file.exists() {
-            fs::read_to_string(&file)?
-        } else {
-            String::new()
-        };
-        let class = |line: &str| {
-            line.split(' ')
-                .skip(1)
-                .filter_map(phone_class)
-                .collect::<Vec<u8>>()
-        };
+        let mut lines = if file.exists() { fs::read_to_string(&file)? } else { String::new() };
+        let class = |line: &str| line.split(' ').skip(1).filter_map(phone_class).collect::<Vec<u8>>();
         let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
-        let mut others: BTreeMap<String, Vec<u8>> = lines
-            .lines()
-            .map(|line| (name(line), class(line)))
-            .collect();
+        let mut others: BTreeMap<String, Vec<u8>> = lines.lines().map(|line| (name(line), class(line))).collect();
         for word in sentences.flatten() {
             if lexicon.find(word).is_none() && !others.contains_key(word) {
                 let line = format!("{word} {}", phones(word)?.join(" "));

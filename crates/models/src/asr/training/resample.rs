@@ -22,13 +22,7 @@ pub fn resample(samples: &[f32], step: f32) -> Vec<f32> {
             let x = i as f32 - (reach - 1) as f32 - offset;
             let window = 0.5 + 0.5 * (PI * x / reach as f32).clamp(-PI, PI).cos();
             let angle = PI * cutoff * x;
-            *tap = cutoff
-                * window
-                * if angle.abs() < 1e-6 {
-                    1.0
-                } else {
-                    angle.sin() / angle
-                };
+            *tap = cutoff * window * if angle.abs() < 1e-6 { 1.0 } else { angle.sin() / angle };
         }
     }
     let mut padded = vec![0f32; reach];
@@ -42,11 +36,7 @@ pub fn resample(samples: &[f32], step: f32) -> Vec<f32> {
             let phase = (((at - whole as f64) * PHASES as f64) as usize).min(PHASES - 1);
             // Input sample `whole` lies at `whole + reach` of the padded copy and at tap `reach - 1`.
             let window = &padded[whole + 1..][..taps];
-            window
-                .iter()
-                .zip(&filters[phase * taps..])
-                .map(|(x, tap)| x * tap)
-                .sum()
+            window.iter().zip(&filters[phase * taps..]).map(|(x, tap)| x * tap).sum()
         })
         .collect()
 }
@@ -58,17 +48,12 @@ mod tests {
     #[test]
     fn a_tone_keeps_its_shape_at_another_rate() {
         let tone = |hz: f32, rate: f32, n: usize| -> Vec<f32> {
-            (0..n)
-                .map(|i| (2.0 * PI * hz * i as f32 / rate).sin())
-                .collect()
+            (0..n).map(|i| (2.0 * PI * hz * i as f32 / rate).sin()).collect()
         };
         let found = resample(&tone(440.0, 22050.0, 4410), 22050.0 / 8000.0);
         let wanted = tone(440.0, 8000.0, found.len());
         for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate().skip(60).take(1400) {
-            assert!(
-                (found - wanted).abs() < 0.03,
-                "sample {i}: {found} against {wanted}"
-            );
+            assert!((found - wanted).abs() < 0.03, "sample {i}: {found} against {wanted}");
         }
     }
 

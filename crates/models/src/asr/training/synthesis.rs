@@ -17,15 +17,7 @@ use super::{
 };
 use crate::asr::{frontend::RATE, lexicon::Lexicon};
 
-const ACCENTS: [&str; 7] = [
-    "en-us",
-    "en-gb",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbcwmd",
-    "en-029",
-    "en-us-nyc",
-];
+const ACCENTS: [&str; 7] = ["en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029", "en-us-nyc"];
 const VARIANTS: [&str; 57] = [
     "m1",
     "m2",
@@ -142,35 +134,18 @@ impl Request {
     /// Draws speed and pitch for words said by a voice.
     pub fn draw(words: Vec<String>, engine: Engine, voice: &str, rng: &mut impl RngExt) -> Self {
         let (rate, pitch) = (rng.random_range(0.75..1.35), rng.random_range(0.1..0.9));
-        Self {
-            words,
-            engine,
-            voice: voice.to_owned(),
-            rate,
-            pitch,
-        }
+        Self { words, engine, voice: voice.to_owned(), rate, pitch }
     }
 }
 
 /// Draws one of the voices that may be trained on: espeak-ng 60 %, flite 25 %, festival 15 %.
 pub fn training_voice(rng: &mut impl RngExt) -> (Engine, String) {
-    let choose = |names: &[&str], rng: &mut _| {
-        names
-            .choose(rng)
-            .map_or_else(String::new, |name| (*name).to_owned())
-    };
+    let choose = |names: &[&str], rng: &mut _| names.choose(rng).map_or_else(String::new, |name| (*name).to_owned());
     match rng.random_range(0..100) {
         0..60 => {
             let accent = choose(&ACCENTS, rng);
             let variant = choose(&VARIANTS, rng);
-            (
-                Engine::Espeak,
-                if rng.random_bool(0.05) {
-                    accent
-                } else {
-                    format!("{accent}+{variant}")
-                },
-            )
+            (Engine::Espeak, if rng.random_bool(0.05) { accent } else { format!("{accent}+{variant}") })
         }
         60..85 => (Engine::Flite, choose(&FLITE, rng)),
         _ => (Engine::Festival, choose(&FESTIVAL, rng)),
@@ -180,16 +155,10 @@ pub fn training_voice(rng: &mut impl RngExt) -> (Engine, String) {
 /// Draws a part of a sentence outside the vocabulary, two to seven words.
 pub fn other_words(half: OtherSpeech, rng: &mut impl RngExt) -> Vec<String> {
     let sentences: Vec<&str> = half.sentences().collect();
-    let words: Vec<&str> = sentences
-        .choose(rng)
-        .map(|s| s.split(' ').collect())
-        .unwrap_or_default();
+    let words: Vec<&str> = sentences.choose(rng).map(|s| s.split(' ').collect()).unwrap_or_default();
     let count = rng.random_range(2..=7).min(words.len());
     let start = rng.random_range(0..=words.len() - count);
-    words[start..start + count]
-        .iter()
-        .map(|&word| word.to_owned())
-        .collect()
+    words[start..start + count].iter().map(|&word| word.to_owned()).collect()
 }
 
 /// Draws the training set: 40 % queries, 28 % jumbled vocabulary, 15 % sentences of the grammar, 17 % other speech.
@@ -214,24 +183,13 @@ pub fn training_requests(grammar: &Grammar, count: usize, seed: u64) -> Vec<Requ
 ///
 /// # Errors
 /// [`TrainingError`] where an engine is missing or fails, or the cache cannot be written.
-pub fn synthesise(
-    requests: &[Request],
-    lexicon: &Lexicon,
-    cache: &Path,
-) -> Result<Vec<Clip>, TrainingError> {
+pub fn synthesise(requests: &[Request], lexicon: &Lexicon, cache: &Path) -> Result<Vec<Clip>, TrainingError> {
     const BLOCK: usize = 512;
     fs::create_dir_all(cache)?;
-    let pronouncer = Pronouncer::of(
-        requests.iter().map(|request| request.words.as_slice()),
-        lexicon,
-        cache,
-    )?;
+    let pronouncer = Pronouncer::of(requests.iter().map(|request| request.words.as_slice()), lexicon, cache)?;
     let mut clips = Vec::with_capacity(requests.len());
     for (number, block) in requests.chunks(BLOCK).enumerate() {
-        let file = cache.join(format!(
-            "{}.pcm",
-            &blake3::hash(format!("{block:?}").as_bytes()).to_hex()[..16]
-        ));
+        let file = cache.join(format!("{}.pcm", &blake3::hash(format!("{block:?}").as_bytes()).to_hex()[..16]));
         let audio = if file.exists() {
             read_block(&fs::read(&file)?)
         } else {
@@ -245,15 +203,8 @@ pub fn synthesise(
         };
         for (request, samples) in block.iter().zip(audio) {
             let phones = pronouncer.say(&request.words);
-            let source = Source::Synthetic {
-                voice: format!("{} {}", request.engine, request.voice),
-            };
-            clips.push(Clip {
-                samples,
-                phones,
-                words: request.words.clone(),
-                source,
-            });
+            let source = Source::Synthetic { voice: format!("{} {}", request.engine, request.voice) };
+            clips.push(Clip { samples, phones, words: request.words.clone(), source });
         }
     }
     Ok(clips)
@@ -272,12 +223,7 @@ fn read_block(mut bytes: &[u8]) -> Vec<Vec<i16>> {
     let mut audio = Vec::new();
     while let Some((count, rest)) = bytes.split_first_chunk::<4>() {
         let (samples, rest) = rest.split_at(2 * u32::from_le_bytes(*count) as usize);
-        audio.push(
-            samples
-                .chunks_exact(2)
-                .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
-                .collect(),
-        );
+        audio.push(samples.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect());
         bytes = rest;
     }
     audio
@@ -303,14 +249,8 @@ fn render(requests: &[Request], cache: &Path) -> Result<Vec<Vec<i16>>, TrainingE
                     .arg(text))?,
                 Engine::Flite => run(Command::new("flite")
                     .args(["-voice", &request.voice])
-                    .args([
-                        "--setf",
-                        &format!("duration_stretch={:.3}", 1.0 / request.rate),
-                    ])
-                    .args([
-                        "--setf",
-                        &format!("int_f0_target_mean={:.0}", 80.0 + 140.0 * request.pitch),
-                    ])
+                    .args(["--setf", &format!("duration_stretch={:.3}", 1.0 / request.rate)])
+                    .args(["--setf", &format!("int_f0_target_mean={:.0}", 80.0 + 140.0 * request.pitch)])
                     .args(["-t", &text, "-o"])
                     .arg(&path))?,
                 Engine::Festival => {}
@@ -325,16 +265,9 @@ fn render(requests: &[Request], cache: &Path) -> Result<Vec<Vec<i16>>, TrainingE
 }
 
 /// Festival takes a second to start, so one process says a whole block.
-fn festival(
-    requests: &[Request],
-    wav: &dyn Fn(usize) -> std::path::PathBuf,
-) -> Result<(), TrainingError> {
+fn festival(requests: &[Request], wav: &dyn Fn(usize) -> std::path::PathBuf) -> Result<(), TrainingError> {
     let mut script = String::new();
-    for (index, request) in requests
-        .iter()
-        .enumerate()
-        .filter(|(_, request)| request.engine == Engine::Festival)
-    {
+    for (index, request) in requests.iter().enumerate().filter(|(_, request)| request.engine == Engine::Festival) {
         script.push_str(&format!(
             "(voice_{})(Parameter.set 'Duration_Stretch {:.3})(utt.save.wave (utt.synth (Utterance Text \"{}\")) \"{}\")\n",
             request.voice,
@@ -360,16 +293,11 @@ pub(super) fn run(command: &mut Command) -> Result<(), TrainingError> {
 pub(super) fn output(command: &mut Command) -> Result<String, TrainingError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let result = command.output().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => TrainingError::MissingProgram {
-            program: program.clone(),
-        },
+        io::ErrorKind::NotFound => TrainingError::MissingProgram { program: program.clone() },
         _ => TrainingError::Io(source),
     })?;
     if !result.status.success() {
-        return Err(TrainingError::Program {
-            program,
-            message: String::from_utf8_lossy(&result.stderr).into_owned(),
-        });
+        return Err(TrainingError::Program { program, message: String::from_utf8_lossy(&result.stderr).into_owned() });
     }
     Ok(String::from_utf8_lossy(&result.stdout).into_owned())
 }
@@ -390,10 +318,7 @@ mod tests {
         let requests = training_requests(&grammar, 400, 1);
         assert_eq!(requests, training_requests(&grammar, 400, 1));
         for request in &requests {
-            assert!(
-                !HELD_OUT.contains(&(request.engine, request.voice.as_str())),
-                "{request:?}"
-            );
+            assert!(!HELD_OUT.contains(&(request.engine, request.voice.as_str())), "{request:?}");
             assert!(!request.words.is_empty());
         }
     }

@@ -76,19 +76,12 @@ impl Data {
                 speakers.entry(speaker).or_default().push(clip.clone());
             }
         }
-        Self {
-            synthetic,
-            real: speakers.into_values().collect(),
-        }
+        Self { synthetic, real: speakers.into_values().collect() }
     }
 
     /// Draws the clips of one example: a real speaker's one to six digits, or a synthetic utterance (one in ten: two).
     fn draw(&self, real: f64, rng: &mut StdRng) -> Vec<&Clip> {
-        let speaker = if rng.random_bool(real) {
-            self.real.choose(rng)
-        } else {
-            None
-        };
+        let speaker = if rng.random_bool(real) { self.real.choose(rng) } else { None };
         let (clips, count) = match speaker {
             Some(clips) if rng.random_bool(0.5) => (clips, 1),
             Some(clips) => (clips, rng.random_range(2..=6)),
@@ -104,12 +97,7 @@ impl Data {
     /// [`TrainingError::NoData`] where there is nothing to average.
     pub fn colour(&self) -> Result<Vec<f32>, TrainingError> {
         let plain = Frontend::try_new(vec![0.0; BANDS])?;
-        let clips: Vec<&Clip> = self
-            .synthetic
-            .iter()
-            .chain(self.real.iter().flatten())
-            .step_by(7)
-            .collect();
+        let clips: Vec<&Clip> = self.synthetic.iter().chain(self.real.iter().flatten()).step_by(7).collect();
         let colours: Vec<Vec<f32>> = clips
             .par_iter()
             .map(|clip| {
@@ -122,9 +110,7 @@ impl Data {
             return Err(TrainingError::NoData);
         }
         let count = colours.len() as f32;
-        Ok((0..BANDS)
-            .map(|band| colours.iter().map(|c| c[band]).sum::<f32>() / count)
-            .collect())
+        Ok((0..BANDS).map(|band| colours.iter().map(|c| c[band]).sum::<f32>() / count).collect())
     }
 }
 
@@ -147,9 +133,7 @@ pub fn initial(sizes: Sizes, seed: u64) -> Result<Parameters, TrainingError> {
             _ => 0.0,
         };
         let centre = if name.ends_with(".scale") { 1.0 } else { 0.0 };
-        let values = (0..count)
-            .map(|_| centre + deviation * rng.sample::<f32, _>(StandardNormal))
-            .collect();
+        let values = (0..count).map(|_| centre + deviation * rng.sample::<f32, _>(StandardNormal)).collect();
         parameters.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
     }
     Ok(parameters)
@@ -172,23 +156,13 @@ pub fn train(
         .iter()
         .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.copy()?)?)))
         .collect::<candle_core::Result<_>>()?;
-    let parameters: Parameters = variables
-        .iter()
-        .map(|(name, v)| (name.clone(), v.as_tensor().clone()))
-        .collect();
+    let parameters: Parameters = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
     let network = Network::try_new(&parameters, sizes, "training".as_ref())?;
-    let mut average: Parameters = start
-        .iter()
-        .map(|(n, t)| Ok((n.clone(), t.copy()?)))
-        .collect::<candle_core::Result<_>>()?;
+    let mut average: Parameters =
+        start.iter().map(|(n, t)| Ok((n.clone(), t.copy()?))).collect::<candle_core::Result<_>>()?;
     let mut optimiser = AdamW::new(
         variables.values().cloned().collect(),
-        ParamsAdamW {
-            lr: 0.0,
-            beta2: 0.98,
-            weight_decay: 0.02,
-            ..ParamsAdamW::default()
-        },
+        ParamsAdamW { lr: 0.0, beta2: 0.98, weight_decay: 0.02, ..ParamsAdamW::default() },
     )?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(recipe.threads)
@@ -203,10 +177,7 @@ pub fn train(
         let batch = batches.pop().unwrap_or_default();
         let shards = batch.len().div_ceil(recipe.threads).max(1);
         let results: Vec<(f64, GradStore)> = pool.install(|| {
-            batch
-                .par_chunks(shards)
-                .map(|shard| shard_gradient(&network, shard, batch.len()))
-                .collect::<Result<_, _>>()
+            batch.par_chunks(shards).map(|shard| shard_gradient(&network, shard, batch.len())).collect::<Result<_, _>>()
         })?;
         let (losses, stores): (Vec<f64>, Vec<GradStore>) = results.into_iter().unzip();
         loss_sum += losses.iter().sum::<f64>();
@@ -220,11 +191,7 @@ pub fn train(
             *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?;
         }
         if (step + 1) % 50 == 0 {
-            tracing::info!(
-                step = step + 1,
-                loss = loss_sum / loss_count as f64,
-                "training"
-            );
+            tracing::info!(step = step + 1, loss = loss_sum / loss_count as f64, "training");
             (loss_sum, loss_count) = (0.0, 0);
         }
         if (step + 1) % every == 0 && step + 1 < recipe.steps {
@@ -240,26 +207,14 @@ fn rate(step: usize, recipe: &Recipe) -> f64 {
     recipe.rate * rise * (0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
 }
 
-fn make_batches(
-    data: &Data,
-    frontend: &Frontend,
-    recipe: Recipe,
-    step: usize,
-) -> Vec<Vec<Example>> {
+fn make_batches(data: &Data, frontend: &Frontend, recipe: Recipe, step: usize) -> Vec<Vec<Example>> {
     let mut examples: Vec<Example> = (0..recipe.batch * POOL)
         .into_par_iter()
         .map(|i| {
             let index = (step * recipe.batch + i) as u64;
-            let mut rng = StdRng::seed_from_u64(
-                recipe
-                    .seed
-                    .wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            );
+            let mut rng = StdRng::seed_from_u64(recipe.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let (audio, phones) = augment::join(&data.draw(recipe.real, &mut rng), &mut rng);
-            (
-                augment::example(audio, &data.synthetic, frontend, &mut rng),
-                phones,
-            )
+            (augment::example(audio, &data.synthetic, frontend, &mut rng), phones)
         })
         .collect();
     examples.sort_by_key(|(rows, _)| rows.len());
@@ -272,36 +227,19 @@ fn make_batches(
 }
 
 /// Returns a shard's share of the mean loss per utterance, and its gradients.
-fn shard_gradient(
-    network: &Network,
-    shard: &[Example],
-    batch: usize,
-) -> Result<(f64, GradStore), TrainingError> {
+fn shard_gradient(network: &Network, shard: &[Example], batch: usize) -> Result<(f64, GradStore), TrainingError> {
     let (rows, targets): (Vec<Vec<f32>>, Vec<Vec<u8>>) = shard.iter().cloned().unzip();
     let (logits, lengths) = network.forward_rows(&rows)?;
-    let found = ctc::loss_and_gradient(
-        &logits.flatten_all()?.to_vec1::<f32>()?,
-        CLASSES,
-        &lengths,
-        &targets,
-    );
+    let found = ctc::loss_and_gradient(&logits.flatten_all()?.to_vec1::<f32>()?, CLASSES, &lengths, &targets);
     let gradient = Tensor::from_vec(found.gradient, logits.shape(), &Device::Cpu)?;
     // A sum whose derivative with respect to the logits is the loss's gradient, averaged over the batch.
     let surrogate = ((logits * gradient)?.sum_all()? / batch as f64)?;
-    let loss = found
-        .losses
-        .iter()
-        .filter(|loss| loss.is_finite())
-        .map(|&loss| f64::from(loss))
-        .sum::<f64>();
+    let loss = found.losses.iter().filter(|loss| loss.is_finite()).map(|&loss| f64::from(loss)).sum::<f64>();
     Ok((loss / batch as f64, surrogate.backward()?))
 }
 
 /// Adds the shards' gradients and scales the sum down to [`CLIP_NORM`].
-fn clipped_sum(
-    stores: Vec<GradStore>,
-    variables: &BTreeMap<String, Var>,
-) -> Result<GradStore, TrainingError> {
+fn clipped_sum(stores: Vec<GradStore>, variables: &BTreeMap<String, Var>) -> Result<GradStore, TrainingError> {
     let mut stores = stores.into_iter();
     let Some(mut sum) = stores.next() else {
         return Err(TrainingError::NoData);

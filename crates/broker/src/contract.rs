@@ -1,0 +1,225 @@
+//! The contract between the runtime and a broker.
+//!
+//! Laws that every implementation keeps (and `tests/contract` checks):
+//!
+//! 1. Offsets of a partition are dense from its first record on, in the order of commits.
+//! 2. A [`Unit`] is visible whole or not at all, to readers and after a crash.
+//! 3. A partition is owned by at most one member of a group at a time. A member that has lost a
+//!    partition cannot commit it ([`BrokerError::Fenced`]).
+//! 4. A member starts each assigned partition at the group's committed offset, or at the first
+//!    record kept.
+//! 5. Messages with one key go to one partition and are read in the order they were written.
+//! 6. Key, value, headers (order and repetition included) and timestamp come back byte for byte.
+//! 7. Retention removes the oldest records only, never a record of a partition within its limits;
+//!    reading a removed offset is [`BrokerError::OutOfRange`], never silence.
+
+use std::time::Duration;
+
+use driftline_types::{GroupId, Message, Offset, Outgoing, Partition, Topic, TopicPartition};
+use serde::{Deserialize, Serialize};
+
+use crate::BrokerError;
+
+/// A log with topics, partitions and consumer groups.
+pub trait Broker: Send + Sync {
+    /// Creates a topic, or checks that it exists with this number of partitions.
+    ///
+    /// # Errors
+    /// [`BrokerError::TopicMismatch`] if it exists with another number of partitions.
+    fn create_topic(&self, topic: &Topic, spec: &TopicSpec) -> Result<(), BrokerError>;
+
+    /// Describes a topic; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached.
+    fn describe_topic(&self, topic: &Topic) -> Result<Option<TopicDescription>, BrokerError>;
+
+    /// Lists every topic, in order of their names.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached.
+    fn topics(&self) -> Result<Vec<Topic>, BrokerError>;
+
+    /// Joins a consumer group that reads these topics. The first [`Member::poll`] assigns.
+    ///
+    /// # Errors
+    /// [`BrokerError::UnknownTopic`].
+    fn join(&self, group: &GroupId, topics: &[Topic]) -> Result<Box<dyn Member>, BrokerError>;
+
+    /// Opens a producer outside any group, for sources and tools.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached.
+    fn producer(&self) -> Result<Box<dyn Producer>, BrokerError>;
+
+    /// Returns what a group has committed for a partition; `None` if nothing yet.
+    ///
+    /// # Errors
+    /// [`BrokerError::UnknownTopic`].
+    fn committed(&self, group: &GroupId, partition: &TopicPartition) -> Result<Option<Committed>, BrokerError>;
+
+    /// Reads from a place in the log, outside any group: for tools and for restoring state. An
+    /// empty result means that `from` is the end of the log. On a compacted topic offsets have gaps.
+    ///
+    /// # Errors
+    /// [`BrokerError::UnknownTopic`], or [`BrokerError::OutOfRange`] if `from` lies before the
+    /// first record kept or beyond the end.
+    fn read(&self, partition: &TopicPartition, from: Offset, limit: FetchLimit) -> Result<Vec<Message>, BrokerError>;
+}
+
+/// One consumer of a group. It lives on one thread; dropping it leaves the group without
+/// committing anything.
+pub trait Member: Send {
+    /// Waits up to `timeout` for the next thing to happen.
+    ///
+    /// # Errors
+    /// If the broker failed for good.
+    fn poll(&mut self, limit: FetchLimit, timeout: Duration) -> Result<Poll, BrokerError>;
+
+    /// Writes outputs and offsets as one unit.
+    ///
+    /// # Errors
+    /// [`BrokerError::Fenced`] if an offset is of a partition not owned any more,
+    /// [`BrokerError::TooLarge`], [`BrokerError::UnknownTopic`]. In each case nothing was written.
+    fn commit(&mut self, unit: Unit) -> Result<(), BrokerError>;
+
+    /// Moves the next read of an assigned partition.
+    ///
+    /// # Errors
+    /// [`BrokerError::Fenced`] if it is not assigned here.
+    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), BrokerError>;
+
+    /// Stops fetching from these partitions until [`Member::resume`]. Keep polling while paused.
+    ///
+    /// # Errors
+    /// [`BrokerError::Fenced`] if one is not assigned here.
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
+
+    /// Fetches from these partitions again.
+    ///
+    /// # Errors
+    /// [`BrokerError::Fenced`] if one is not assigned here.
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
+
+    /// Returns the records written but not yet read by this member, over its partitions.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached.
+    fn lag(&self) -> Result<u64, BrokerError>;
+}
+
+/// Writes messages outside a consumer group.
+pub trait Producer: Send {
+    /// Writes messages as one unit and waits until they are stored.
+    ///
+    /// # Errors
+    /// [`BrokerError::TooLarge`], [`BrokerError::UnknownTopic`]; nothing was written then.
+    fn send(&mut self, messages: Vec<Outgoing>) -> Result<(), BrokerError>;
+}
+
+/// What happened to a member.
+#[derive(Debug)]
+pub enum Poll {
+    /// These partitions are owned from now on; reading starts at the offset given.
+    Assigned(Vec<(TopicPartition, Committed)>),
+    /// These partitions are taken away by the *next* poll. Until then they can be committed.
+    Revoking(Vec<TopicPartition>),
+    /// These partitions were taken away before they could be finished: drop what is in flight.
+    Lost(Vec<TopicPartition>),
+    /// Messages, in offset order within each partition. Never empty.
+    Messages(Vec<Message>),
+    /// Nothing happened before the timeout.
+    Idle,
+}
+
+/// How much one fetch may return. At least one message is returned if there is one, however large.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchLimit {
+    /// Number of messages.
+    pub records: usize,
+    /// Bytes of keys, values and headers.
+    pub bytes: usize,
+}
+
+/// Outputs and offsets that belong together.
+#[derive(Debug, Default)]
+pub struct Unit {
+    /// What to write.
+    pub outputs: Vec<Outgoing>,
+    /// How far the group has read.
+    pub offsets: Vec<OffsetCommit>,
+}
+
+/// How far a group has read a partition.
+#[derive(Clone, Debug)]
+pub struct OffsetCommit {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where to go on, and a note.
+    pub committed: Committed,
+}
+
+/// A committed offset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The next offset to read.
+    pub next: Offset,
+    /// A note kept with the offset, at most 4096 bytes, such as the length of the file a sink has
+    /// written so far.
+    pub metadata: Option<String>,
+}
+
+/// The settings of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicSpec {
+    /// Number of partitions, at least 1.
+    pub partitions: u32,
+    /// What may be removed.
+    pub cleanup: Cleanup,
+}
+
+/// What a topic may forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cleanup {
+    /// The oldest records beyond these limits.
+    Delete(Retention),
+    /// Every record of a key but the last; a tombstone removes the key.
+    Compact,
+}
+
+/// Limits beyond which the oldest records of a partition may be removed; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Bytes of keys, values and headers a partition.
+    pub bytes: Option<u64>,
+    /// Milliseconds by the timestamp of the record, against the newest timestamp of the partition.
+    pub ms: Option<u64>,
+}
+
+/// A topic as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// Its settings.
+    pub spec: TopicSpec,
+    /// The ends of each partition, by number.
+    pub partitions: Vec<Watermarks>,
+}
+
+/// The ends of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The first offset kept.
+    pub low: Offset,
+    /// The offset the next record will get.
+    pub high: Offset,
+}
+
+impl TopicDescription {
+    /// Returns the number of partitions.
+    #[must_use]
+    pub fn partition_count(&self) -> Partition {
+        self.spec.partitions
+    }
+}

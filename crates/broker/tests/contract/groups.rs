@@ -1,0 +1,253 @@
+//! Laws 3, 4 and 5: owners, starting points, keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use driftline_broker::{Broker, BrokerError};
+use driftline_types::wire;
+use proptest::{collection::vec, prelude::*, prop_assert, prop_assert_eq};
+
+use super::*;
+
+/// What a test does to a group next.
+#[derive(Clone, Debug)]
+enum Action {
+    Join,
+    Leave(prop::sample::Index),
+    Poll(prop::sample::Index),
+    Commit(prop::sample::Index, Partition),
+}
+
+/// A member and what it was told.
+struct Told {
+    member: Box<dyn Member>,
+    owned: BTreeSet<TopicPartition>,
+    revoking: BTreeSet<TopicPartition>,
+}
+
+impl Told {
+    /// Polls once without waiting; returns whether something happened.
+    fn poll(&mut self) -> bool {
+        let event = self.member.poll(ANY, Duration::ZERO).unwrap();
+        for partition in std::mem::take(&mut self.revoking) {
+            self.owned.remove(&partition);
+        }
+        match event {
+            Poll::Assigned(some) => {
+                for (partition, _) in some {
+                    assert!(self.owned.insert(partition), "assigned twice");
+                }
+            }
+            Poll::Revoking(some) => {
+                assert!(some.iter().all(|partition| self.owned.contains(partition)), "revoked what it had not");
+                self.revoking = some.into_iter().collect();
+            }
+            Poll::Lost(some) => self.owned.retain(|partition| !some.contains(partition)),
+            Poll::Messages(_) => {}
+            Poll::Idle => return false,
+        }
+        true
+    }
+}
+
+/// Law 3 over any sequence of joins, leaves, polls and commits; and in the end every partition has
+/// an owner, the shares are even, and equal partitions of both topics are with one member.
+pub fn a_partition_has_one_owner_and_others_are_fenced<S: Subject>() {
+    let action = prop_oneof![
+        2 => Just(Action::Join),
+        1 => any::<prop::sample::Index>().prop_map(Action::Leave),
+        6 => any::<prop::sample::Index>().prop_map(Action::Poll),
+        3 => (any::<prop::sample::Index>(), 0..4_u32).prop_map(|(member, p)| Action::Commit(member, p)),
+    ];
+    check(48, vec(action, 1..50), |actions| {
+        let subject = S::start();
+        let broker = subject.broker();
+        let topics = [topic("left"), topic("right")];
+        for topic in &topics {
+            broker.create_topic(topic, &keep_all(4)).unwrap();
+            let all = (0..4).flat_map(|p| (0..9).map(move |_| p));
+            broker.producer().unwrap().send(all.map(|p| to(topic, p, "x")).collect()).unwrap();
+        }
+        let g = group("g");
+        let mut members: Vec<Told> = Vec::new();
+        let mut committed: BTreeMap<Partition, Offset> = BTreeMap::new();
+        for action in actions {
+            match action {
+                Action::Join => {
+                    let member = broker.join(&g, &topics).unwrap();
+                    members.push(Told { member, owned: BTreeSet::new(), revoking: BTreeSet::new() });
+                }
+                _ if members.is_empty() => continue,
+                Action::Leave(at) => drop(members.remove(at.index(members.len()))),
+                Action::Poll(at) => {
+                    let at = at.index(members.len());
+                    members[at].poll();
+                }
+                Action::Commit(at, partition) => {
+                    let at = at.index(members.len());
+                    let next = (committed.get(&partition).copied().unwrap_or(0) + 1) % 10;
+                    let outcome = members[at].member.commit(unit(vec![], vec![offset(&topics[0], partition, next)]));
+                    if members[at].owned.contains(&place(&topics[0], partition)) {
+                        // Owned as far as the member was told; it may have been lost since.
+                        match outcome {
+                            Ok(()) => drop(committed.insert(partition, next)),
+                            Err(BrokerError::Fenced { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    } else {
+                        prop_assert!(matches!(outcome, Err(BrokerError::Fenced { .. })), "{outcome:?}");
+                    }
+                    let stored = broker.committed(&g, &place(&topics[0], partition)).unwrap().map(|c| c.next);
+                    prop_assert_eq!(stored, committed.get(&partition).copied());
+                }
+            }
+            // Whoever may commit is at most one: fencing is what ownership means.
+            for partition in 0..4 {
+                let next = committed.get(&partition).copied().unwrap_or(0);
+                let mut owners = 0;
+                for told in &mut members {
+                    let again = unit(vec![], vec![offset(&topics[0], partition, next)]);
+                    owners += usize::from(told.member.commit(again).is_ok());
+                }
+                if owners > 0 {
+                    committed.insert(partition, next);
+                }
+                prop_assert!(owners <= 1, "{owners} owners of partition {partition}");
+            }
+        }
+        if members.is_empty() {
+            return Ok(());
+        }
+        // Idle once in a row for everybody means that nothing is left to happen.
+        while members.iter_mut().map(Told::poll).fold(false, |any, happened| any | happened) {}
+        let mut owned: Vec<_> = members.iter().flat_map(|told| &told.owned).collect();
+        owned.sort();
+        let all: Vec<_> = topics.iter().flat_map(|t| (0..4).map(|p| place(t, p))).collect();
+        prop_assert_eq!(owned, all.iter().collect::<Vec<_>>());
+        for told in &members {
+            let of = |t: &Topic| told.owned.iter().filter(|p| p.topic == *t).map(|p| p.partition).collect::<Vec<_>>();
+            prop_assert_eq!(of(&topics[0]), of(&topics[1]));
+            let n = members.len();
+            prop_assert!((4 / n..=4_usize.div_ceil(n)).contains(&of(&topics[0]).len()));
+        }
+        Ok(())
+    });
+}
+
+/// Law 4, over restarts: each new member starts where the last commit was, with its note, and reads
+/// exactly what follows.
+pub fn reading_starts_at_the_committed_offset<S: Subject>() {
+    let note = prop::option::of("[a-z]{0,12}");
+    check(24, vec((0..15_u64, note, any::<bool>()), 1..6), |commits| {
+        let mut subject = S::start();
+        let (t, g) = (topic("t"), group("g"));
+        subject.broker().create_topic(&t, &keep_all(1)).unwrap();
+        subject.broker().producer().unwrap().send((0..14_u8).map(|i| to(&t, 0, vec![i])).collect()).unwrap();
+        let mut expected = Committed::default();
+        for (next, metadata, restart) in commits {
+            if restart {
+                subject.restart();
+            }
+            let mut member = subject.broker().join(&g, std::slice::from_ref(&t)).unwrap();
+            prop_assert_eq!(assigned(member.as_mut(), 1), vec![(place(&t, 0), expected.clone())]);
+            prop_assert_eq!(member.lag().unwrap(), 14 - expected.next);
+            let read = messages(member.as_mut(), FetchLimit { records: 4, bytes: 3 }, 14 - expected.next as usize);
+            prop_assert_eq!(read.iter().map(|m| m.offset).collect::<Vec<_>>(), (expected.next..14).collect::<Vec<_>>());
+            prop_assert_eq!(member.lag().unwrap(), 0);
+            expected = Committed { next: next.min(14), metadata };
+            let commit = OffsetCommit { partition: place(&t, 0), committed: expected.clone() };
+            member.commit(unit(vec![], vec![commit])).unwrap();
+            prop_assert_eq!(subject.broker().committed(&g, &place(&t, 0)).unwrap(), Some(expected.clone()));
+            // A commit does not move the reader; a seek does.
+            member.seek(&place(&t, 0), 13).unwrap();
+            prop_assert_eq!(messages(member.as_mut(), ANY, 1)[0].offset, 13);
+        }
+        Ok(())
+    });
+}
+
+/// Law 5: members on threads of their own, joining while messages are written, together read each
+/// key's messages in the order they were written, each once.
+pub fn a_key_is_read_in_order_by_any_number_of_members<S: Subject>() {
+    check(8, (1..4_usize, vec(0..12_u8, 50..400)), |(readers, keys)| {
+        let subject = S::start();
+        let broker = subject.broker();
+        let (t, seen, g) = (topic("t"), topic("seen"), group("g"));
+        broker.create_topic(&t, &keep_all(5)).unwrap();
+        broker.create_topic(&seen, &keep_all(1)).unwrap();
+        let total = keys.len() as u64;
+        std::thread::scope(|scope| {
+            for _ in 0..readers {
+                let (t, seen, g) = (&t, &seen, &g);
+                // Copies what it reads, with its offset, until everything was copied by somebody.
+                scope.spawn(move || {
+                    let mut member = broker.join(g, std::slice::from_ref(t)).unwrap();
+                    let limit = FetchLimit { records: 7, bytes: 1 << 20 };
+                    while broker.describe_topic(seen).unwrap().unwrap().partitions[0].high < total {
+                        let Poll::Messages(read) = member.poll(limit, Duration::from_millis(5)).unwrap() else {
+                            continue;
+                        };
+                        let offsets = read.iter().map(|m| (m.partition, m.offset + 1)).collect::<BTreeMap<_, _>>();
+                        let offsets = offsets.into_iter().map(|(p, next)| offset(t, p, next)).collect();
+                        let copy = |m: Message| Outgoing { key: m.key, ..to(seen, 0, m.value.unwrap()) };
+                        member.commit(unit(read.into_iter().map(copy).collect(), offsets)).unwrap();
+                    }
+                });
+            }
+            let mut producer = broker.producer().unwrap();
+            for (i, chunk) in keys.chunks(16).enumerate() {
+                let message = |(j, key): (usize, &u8)| {
+                    let number = (i * 16 + j) as u32;
+                    Outgoing {
+                        partition: None,
+                        key: Some(vec![*key].into()),
+                        ..to(&t, 0, number.to_be_bytes().to_vec())
+                    }
+                };
+                producer.send(chunk.iter().enumerate().map(message).collect()).unwrap();
+            }
+        });
+        for partition in 0..5 {
+            for message in read_all(broker, &t, partition, 0) {
+                prop_assert_eq!(wire::partition_of(message.key.as_deref().unwrap(), 5), partition);
+            }
+        }
+        let mut by_key: BTreeMap<Bytes, Vec<Bytes>> = BTreeMap::new();
+        for message in read_all(broker, &seen, 0, 0) {
+            by_key.entry(message.key.unwrap()).or_default().push(message.value.unwrap());
+        }
+        prop_assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), keys.len());
+        for (key, values) in by_key {
+            prop_assert!(values.windows(2).all(|pair| pair[0] < pair[1]), "key {key:?} out of order");
+        }
+        Ok(())
+    });
+}
+
+/// A paused partition delivers nothing and loses nothing; the others go on.
+pub fn paused_partitions_stand_still<S: Subject>() {
+    check(12, (vec(1..20_usize, 3), vec(any::<bool>(), 3)), |(counts, paused)| {
+        let subject = S::start();
+        let broker = subject.broker();
+        let t = topic("t");
+        broker.create_topic(&t, &keep_all(3)).unwrap();
+        let all = (0..).zip(&counts).flat_map(|(p, n)| (0..*n).map(move |_| p));
+        broker.producer().unwrap().send(all.map(|p| to(&t, p, "x")).collect()).unwrap();
+        let mut member = broker.join(&group("g"), std::slice::from_ref(&t)).unwrap();
+        assigned(member.as_mut(), 3);
+        let (still, moving): (Vec<_>, Vec<_>) = (0..3_u32).partition(|p| paused[*p as usize]);
+        let still: Vec<_> = still.into_iter().map(|p| place(&t, p)).collect();
+        member.pause(&still).unwrap();
+        let expected: usize = moving.iter().map(|p| counts[*p as usize]).sum();
+        let limit = FetchLimit { records: 2, bytes: 1 << 20 };
+        let read = messages(member.as_mut(), limit, expected);
+        prop_assert!(read.iter().all(|m| moving.contains(&m.partition)));
+        prop_assert!(matches!(member.poll(limit, Duration::ZERO).unwrap(), Poll::Idle));
+        member.resume(&still).unwrap();
+        let rest = messages(member.as_mut(), limit, counts.iter().sum::<usize>() - expected);
+        prop_assert!(rest.iter().all(|m| !moving.contains(&m.partition)));
+        let elsewhere = [place(&t, 3)];
+        let fenced = matches!(member.pause(&elsewhere), Err(BrokerError::Fenced { .. }));
+        prop_assert!(fenced);
+        Ok(())
+    });
+}

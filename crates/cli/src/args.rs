@@ -1,0 +1,176 @@
+//! The arguments.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use driftline_pipeline::Override;
+use driftline_types::StageName;
+
+/// Runs machine-learning pipelines as streams and describes what every stage sees.
+#[derive(Debug, Parser)]
+#[command(name = "driftline", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    it did what was asked; dead letters are no failure, the summary counts them
+  1    it failed while running, or a test of a pipeline failed
+  2    the arguments or the pipeline file are wrong; nothing was run
+  130  it was asked to stop (Ctrl-C, SIGTERM) before its sources ended, and did so in order
+
+DRIFTLINE_LOG sets what is logged to standard error: error, warn (the default), info, debug.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a pipeline until its sources end.
+    Run(RunArgs),
+    /// Checks a pipeline file and reports every problem in it.
+    Validate(PipelineArgs),
+    /// Draws the graph of a pipeline.
+    Graph(GraphArgs),
+    /// Prints what a source or stage writes, one JSON line a record.
+    ///
+    /// Reads the log at `broker.path`; without one, runs the pipeline first.
+    Tap(TapArgs),
+    /// Shows what every stage saw: the profiles of its inputs and outputs.
+    ///
+    /// Reads the log at `broker.path`; without one, runs the pipeline first.
+    Profiles(ProfilesArgs),
+    /// Runs the `[[tests]]` of pipelines.
+    Test(TestArgs),
+    /// Looks at model files.
+    Models(ModelsArgs),
+    /// Looks at dead letters, sends them again or sets them aside. Needs a log at `broker.path`.
+    Dlq(DlqArgs),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PipelineArgs {
+    /// The pipeline file.
+    pub pipeline: PathBuf,
+    /// Overrides an entry of the file, such as `sources.microphone.path=recordings`. A relative
+    /// path is relative to the current directory.
+    #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
+    pub overrides: Vec<Override>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Waits for new input where the sources would end.
+    #[arg(long)]
+    pub follow: bool,
+    /// Prints the summary as JSON instead of tables.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub summary: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GraphArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The language of the drawing.
+    #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
+    pub format: GraphFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// Graphviz.
+    Dot,
+    /// Mermaid, as in Markdown.
+    Mermaid,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TapArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The source or stage.
+    #[arg(value_parser = |name: &str| StageName::try_new(name))]
+    pub stage: StageName,
+    /// Stops after this many records.
+    #[arg(long)]
+    pub limit: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProfilesArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Shows each window by itself instead of all of them merged.
+    #[arg(long)]
+    pub windows: bool,
+    /// The form of the output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestArgs {
+    /// The pipeline files.
+    #[arg(required = true)]
+    pub pipelines: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelsArgs {
+    #[command(subcommand)]
+    pub command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// Says what a model file or folder holds, without running it.
+    Inspect {
+        /// A safetensors file, or a folder with a model.
+        path: PathBuf,
+        /// The form of the output.
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DlqArgs {
+    #[command(subcommand)]
+    pub command: DlqCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DlqCommand {
+    /// Lists the dead letters that were neither sent again nor discarded, one JSON line each.
+    Inspect(DlqTarget),
+    /// Writes the dead letters of stages back to the topics they were read from; the next run of
+    /// the pipeline processes them.
+    Replay(DlqTarget),
+    /// Sets the dead letters aside: they are not listed or sent again.
+    Discard(DlqTarget),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DlqTarget {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Only those of this source or stage.
+    #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
+    pub stage: Option<StageName>,
+}

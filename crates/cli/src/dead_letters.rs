@@ -1,0 +1,154 @@
+//! `driftline dlq`: dead letters listed, sent again or set aside.
+//!
+//! What was sent again or discarded is remembered as the offset of the group
+//! `<pipeline>.<stage>.dlq`; sending again and remembering it are one unit.
+
+use std::time::Duration;
+
+use driftline_broker::{Broker, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit};
+use driftline_pipeline::{Node, Plan, Role};
+use driftline_runtime::Report;
+use driftline_types::{GroupId, Message, Outgoing, Topic, TopicPartition, wire};
+
+use crate::{
+    Exit,
+    args::{DlqArgs, DlqCommand, DlqTarget},
+    exit::Failure,
+    log,
+    tap::describe,
+};
+
+pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
+    let (target, action) = match &args.command {
+        DlqCommand::Inspect(target) => (target, Action::Inspect),
+        DlqCommand::Replay(target) => (target, Action::Replay),
+        DlqCommand::Discard(target) => (target, Action::Discard),
+    };
+    let plan = log::load(&target.pipeline)?;
+    let broker = log::open_durable(&plan)?;
+    let mut count = 0;
+    for (role, node) in writers(&plan, target)? {
+        if role == Role::Source && action == Action::Replay {
+            eprintln!(
+                "{}: the dead letters of a source are its input; mend that and run the pipeline again",
+                node.name
+            );
+            continue;
+        }
+        let topic = plan.name.dead_letter_topic(&node.name);
+        count += settle(&*broker, &topic, action)?;
+    }
+    match action {
+        Action::Inspect => eprintln!("{count} dead letters"),
+        Action::Replay => eprintln!("{count} dead letters sent again; the next run of the pipeline processes them"),
+        Action::Discard => eprintln!("{count} dead letters set aside"),
+    }
+    Ok(Exit::Success)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Inspect,
+    Replay,
+    Discard,
+}
+
+fn writers<'a>(plan: &'a Plan, target: &DlqTarget) -> Result<Vec<(Role, &'a Node)>, Failure> {
+    let mut nodes: Vec<_> = plan.nodes().filter(|(role, _)| *role != Role::Sink).collect();
+    if let Some(stage) = &target.stage {
+        let allowed = nodes.iter().map(|(_, node)| node.name.as_str()).collect::<Vec<_>>().join(", ");
+        nodes.retain(|(_, node)| node.name == *stage);
+        if nodes.is_empty() {
+            return Err(Failure::usage(format!("stage {stage:?} is not in the pipeline, allowed are {allowed}")));
+        }
+    }
+    Ok(nodes)
+}
+
+/// Applies an action to every dead letter of a topic not settled before; returns their number.
+fn settle(broker: &dyn Broker, topic: &Topic, action: Action) -> Result<usize, Failure> {
+    let group = GroupId::try_new(topic.as_str()).map_err(Failure::running)?;
+    let mut member = broker.join(&group, std::slice::from_ref(topic)).map_err(Failure::running)?;
+    let mut count = 0;
+    let limit = FetchLimit { records: 1024, bytes: 16 << 20 };
+    loop {
+        match member.poll(limit, Duration::from_millis(50)).map_err(Failure::running)? {
+            Poll::Messages(messages) => {
+                count += messages.len();
+                match action {
+                    Action::Inspect => messages.iter().for_each(|message| println!("{}", describe(message))),
+                    Action::Replay => commit(&mut *member, messages.iter().map(again).collect(), &messages)?,
+                    Action::Discard => commit(&mut *member, Vec::new(), &messages)?,
+                }
+            }
+            Poll::Assigned(_) => {}
+            _ if member.lag().map_err(Failure::running)? == 0 => return Ok(count),
+            _ => {}
+        }
+    }
+}
+
+fn commit(member: &mut dyn Member, outputs: Vec<Outgoing>, settled: &[Message]) -> Result<(), Failure> {
+    let mut offsets: Vec<OffsetCommit> = Vec::new();
+    for message in settled {
+        let partition = TopicPartition::new(message.topic.clone(), message.partition);
+        let committed = Committed { next: message.offset + 1, metadata: None };
+        match offsets.iter_mut().find(|offset| offset.partition == partition) {
+            Some(offset) => offset.committed = committed,
+            None => offsets.push(OffsetCommit { partition, committed }),
+        }
+    }
+    member.commit(Unit { outputs, offsets }).map_err(Failure::running)
+}
+
+/// Makes the message that a dead letter was, for the topic and partition it was read from.
+fn again(letter: &Message) -> Outgoing {
+    let topic = letter.headers.get_str(wire::ERROR_TOPIC).and_then(|topic| Topic::try_new(topic).ok());
+    let mut headers = letter.headers.clone();
+    headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX));
+    Outgoing {
+        topic: topic.unwrap_or_else(|| letter.topic.clone()),
+        partition: Some(letter.partition),
+        key: letter.key.clone(),
+        value: letter.value.clone(),
+        headers,
+        timestamp: letter.timestamp,
+    }
+}
+
+/// How many reasons a run shows.
+const SHOWN: usize = 10;
+
+/// Tells of the dead letters that a run has left.
+pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report) -> Result<(), Failure> {
+    let total: u64 = report.nodes.iter().map(|node| node.metrics.rejected).sum();
+    if total == 0 {
+        return Ok(());
+    }
+    let mut shown = 0;
+    eprintln!("\n{total} dead letters:");
+    for node in report.nodes.iter().filter(|node| node.metrics.rejected > 0) {
+        let topic = plan.name.dead_letter_topic(&node.metrics.name);
+        let Some(found) = broker.describe_topic(&topic).map_err(Failure::running)? else { continue };
+        for (partition, ends) in found.partitions.iter().enumerate() {
+            let place = TopicPartition::new(topic.clone(), partition as u32);
+            let skip = (ends.high - ends.low).saturating_sub(node.metrics.rejected);
+            let limit = FetchLimit { records: SHOWN, bytes: 8 << 20 };
+            for letter in broker.read(&place, ends.low + skip, limit).map_err(Failure::running)? {
+                if shown < SHOWN {
+                    let key = letter.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                    let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap_or("no reason");
+                    eprintln!("  {}: {key}: {reason}", node.metrics.name);
+                    shown += 1;
+                }
+            }
+        }
+    }
+    if total > shown as u64 {
+        eprintln!("  and {} more", total - shown as u64);
+    }
+    if plan.broker.path.is_none() {
+        eprintln!("they are gone with the temporary log; --set broker.path=FOLDER keeps them for `driftline dlq`");
+    }
+    Ok(())
+}

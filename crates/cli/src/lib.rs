@@ -1,0 +1,76 @@
+//! The `driftline` command: arguments, what each subcommand does, and how it ends.
+//!
+//! Results go to standard output, everything for people to standard error. Exit codes are in
+//! [`Exit`]. The list of kinds is in [`registry`].
+
+mod args;
+mod dead_letters;
+mod exit;
+mod log;
+mod models;
+mod profiles;
+mod progress;
+pub mod registry;
+mod run;
+mod table;
+mod tap;
+mod test;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+pub use exit::Exit;
+
+use crate::{
+    args::{Args, Command},
+    exit::Failure,
+};
+
+/// Runs the command with the arguments of the process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            // Nothing can be done if the message cannot be printed.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DRIFTLINE_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .compact()
+        .init();
+    match execute(args.command) {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, message }) => {
+            eprintln!("{message}");
+            exit.into()
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Validate(args) => validate::validate(&args),
+        Command::Graph(args) => validate::graph(&args),
+        Command::Tap(args) => tap::tap(&args),
+        Command::Profiles(args) => profiles::profiles(&args),
+        Command::Test(args) => test::test(&args),
+        Command::Models(args) => models::models(&args),
+        Command::Dlq(args) => dead_letters::dlq(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "driftline", &mut std::io::stdout());
+            Ok(Exit::Success)
+        }
+    }
+}

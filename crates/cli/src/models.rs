@@ -1,0 +1,20 @@
+//! `driftline models`.
+
+use driftline_models::inspect::inspect;
+
+use crate::{
+    Exit,
+    args::{Format, ModelsArgs, ModelsCommand},
+    exit::Failure,
+    table,
+};
+
+pub(crate) fn models(args: &ModelsArgs) -> Result<Exit, Failure> {
+    let ModelsCommand::Inspect { path, format } = &args.command;
+    let summary = inspect(path).map_err(Failure::running)?;
+    match format {
+        Format::Table => println!("{}", table::model(&summary)),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&summary).map_err(Failure::running)?),
+    }
+    Ok(Exit::Success)
+}

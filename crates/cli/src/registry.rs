@@ -1,0 +1,42 @@
+//! The kinds this command knows. A new stage is one entry here and one crate.
+
+use driftline_asr::Asr;
+use driftline_connectors::{AudioFiles, JsonLinesSink, JsonLinesSource, StdoutSink};
+use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
+use driftline_search::SearchKind;
+use driftline_stage::{Registry, SinkDef, SourceDef, StageDef};
+use driftline_vad::Vad;
+
+/// Every kind of source, stage and sink.
+pub static REGISTRY: Registry = Registry {
+    sources: &[SourceDef::of::<AudioFiles>(), SourceDef::of::<JsonLinesSource>()],
+    stages: &[StageDef::of::<Vad>(), StageDef::of::<Asr>(), StageDef::of::<SearchKind>()],
+    sinks: &[SinkDef::of::<JsonLinesSink>(), SinkDef::of::<StdoutSink>()],
+};
+
+/// Describes a registry to the loader of pipelines.
+#[must_use]
+pub fn kinds(registry: &Registry) -> Kinds {
+    let sources = registry.sources.iter().map(|def| KindSpec {
+        name: def.kind,
+        input: None,
+        output: Some(SchemaSpec::Exactly(def.output)),
+        paths: def.paths,
+        check: def.check,
+    });
+    let stages = registry.stages.iter().map(|def| KindSpec {
+        name: def.kind,
+        input: Some(SchemaSpec::Exactly(def.input)),
+        output: Some(SchemaSpec::Exactly(def.output)),
+        paths: def.paths,
+        check: def.check,
+    });
+    let sinks = registry.sinks.iter().map(|def| KindSpec {
+        name: def.kind,
+        input: Some(SchemaSpec::Any),
+        output: None,
+        paths: def.paths,
+        check: def.check,
+    });
+    Kinds { sources: sources.collect(), stages: stages.collect(), sinks: sinks.collect() }
+}

@@ -1,0 +1,96 @@
+//! `driftline run`.
+
+use std::{io::IsTerminal, sync::Arc};
+
+use driftline_broker::Broker;
+use driftline_pipeline::Plan;
+use driftline_runtime::{End, Limits, Metrics, Report, RunOptions, profiles::Profiles};
+
+use crate::{
+    Exit,
+    args::{Format, RunArgs},
+    dead_letters,
+    exit::Failure,
+    log,
+    profiles::WHOLE,
+    progress::Progress,
+    registry::REGISTRY,
+    table,
+};
+
+pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let plan = log::load(&args.pipeline)?;
+    let broker = log::open(&plan)?;
+    let report = execute(&plan, &broker, args.follow, Watch::Shown)?;
+    match args.summary {
+        Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
+        Format::Table => {
+            let seen = Profiles::read(&*broker, &plan.name, Some(WHOLE)).map_err(Failure::running)?;
+            eprintln!("\n{}", table::nodes(&report));
+            eprintln!("\n{}", table::signals(&seen));
+            eprintln!("\n{}", table::summary(&report));
+        }
+    }
+    dead_letters::warn(&*broker, &plan, &report)?;
+    Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
+}
+
+/// Whether a run shows how far it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watch {
+    Shown,
+    Hidden,
+}
+
+/// Runs a pipeline on a log until its sources end, or Ctrl-C or SIGTERM asks it to stop.
+pub(crate) fn execute(plan: &Plan, broker: &Arc<dyn Broker>, follow: bool, watch: Watch) -> Result<Report, Failure> {
+    let metrics = Arc::new(Metrics::new(plan));
+    let options = RunOptions { follow, durable: plan.broker.path.is_some(), limits: Limits::default() };
+    // Lines on the same terminal show the progress themselves.
+    let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
+    let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)?;
+    let result = runtime.block_on(driftline_runtime::run(
+        plan,
+        &REGISTRY,
+        Arc::clone(broker),
+        metrics,
+        options,
+        asked_to_stop(),
+    ));
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    result.map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))
+}
+
+fn writes_to_stdout(sink: &driftline_pipeline::Node) -> bool {
+    sink.kind == "stdout" || sink.config.get("path").and_then(|path| path.as_str()) == Some("-")
+}
+
+/// Completes at the first Ctrl-C or SIGTERM. A second Ctrl-C ends the process at once: what was
+/// not committed is read again by the next run.
+async fn asked_to_stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        match terminate {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = interrupt => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            Err(_) => drop(interrupt.await),
+        }
+    }
+    #[cfg(not(unix))]
+    drop(interrupt.await);
+    eprintln!("stopping: what was read is worked off; press Ctrl-C again to stop at once");
+    tokio::spawn(async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+}

@@ -1,0 +1,183 @@
+//! Tables for people, and the same as JSON.
+
+use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_BORDERS_ONLY};
+use driftline_models::inspect::ModelSummary;
+use driftline_runtime::{End, NodeKind, Report, profiles::Profiles};
+use driftline_stats::{Profile, ProfileBody, SignalProfile};
+use serde_json::{Value, json};
+
+fn table(header: &[&str], numbers_from: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(numbers_from) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// What each node did.
+pub(crate) fn nodes(report: &Report) -> Table {
+    let header =
+        ["node", "in", "out", "dropped", "dead letters", "p50 ms", "p95 ms", "p99 ms", "records/s", "busy", "version"];
+    let mut table = table(&header, 1);
+    for node in &report.nodes {
+        let metrics = &node.metrics;
+        let shown = |n: u64, there: bool| if there { n.to_string() } else { String::new() };
+        let latency = |of: fn(&driftline_runtime::Percentiles) -> f64| {
+            metrics.latency_ms.as_ref().map_or_else(String::new, |latency| number(of(latency)))
+        };
+        let records = if metrics.kind == NodeKind::Source { metrics.written } else { metrics.read };
+        table.add_row([
+            metrics.name.to_string(),
+            shown(metrics.read, metrics.kind != NodeKind::Source),
+            shown(metrics.written, metrics.kind != NodeKind::Sink),
+            shown(metrics.dropped, metrics.kind == NodeKind::Stage),
+            shown(metrics.rejected, metrics.kind != NodeKind::Sink),
+            latency(|latency| latency.p50),
+            latency(|latency| latency.p95),
+            latency(|latency| latency.p99),
+            number(records as f64 / report.seconds.max(1e-9)),
+            format!("{:.0} %", 100.0 * metrics.busy_seconds / report.seconds.max(1e-9)),
+            node.version.as_ref().map_or_else(String::new, ToString::to_string),
+        ]);
+    }
+    table
+}
+
+/// How the run went as a whole.
+pub(crate) fn summary(report: &Report) -> String {
+    let how = match report.end {
+        End::Finished => "finished",
+        End::Stopped => "stopped as asked, everything read was worked off",
+        End::CutOff => "stopped as asked, cut off before everything was worked off",
+    };
+    format!(
+        "{how} after {:.2} s, {:.2} s of CPU, at most {:.0} MB of memory\n\
+         latency: of a stage from reading a record to committing its results, of a sink from entry to exit",
+        report.seconds,
+        report.cpu_seconds,
+        report.peak_memory as f64 / 1e6
+    )
+}
+
+/// What each stage saw: a row a signal.
+pub(crate) fn signals(seen: &Profiles) -> Table {
+    let windows = seen.merged.values().any(|profile| profile.key.window.millis > 0);
+    let header =
+        ["stage", "side", "signal", "unit", "n", "missing", "mean", "std", "min", "p50", "p95", "max", "most frequent"];
+    let mut table = table(&header, 4);
+    if let Some(column) = table.column_mut(header.len() - 1) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+    for profile in seen.merged.values() {
+        let stage = if windows {
+            format!("{} {}", profile.key.stage, profile.key.window.start)
+        } else {
+            profile.key.stage.to_string()
+        };
+        let side = profile.body.direction();
+        let (ProfileBody::Input(set) | ProfileBody::Output(set)) = &profile.body else { continue };
+        for (name, unit, signal) in set.signals() {
+            let mut row = Row::from([&stage, &side.to_string(), name, unit]);
+            row.add_cell(Cell::new(signal.total()));
+            row.add_cell(Cell::new(signal.missing()));
+            for cell in figures(signal) {
+                row.add_cell(Cell::new(cell.map_or_else(String::new, number)));
+            }
+            row.add_cell(Cell::new(most_frequent(signal, 3)));
+            table.add_row(row);
+        }
+    }
+    table
+}
+
+/// Mean, standard deviation, least, p50, p95 and greatest of a number.
+fn figures(signal: &SignalProfile) -> [Option<f64>; 6] {
+    let SignalProfile::Number(profile) = signal else { return [None; 6] };
+    [profile.mean(), profile.std(), profile.min(), profile.quantile(0.5), profile.quantile(0.95), profile.max()]
+}
+
+fn most_frequent(signal: &SignalProfile, limit: usize) -> String {
+    let SignalProfile::Category(profile) = signal else { return String::new() };
+    let total = profile.total().max(1) as f64;
+    let share = |(value, n): (&str, u64)| format!("{value} {:.0} %", 100.0 * n as f64 / total);
+    profile.top(limit).into_iter().map(share).collect::<Vec<_>>().join(", ")
+}
+
+/// A JSON value a profile.
+pub(crate) fn signals_json(seen: &Profiles) -> Vec<Value> {
+    seen.merged.values().map(profile_json).collect()
+}
+
+fn profile_json(profile: &Profile) -> Value {
+    let key = &profile.key;
+    let body = match &profile.body {
+        ProfileBody::Joint(joint) => {
+            let pairs: Vec<_> = joint.pairs().into_iter().map(|(input, output, n)| json!([input, output, n])).collect();
+            json!({ "pairs": pairs })
+        }
+        ProfileBody::Input(set) | ProfileBody::Output(set) => {
+            let signals: serde_json::Map<String, Value> =
+                set.signals().map(|(name, unit, signal)| (name.to_owned(), signal_json(unit, signal))).collect();
+            json!({ "reference": set.reference_id().to_string(), "signals": signals })
+        }
+    };
+    let mut value = json!({
+        "stage": key.stage.as_str(),
+        "version": key.version.as_str(),
+        "direction": profile.body.direction().to_string(),
+        "window": (key.window.millis > 0).then(|| json!({ "start": key.window.start.to_string(), "ms": key.window.millis })),
+    });
+    if let (Value::Object(value), Value::Object(body)) = (&mut value, body) {
+        value.extend(body);
+    }
+    value
+}
+
+fn signal_json(unit: &str, signal: &SignalProfile) -> Value {
+    let mut value = json!({ "unit": unit, "n": signal.total(), "missing": signal.missing() });
+    let more = match signal {
+        SignalProfile::Number(profile) => {
+            let [mean, std, min, p50, p95, max] = figures(signal);
+            json!({ "mean": mean, "std": std, "min": min, "p50": p50, "p95": p95, "max": max, "counts": profile.counts() })
+        }
+        SignalProfile::Category(profile) => {
+            let top = profile.top(16).into_iter().map(|(value, n)| json!([value, n])).collect::<Vec<_>>();
+            json!({ "distinct": profile.distinct(), "top": top })
+        }
+        SignalProfile::Embedding(profile) => json!({ "cells": profile.cells() }),
+    };
+    if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
+        value.extend(more);
+    }
+    value
+}
+
+/// What a model file holds.
+pub(crate) fn model(summary: &ModelSummary) -> String {
+    let mut tensors = table(&["tensor", "type", "shape", "parameters"], 2);
+    for tensor in &summary.tensors {
+        tensors.add_row([
+            tensor.name.clone(),
+            tensor.dtype.to_string(),
+            format!("{:?}", tensor.shape),
+            tensor.parameters.to_string(),
+        ]);
+    }
+    let config = summary.config.iter().map(|(key, value)| format!("{key}: {value}\n")).collect::<String>();
+    format!(
+        "kind: {}\nparameters: {}\nbytes: {}\nblake3: {}\n{config}{tensors}",
+        summary.kind, summary.parameters, summary.bytes, summary.hash
+    )
+}
+
+/// A number in at most four significant digits or as a whole number.
+fn number(x: f64) -> String {
+    match x.abs() {
+        a if a >= 1000.0 || a == 0.0 => format!("{x:.0}"),
+        a if a >= 100.0 => format!("{x:.1}"),
+        a if a >= 1.0 => format!("{x:.2}"),
+        a if a >= 0.001 => format!("{x:.3}"),
+        _ => format!("{x:.1e}"),
+    }
+}

@@ -1,0 +1,80 @@
+//! `driftline tap`.
+
+use std::io::{ErrorKind, Write};
+
+use driftline_broker::FetchLimit;
+use driftline_types::{Message, TopicPartition, wire};
+use serde_json::{Value, json};
+
+use crate::{
+    Exit,
+    args::TapArgs,
+    exit::Failure,
+    log,
+    run::{Watch, execute},
+};
+
+pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
+    let mut plan = log::load(&args.pipeline)?;
+    let writers = || plan.sources.iter().chain(&plan.stages).map(|node| node.name.as_str());
+    if !writers().any(|name| name == args.stage.as_str()) {
+        let allowed = writers().collect::<Vec<_>>().join(", ");
+        return Err(Failure::usage(format!("stage {:?} is not in the pipeline, allowed are {allowed}", args.stage)));
+    }
+    let broker = log::open(&plan)?;
+    if plan.broker.path.is_none() {
+        // The lines of the sinks are not what was asked for.
+        plan.sinks.clear();
+        execute(&plan, &broker, false, Watch::Shown)?;
+    }
+    let topic = plan.name.output_topic(&args.stage);
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut out = std::io::stdout().lock();
+    for partition in 0..plan.partitions {
+        let place = TopicPartition::new(topic.clone(), partition);
+        let ends = broker.describe_topic(&topic).map_err(Failure::running)?;
+        let mut from = ends.and_then(|t| t.partitions.get(partition as usize).map(|ends| ends.low)).unwrap_or(0);
+        loop {
+            let limit = FetchLimit { records: left.min(1024), bytes: 8 << 20 };
+            let messages =
+                if left == 0 { Vec::new() } else { broker.read(&place, from, limit).map_err(Failure::running)? };
+            let Some(last) = messages.last() else { break };
+            from = last.offset + 1;
+            for message in messages.iter().take(left) {
+                match writeln!(out, "{}", describe(message)) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Success),
+                    Err(error) => return Err(Failure::running(format!("standard output: {error}"))),
+                }
+            }
+            left -= messages.len().min(left);
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// A record as JSON: JSON values as they are, others by their type and size.
+pub(crate) fn describe(message: &Message) -> Value {
+    let content_type = message.headers.get_str(wire::CONTENT_TYPE).unwrap_or("application/octet-stream");
+    let value = match &message.value {
+        None => Value::Null,
+        Some(bytes) if content_type == "application/json" => {
+            serde_json::from_slice(bytes).unwrap_or_else(|_| json!({ "bytes": bytes.len() }))
+        }
+        Some(bytes) => json!({ "bytes": bytes.len() }),
+    };
+    let headers: serde_json::Map<String, Value> = message
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned().into()))
+        .collect();
+    json!({
+        "topic": message.topic.as_str(),
+        "partition": message.partition,
+        "offset": message.offset,
+        "time": message.timestamp.to_string(),
+        "key": message.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
+        "headers": headers,
+        "value": value,
+    })
+}

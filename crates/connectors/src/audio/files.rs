@@ -1,0 +1,217 @@
+//! Which files a path names, and what their sessions are called.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::decode::SUFFIXES;
+
+/// Folders within folders beyond this depth are not entered.
+const MAX_DEPTH: usize = 64;
+
+/// Where recordings are looked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// One file.
+    File(PathBuf),
+    /// A folder and the folders in it.
+    Folder(PathBuf),
+    /// A glob pattern.
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// The folder before its first special character.
+        root: PathBuf,
+    },
+}
+
+/// What was found at a place.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// The recordings, by their path below the place, in order.
+    pub files: BTreeMap<String, PathBuf>,
+    /// How many other files there are.
+    pub others: usize,
+    /// One of them.
+    pub other: Option<PathBuf>,
+}
+
+impl Place {
+    /// Finds out what a path names. What exists is never taken for a pattern.
+    ///
+    /// # Errors
+    /// If the path neither exists nor is a pattern.
+    pub(crate) fn of(path: &str) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Ok(Self::Folder(path.into())),
+            Ok(_) => Ok(Self::File(path.into())),
+            Err(error) => {
+                let Some(special) = path.find(['*', '?', '[']) else { return Err(error) };
+                if let Err(error) = glob::Pattern::new(path) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, error.to_string()));
+                }
+                let root = path[..special].rfind('/').map_or("", |slash| &path[..=slash]);
+                Ok(Self::Pattern { pattern: path.to_owned(), root: root.into() })
+            }
+        }
+    }
+
+    /// Lists the recordings, recognised by their suffix. Hidden files are left out. A file named
+    /// outright, or by a pattern without a suffix of its own, is held to the same suffixes.
+    ///
+    /// # Errors
+    /// If a folder cannot be read.
+    pub(crate) fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        match self {
+            Self::File(file) => listing.add(file.parent().unwrap_or(Path::new("")), file),
+            Self::Folder(folder) => {
+                let mut seen = BTreeSet::new();
+                walk(folder, folder, MAX_DEPTH, &mut seen, &mut listing)?;
+            }
+            Self::Pattern { pattern, root } => {
+                // The pattern was parsed before; what cannot be read matches nothing.
+                for path in glob::glob(pattern).into_iter().flatten().flatten() {
+                    if path.is_file() {
+                        listing.add(root, &path);
+                    }
+                }
+            }
+        }
+        Ok(listing)
+    }
+}
+
+impl Listing {
+    fn add(&mut self, root: &Path, path: &Path) {
+        let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden {
+            return;
+        }
+        if suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix.as_str())) {
+            let below = path.strip_prefix(root).unwrap_or(path);
+            let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+            self.files.insert(parts.join("/"), path.to_owned());
+        } else {
+            self.others += 1;
+            self.other.get_or_insert_with(|| path.to_owned());
+        }
+    }
+}
+
+fn walk(
+    root: &Path,
+    folder: &Path,
+    depth: usize,
+    seen: &mut BTreeSet<PathBuf>,
+    listing: &mut Listing,
+) -> io::Result<()> {
+    // A folder that links lead to twice, or into itself, is entered once.
+    if depth == 0 || !seen.insert(folder.canonicalize()?) {
+        return Ok(());
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            walk(root, &path, depth - 1, seen, listing)?;
+        } else {
+            listing.add(root, &path);
+        }
+    }
+    Ok(())
+}
+
+/// Names the sessions of files: the stem, or the path below the place where stems collide.
+/// `known` are the names given before, by path; they stay.
+pub(crate) fn sessions(files: &BTreeMap<String, PathBuf>, known: &HashMap<String, String>) -> HashMap<String, String> {
+    let mut stems: HashMap<&str, usize> = HashMap::new();
+    for path in files.keys() {
+        *stems.entry(stem(path)).or_default() += 1;
+    }
+    let mut taken: BTreeSet<String> = known.values().cloned().collect();
+    let mut names = HashMap::new();
+    for path in files.keys().filter(|path| !known.contains_key(*path)) {
+        let stem = stem(path);
+        let alone = stems.get(stem) == Some(&1) && !files.contains_key(stem) && !taken.contains(stem);
+        let mut name = if alone { stem } else { path.as_str() }.to_owned();
+        while !taken.insert(name.clone()) {
+            name.push('~');
+        }
+        names.insert(path.clone(), name);
+    }
+    names
+}
+
+fn stem(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.rsplit_once('.').map_or(file, |(stem, _)| stem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"x").unwrap();
+        }
+        folder
+    }
+
+    fn list(path: &str) -> Listing {
+        Place::of(path).unwrap().list().unwrap()
+    }
+
+    #[test]
+    fn a_folder_is_searched_in_order_and_for_recordings_only() {
+        let folder = folder(&["b.WAV", "a/2.flac", "a/10.mp3", "notes.txt", "._b.wav", "c.oga"]);
+        let listing = list(folder.path().to_str().unwrap());
+        assert_eq!(listing.files.keys().collect::<Vec<_>>(), ["a/10.mp3", "a/2.flac", "b.WAV", "c.oga"]);
+        assert_eq!(listing.others, 1);
+    }
+
+    #[test]
+    fn a_pattern_and_a_file_name_recordings() {
+        let folder = folder(&["x/1.wav", "x/2.wav", "y/1.wav", "y/1.txt"]);
+        let root = folder.path().to_str().unwrap();
+        let keys = |path: String| list(&path).files.into_keys().collect::<Vec<_>>();
+        assert_eq!(keys(format!("{root}/*/1.*")), ["x/1.wav", "y/1.wav"]);
+        assert_eq!(keys(format!("{root}/x/2.wav")), ["2.wav"]);
+        assert!(Place::of(&format!("{root}/z")).is_err());
+        assert!(Place::of(&format!("{root}/[")).is_err());
+    }
+
+    #[test]
+    fn a_folder_with_the_characters_of_a_pattern_is_a_folder() {
+        let folder = folder(&["take [1]/a.wav"]);
+        let path = folder.path().join("take [1]");
+        assert_eq!(list(path.to_str().unwrap()).files.len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_the_folder_around_it_is_not_followed_for_ever() {
+        let folder = folder(&["a.wav"]);
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("again")).unwrap();
+        assert_eq!(list(folder.path().to_str().unwrap()).files.len(), 1);
+    }
+
+    #[test]
+    fn stems_that_collide_are_named_by_their_path() {
+        let files = |names: &[&str]| names.iter().map(|&name| (name.to_owned(), PathBuf::new())).collect();
+        let names = sessions(&files(&["a/1.wav", "b/1.wav", "b/2.wav", "x.wav", "x.wav.flac"]), &HashMap::new());
+        let name = |path: &str| names[path].as_str();
+        assert_eq!((name("a/1.wav"), name("b/1.wav"), name("b/2.wav")), ("a/1.wav", "b/1.wav", "2"));
+        assert_eq!((name("x.wav"), name("x.wav.flac")), ("x", "x.wav.flac"));
+
+        let known = HashMap::from([("old/2.wav".to_owned(), "2".to_owned())]);
+        assert_eq!(sessions(&files(&["new/2.wav"]), &known)["new/2.wav"], "new/2.wav");
+    }
+}

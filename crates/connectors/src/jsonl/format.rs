@@ -1,0 +1,157 @@
+//! One record as one line.
+
+use driftline_types::{Context, Message, Timestamp, wire};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Appends a record's line, newline included: the members of its value as they are, then
+///
+/// ```json
+/// "timings_ms": {"vad": 0.41, "asr": 12.5, "search": 0.2, "total": 19.87}, "versions": {"vad": "…"}
+/// ```
+///
+/// with the time each stage took and the time since the source wrote the record, in milliseconds
+/// to two decimals. A value that is no object, or has a member of either name, stands as member
+/// `value` of a new one; no value at all is `null`.
+///
+/// # Errors
+/// If the value is no JSON.
+pub(super) fn write_line(message: &Message, now: Timestamp, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    let context = wire::context(message);
+    let bytes = message.value.as_deref().unwrap_or(b"null");
+    let value: &RawValue = serde_json::from_slice(bytes)?;
+    let before = out.len();
+    out.push(b'{');
+    match members(value) {
+        Some("") => {}
+        // White space is all that line breaks can be in JSON.
+        Some(members) => out.extend(members.bytes().map(space).chain([b','])),
+        None => {
+            out.extend_from_slice(b"\"value\":");
+            out.extend(value.get().bytes().map(space));
+            out.push(b',');
+        }
+    }
+    out.extend_from_slice(b"\"timings_ms\":");
+    let result = serde_json::to_writer(&mut *out, &Timings(&context, now)).and_then(|()| {
+        out.extend_from_slice(b",\"versions\":");
+        serde_json::to_writer(&mut *out, &Versions(&context))
+    });
+    if result.is_err() {
+        out.truncate(before);
+    }
+    out.extend_from_slice(b"}\n");
+    result
+}
+
+fn space(byte: u8) -> u8 {
+    if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }
+}
+
+/// Returns what stands between the braces of an object that has none of the members added here.
+fn members(value: &RawValue) -> Option<&str> {
+    /// The members added here, if an object has them.
+    #[derive(serde::Deserialize)]
+    struct Added {
+        #[serde(default)]
+        timings_ms: Option<serde::de::IgnoredAny>,
+        #[serde(default)]
+        versions: Option<serde::de::IgnoredAny>,
+    }
+    let inner = value.get().strip_prefix('{')?.strip_suffix('}')?;
+    // An object with a member twice fails, and is wrapped like one with a member of that name.
+    let added: Added = serde_json::from_str(value.get()).ok()?;
+    (added.timings_ms.is_none() && added.versions.is_none()).then(|| inner.trim())
+}
+
+struct Timings<'a>(&'a Context, Timestamp);
+
+impl Serialize for Timings<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(context, now) = self;
+        let total = now.as_millis().saturating_sub(context.ingested.as_millis()) as f64;
+        let stages = context.timings.iter().map(|timing| (timing.stage.as_str(), (timing.ms * 100.0).round() / 100.0));
+        serializer.collect_map(stages.chain([("total", total)]))
+    }
+}
+
+struct Versions<'a>(&'a Context);
+
+impl Serialize for Versions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.versions.iter().map(|(stage, version)| (stage.as_str(), version.as_str())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline_types::{Headers, Topic};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(value: Option<&[u8]>) -> Message {
+        let mut headers = Headers::default();
+        headers.push(wire::TIMINGS, "vad=0.414,asr=12.5");
+        headers.push(wire::VERSIONS, "vad=abc,asr=def");
+        headers.push(wire::INGESTED, "1000");
+        Message {
+            topic: Topic::try_new("speech.search").unwrap(),
+            partition: 0,
+            offset: 0,
+            key: None,
+            value: value.map(|value| value.to_vec().into()),
+            headers,
+            timestamp: Timestamp::from_millis(0),
+        }
+    }
+
+    fn line(value: Option<&[u8]>) -> String {
+        let mut out = Vec::new();
+        write_line(&message(value), Timestamp::from_millis(1_020), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    const ADDED: &str = r#""timings_ms":{"vad":0.41,"asr":12.5,"total":20.0},"versions":{"vad":"abc","asr":"def"}}"#;
+
+    #[test]
+    fn members_keep_their_order_and_form() {
+        let value = br#"{"session":"a","segment":0,"confidence":0.250,"results":[{"id":"x"}]}"#;
+        let expected = r#"{"session":"a","segment":0,"confidence":0.250,"results":[{"id":"x"}],"#;
+        assert_eq!(line(Some(value)), format!("{expected}{ADDED}\n"));
+    }
+
+    #[test]
+    fn what_is_no_object_is_wrapped() {
+        assert_eq!(line(Some(b"[1,\n2]")), format!("{{\"value\":[1, 2],{ADDED}\n"));
+        assert_eq!(line(None), format!("{{\"value\":null,{ADDED}\n"));
+        assert_eq!(line(Some(b"{}")), format!("{{{ADDED}\n"));
+        assert_eq!(line(Some(b"{\"versions\":1}")), format!("{{\"value\":{{\"versions\":1}},{ADDED}\n"));
+    }
+
+    #[test]
+    fn what_is_no_json_is_an_error_and_leaves_nothing() {
+        let mut out = b"before\n".to_vec();
+        assert!(write_line(&message(Some(b"RIFF")), Timestamp::from_millis(0), &mut out).is_err());
+        assert_eq!(out, b"before\n");
+    }
+
+    proptest! {
+        /// Whatever JSON the value is, the line is one line, and one JSON object that holds it.
+        #[test]
+        fn every_line_is_one_json_object(text in "[ \\n]*(\\{\"[a-z]{1,3}\":[0-9]{1,3}[ \\r\\n]*\\}|\"[a-z\\\\n]{0,4}\"|[0-9]{1,4}|null|\\[\\])[ \\n]*") {
+            let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) else { return Ok(()) };
+            let line = line(Some(text.as_bytes()));
+            prop_assert_eq!(line.matches(['\n', '\r']).count(), 1);
+            let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
+            match value {
+                serde_json::Value::Object(members) => {
+                    for (name, member) in members {
+                        prop_assert_eq!(object.get(&name), Some(&member));
+                    }
+                }
+                other => prop_assert_eq!(object.get("value"), Some(&other)),
+            }
+        }
+    }
+}

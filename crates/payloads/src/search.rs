@@ -1,0 +1,76 @@
+//! What was found.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use serde::{Deserialize, Serialize};
+
+/// What was found for a transcript.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchResponse {
+    /// The session; also the record's key.
+    pub session: String,
+    /// The segment's number within the session, from 0.
+    pub segment: u32,
+    /// Where the segment begins in the session, milliseconds.
+    pub start_ms: u64,
+    /// Where the segment ends in the session, milliseconds.
+    pub end_ms: u64,
+    /// What was searched for.
+    pub transcript: String,
+    /// How sure the recogniser was, 0 to 1.
+    pub confidence: f32,
+    /// The best matches, best first; empty is a *null* result.
+    pub results: Vec<Hit>,
+}
+
+/// A match.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hit {
+    /// The product's id.
+    pub id: String,
+    /// The product's title.
+    pub title: String,
+    /// BM25 score; comparable within one index only.
+    pub score: f32,
+}
+
+static RESULTS: Signal = Signal {
+    name: "search.results",
+    unit: "{result}",
+    help: "number of results",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
+};
+static TOP_SCORE: Signal = Signal {
+    name: "search.top_score",
+    unit: "1",
+    help: "score of the best result, missing where there is none",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
+};
+static NULL: Signal =
+    Signal { name: "search.null", unit: "", help: "whether nothing was found", kind: SignalKind::Category };
+static QUERY_LENGTH: Signal = Signal {
+    name: "search.query_length",
+    unit: "{word}",
+    help: "words of the query",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
+};
+
+impl Payload for SearchResponse {
+    const SCHEMA: SchemaId = SchemaId::new("search-response.v1");
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
+        serde_json::to_writer(out.writer(), self).map_err(|error| crate::json_error(&error))
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        serde_json::from_slice(bytes).map_err(|error| crate::json_error(&error))
+    }
+
+    fn signals(&self, visit: &mut dyn SignalVisitor) {
+        visit.number(&TOP_SCORE, self.results.first().map(|hit| f64::from(hit.score)));
+        visit.number(&RESULTS, Some(self.results.len() as f64));
+        visit.category(&NULL, Some(if self.results.is_empty() { "yes" } else { "no" }));
+        visit.number(&QUERY_LENGTH, Some(self.transcript.split_whitespace().count() as f64));
+    }
+}

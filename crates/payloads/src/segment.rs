@@ -1,0 +1,90 @@
+//! A stretch of speech.
+
+use bytes::{Bytes, BytesMut};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use serde::{Deserialize, Serialize};
+
+use crate::{audio, wav};
+
+/// A stretch of speech cut out of a session: 16 kHz, one channel, padding included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpeechSegment {
+    /// The session it was cut from; also the record's key.
+    pub session: String,
+    /// Its number within the session, from 0.
+    pub segment: u32,
+    /// Where it begins in the session, milliseconds.
+    pub start_ms: u64,
+    /// Where it ends in the session, milliseconds.
+    pub end_ms: u64,
+    /// Share of its frames that are speech, 0 to 1.
+    pub speech_ratio: f32,
+    /// Silence between the segment before, or the session's start, and this one, milliseconds.
+    pub silence_before_ms: u64,
+    /// Audio heard after its end before the end was certain, milliseconds; `None` if the session
+    /// ended with it.
+    pub silence_after_ms: Option<u64>,
+    /// Samples in [-1, 1].
+    #[serde(skip)]
+    pub samples: Vec<f32>,
+}
+
+static LENGTH: Signal = Signal {
+    name: "segment.length",
+    unit: "ms",
+    help: "length of the segment",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 50.0, hi: 30_000.0 } },
+};
+static LEVEL: Signal = Signal {
+    name: "segment.level",
+    unit: "dBFS",
+    help: "root mean square against full scale, missing for silence",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: -96.0, hi: 0.0 } },
+};
+static SPEECH_RATIO: Signal = Signal {
+    name: "segment.speech_ratio",
+    unit: "1",
+    help: "share of the segment's frames that are speech",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
+};
+static NUMBER: Signal = Signal {
+    name: "segment.number",
+    unit: "{segment}",
+    help: "segments of the session so far, this one included",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 1_000.0 } },
+};
+static SILENCE_BEFORE: Signal = Signal {
+    name: "segment.silence_before",
+    unit: "ms",
+    help: "silence before the segment",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 10.0, hi: 60_000.0 } },
+};
+static SILENCE_AFTER: Signal = Signal {
+    name: "segment.silence_after",
+    unit: "ms",
+    help: "audio heard after the segment before its end was certain, missing at a session's end",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 10.0, hi: 60_000.0 } },
+};
+
+impl Payload for SpeechSegment {
+    const SCHEMA: SchemaId = SchemaId::new("speech-segment.v1");
+    const CONTENT_TYPE: &'static str = wav::CONTENT_TYPE;
+
+    fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
+        wav::encode(self, &self.samples, out)
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        let (segment, samples) = wav::decode::<Self>(bytes)?;
+        Ok(Self { samples, ..segment })
+    }
+
+    fn signals(&self, visit: &mut dyn SignalVisitor) {
+        visit.number(&LENGTH, Some(audio::millis(self.samples.len())));
+        visit.number(&LEVEL, audio::level_dbfs(&self.samples));
+        visit.number(&SPEECH_RATIO, Some(f64::from(self.speech_ratio)));
+        visit.number(&NUMBER, Some(f64::from(self.segment) + 1.0));
+        visit.number(&SILENCE_BEFORE, Some(self.silence_before_ms as f64));
+        visit.number(&SILENCE_AFTER, self.silence_after_ms.map(|ms| ms as f64));
+    }
+}

@@ -1,0 +1,457 @@
+//! From the tables of a file to a plan, noting every problem on the way.
+
+use std::path::{Path, PathBuf};
+
+use driftline_types::{
+    PipelineName, StageName,
+    config::{self, ConfigProblem},
+};
+use serde::{Deserialize, Deserializer, de, de::DeserializeOwned};
+use serde_json::{Map, Value as Json};
+use toml::{Table, Value};
+
+use crate::{
+    BatchConfig, KindSpec, Kinds, Node, Override, Plan, Problem, Problems, Role, SchemaSpec, Severity, TestCase,
+    document::{Document, shape},
+    expect::Others,
+    graph,
+    overrides::{Origin, parse_key},
+};
+
+const SECTIONS: [&str; 7] = ["pipeline", "broker", "sources", "stages", "sinks", "monitor", "tests"];
+/// The keys that every source, stage and sink may have; the rest belong to its kind.
+const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
+/// What a node cannot be called, because the pipeline has a topic of that name.
+const RESERVED: [&str; 4] = ["profiles", "alarms", "control", "feedback"];
+/// Values of a path key that are not paths.
+const NOT_PATHS: [&str; 2] = ["builtin", "-"];
+
+/// Makes a plan of the text of a file, and tries the overrides of each of its tests.
+///
+/// # Errors
+/// Every problem there is.
+pub(crate) fn compile(file: &Path, text: &str, overrides: &[Override], kinds: &Kinds) -> Result<Plan, Problems> {
+    let plan = compile_once(file, text, overrides, kinds)?;
+    let mut problems = Vec::new();
+    for test in plan.tests.iter().filter(|test| !test.overrides.is_empty()) {
+        let overrides: Vec<_> = overrides.iter().chain(&test.overrides).cloned().collect();
+        if let Err(found) = compile_once(file, text, &overrides, kinds) {
+            problems.extend(found.iter().cloned());
+        }
+    }
+    if problems.is_empty() { Ok(plan) } else { Err(Problems::new(problems)) }
+}
+
+fn compile_once(file: &Path, text: &str, overrides: &[Override], kinds: &Kinds) -> Result<Plan, Problems> {
+    let mut document = Document::parse(file, text).map_err(Problems::new)?;
+    let mut problems = Vec::new();
+    for change in overrides {
+        if let Err(problem) = document.apply(change) {
+            problems.push(document.problem(problem));
+        }
+    }
+    Compiler { document: &document, kinds, problems }.plan()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PipelineSection {
+    name: PipelineName,
+    #[serde(default = "default_partitions", deserialize_with = "partitions")]
+    partitions: u32,
+}
+
+fn default_partitions() -> u32 {
+    2
+}
+
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        n @ 1..=1024 => Ok(n),
+        n => Err(de::Error::invalid_value(de::Unexpected::Unsigned(n.into()), &"a whole number from 1 to 1024")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestSection {
+    name: String,
+    #[serde(default, rename = "set")]
+    _set: Table,
+    expect: Vec<Map<String, Json>>,
+    #[serde(default)]
+    more: bool,
+}
+
+/// A source, stage or sink as far as it could be read.
+struct Draft<'a> {
+    role: Role,
+    /// As written, valid or not: others may name it.
+    key: &'a str,
+    name: Option<StageName>,
+    spec: Option<&'a KindSpec>,
+    inputs: Vec<String>,
+    batch: BatchConfig,
+    config: Table,
+}
+
+impl Draft<'_> {
+    fn path(&self) -> Vec<String> {
+        vec![self.role.section().to_owned(), self.key.to_owned()]
+    }
+
+    fn path_to(&self, key: &str) -> Vec<String> {
+        vec![self.role.section().to_owned(), self.key.to_owned(), key.to_owned()]
+    }
+
+    fn input_path(&self, i: usize) -> Vec<String> {
+        vec![self.role.section().to_owned(), self.key.to_owned(), "inputs".to_owned(), i.to_string()]
+    }
+}
+
+struct Compiler<'a> {
+    document: &'a Document<'a>,
+    kinds: &'a Kinds,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Compiler<'a> {
+    fn plan(mut self) -> Result<Plan, Problems> {
+        for key in self.document.root.keys().filter(|key| !SECTIONS.contains(&key.as_str())) {
+            self.note(ConfigProblem::unknown_key(vec![key.clone()], &SECTIONS));
+        }
+        let pipeline: Option<PipelineSection> = self.section("pipeline", &[]);
+        let broker = self.section("broker", &["path"]);
+        let monitor = self.section("monitor", &[]);
+        let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
+        let order = self.check_graph(&drafts);
+        let tests = self.tests();
+
+        let (Some(pipeline), Some(broker), Some(monitor), true) = (pipeline, broker, monitor, self.problems.is_empty())
+        else {
+            return Err(Problems::new(self.problems));
+        };
+        let mut plan = Plan {
+            name: pipeline.name,
+            file: self.document.file.to_owned(),
+            partitions: pipeline.partitions,
+            broker,
+            monitor,
+            sources: Vec::new(),
+            stages: Vec::new(),
+            sinks: Vec::new(),
+            tests,
+            warnings: self.warnings(&drafts),
+        };
+        for draft in order.into_iter().map(|i| &drafts[i]) {
+            let node = node(draft);
+            match draft.role {
+                Role::Source => plan.sources.extend(node),
+                Role::Stage => plan.stages.extend(node),
+                Role::Sink => plan.sinks.extend(node),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Reads a section; one that is not there is read as empty.
+    fn section<T: DeserializeOwned>(&mut self, name: &str, paths: &[&str]) -> Option<T> {
+        let mut table = self.table(&[name.to_owned()], self.document.root.get(name))?.clone();
+        self.resolve_paths(&mut table, &[name.to_owned()], paths);
+        self.read(&Value::Table(table), &[name.to_owned()])
+    }
+
+    fn drafts(&mut self, role: Role) -> Vec<Draft<'a>> {
+        let section = role.section().to_owned();
+        let document = self.document;
+        let Some(nodes) = self.table(std::slice::from_ref(&section), document.root.get(&section)) else {
+            return Vec::new();
+        };
+        if nodes.is_empty() && role != Role::Stage {
+            let message = format!("a pipeline needs a {role}, add [{section}.NAME]");
+            self.note(ConfigProblem { path: vec![section], found: None, message });
+        }
+        nodes.iter().filter_map(|(key, value)| self.draft(role, key, value)).collect()
+    }
+
+    /// Reads a node; `None` if it is no table.
+    fn draft(&mut self, role: Role, key: &'a str, value: &'a Value) -> Option<Draft<'a>> {
+        let mut draft = Draft {
+            role,
+            key,
+            name: None,
+            spec: None,
+            inputs: Vec::new(),
+            batch: BatchConfig::default(),
+            config: Table::new(),
+        };
+        let path = draft.path();
+        let table = self.table(&path, Some(value))?;
+        draft.name = self.name(&draft);
+        draft.spec = self.kind(&draft, table.get("kind"));
+        if let Some(inputs) = table.get("inputs") {
+            draft.inputs = self.read(inputs, &draft.path_to("inputs")).unwrap_or_default();
+        }
+        self.check_inputs_key(&draft, table.get("inputs"));
+        if let Some(batch) = table.get("batch") {
+            draft.batch = self.read(batch, &draft.path_to("batch")).unwrap_or_default();
+        }
+        let own = table.iter().filter(|(key, _)| !COMMON_KEYS.contains(&key.as_str()));
+        draft.config = own.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if let Some(spec) = draft.spec {
+            self.resolve_paths(&mut draft.config, &path, spec.paths);
+            for problem in (spec.check)(&draft.config) {
+                self.note_of(&path, suggest_common_key(problem));
+            }
+        }
+        Some(draft)
+    }
+
+    fn name(&mut self, draft: &Draft<'_>) -> Option<StageName> {
+        let problem = match StageName::try_new(draft.key) {
+            Ok(name) if !RESERVED.contains(&draft.key) => return Some(name),
+            Ok(_) => format!("this name is taken by a topic of every pipeline, as are {}", RESERVED.join(", ")),
+            Err(error) => error.to_string(),
+        };
+        self.note(ConfigProblem { path: draft.path(), found: None, message: problem });
+        None
+    }
+
+    fn kind(&mut self, draft: &Draft<'_>, kind: Option<&Value>) -> Option<&'a KindSpec> {
+        let kinds = self.kinds.of(draft.role);
+        let (found, message) = match kind {
+            None => (None, format!("is missing, {}", kinds_allowed("", kinds))),
+            Some(Value::String(kind)) => match kinds.iter().find(|spec| spec.name == kind) {
+                Some(spec) => return Some(spec),
+                None => (Some(format!("{kind:?}")), kinds_allowed(kind, kinds)),
+            },
+            Some(other) => (Some(other.to_string()), kinds_allowed("", kinds)),
+        };
+        self.note(ConfigProblem { path: draft.path_to("kind"), found, message });
+        None
+    }
+
+    fn check_inputs_key(&mut self, draft: &Draft<'_>, inputs: Option<&Value>) {
+        let message = match (draft.role, inputs) {
+            (Role::Source, Some(_)) => "a source has no inputs",
+            (Role::Stage | Role::Sink, None) => "is missing, allowed are names of sources and stages",
+            (Role::Stage | Role::Sink, Some(Value::Array(inputs))) if inputs.is_empty() => {
+                "found [], allowed are names of sources and stages, at least one"
+            }
+            _ => return,
+        };
+        self.note(ConfigProblem { path: draft.path_to("inputs"), found: None, message: message.to_owned() });
+    }
+
+    /// Checks names and edges. Returns an order in which each node follows those it reads.
+    fn check_graph(&mut self, drafts: &[Draft<'_>]) -> Vec<usize> {
+        for (i, draft) in drafts.iter().enumerate() {
+            if let Some(first) = drafts[..i].iter().find(|other| other.key == draft.key) {
+                let message =
+                    format!("the name is taken by the {} of that name, allowed is each name once", first.role);
+                self.note(ConfigProblem { path: draft.path(), found: None, message });
+            }
+        }
+        let mut inputs = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let mut found = Vec::new();
+            for (i, input) in draft.inputs.iter().enumerate().filter(|_| draft.role != Role::Source) {
+                if draft.inputs[..i].contains(input) {
+                    self.note(ConfigProblem {
+                        path: draft.input_path(i),
+                        found: Some(format!("{input:?}")),
+                        message: "allowed is each input once".to_owned(),
+                    });
+                } else if let Some(target) = self.input(draft, i, drafts) {
+                    found.push(target);
+                }
+            }
+            inputs.push(found);
+        }
+        let graph::Order { order, cycles } = graph::order(&inputs);
+        for cycle in cycles {
+            let names: Vec<_> = cycle.iter().chain(cycle.first()).map(|&v| drafts[v].key).collect();
+            let message = format!("the cycle {}, allowed is a graph without cycles", names.join(" -> "));
+            self.note(ConfigProblem { path: drafts[cycle[0]].path_to("inputs"), found: None, message });
+        }
+        order
+    }
+
+    /// Finds what is allowed in a right file but most likely a mistake.
+    fn warnings(&self, drafts: &[Draft<'_>]) -> Vec<Problem> {
+        let read = |draft: &Draft<'_>| drafts.iter().any(|reader| reader.inputs.iter().any(|input| input == draft.key));
+        let unread = drafts.iter().filter(|draft| draft.role != Role::Sink && !read(draft));
+        let message = "nothing reads its output";
+        unread
+            .map(|draft| ConfigProblem { path: draft.path(), found: None, message: message.to_owned() })
+            .map(|problem| Problem { severity: Severity::Warning, ..self.document.problem(problem) })
+            .collect()
+    }
+
+    /// Checks one edge. Returns the node it comes from, if that is one to read from.
+    fn input(&mut self, reader: &Draft<'_>, i: usize, drafts: &[Draft<'_>]) -> Option<usize> {
+        let input = reader.inputs[i].as_str();
+        let path = reader.input_path(i);
+        let writers = || drafts.iter().filter(|draft| draft.role != Role::Sink).map(|draft| draft.key);
+        let Some(target) = drafts.iter().position(|draft| draft.key == input) else {
+            let allowed: Vec<_> = writers().filter(|key| *key != reader.key).collect();
+            let message = format!("no node of that name, {}", config::allowed_words(input, &allowed));
+            self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
+            return None;
+        };
+        let writer = &drafts[target];
+        if writer.role == Role::Sink {
+            let message = "a sink writes nothing that could be read, allowed are sources and stages".to_owned();
+            self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
+            return None;
+        }
+        let exact = |schema: Option<SchemaSpec>| schema.and_then(SchemaSpec::exact);
+        let reads = exact(reader.spec.and_then(|spec| spec.input));
+        let writes = exact(writer.spec.and_then(|spec| spec.output));
+        if let (Some(reads), Some(writes)) = (reads, writes)
+            && reads != writes
+        {
+            let message = format!("{} reads {reads}, {input} writes {writes}", reader.key);
+            self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
+        }
+        Some(target)
+    }
+
+    fn tests(&mut self) -> Vec<TestCase> {
+        let document = self.document;
+        let Some(value) = document.root.get("tests") else { return Vec::new() };
+        let at = |i: usize| vec!["tests".to_owned(), i.to_string()];
+        let Value::Array(sections) = value else {
+            let found = Some(shape(value).to_owned());
+            let message = "allowed is an array of tables: [[tests]]".to_owned();
+            self.note(ConfigProblem { path: vec!["tests".to_owned()], found, message });
+            return Vec::new();
+        };
+        let mut tests: Vec<TestCase> = Vec::new();
+        for (i, section) in sections.iter().enumerate() {
+            let overrides = self.test_overrides(&at(i), section.get("set"));
+            let Some(section) = self.read::<TestSection>(section, &at(i)) else { continue };
+            if tests.iter().any(|test| test.name == section.name) {
+                let path = [at(i), vec!["name".to_owned()]].concat();
+                let message = "allowed is each name once".to_owned();
+                self.note(ConfigProblem { path, found: Some(format!("{:?}", section.name)), message });
+            }
+            tests.push(TestCase {
+                name: section.name,
+                overrides,
+                expect: section.expect,
+                others: if section.more { Others::Allow } else { Others::Fail },
+            });
+        }
+        tests
+    }
+
+    fn test_overrides(&mut self, test: &[String], set: Option<&Value>) -> Vec<Override> {
+        let mut overrides = Vec::new();
+        for (key, value) in set.and_then(Value::as_table).into_iter().flatten() {
+            let entry = [test, &["set".to_owned(), key.clone()]].concat();
+            // A path without quotes is a table in a table: TOML took its dots apart.
+            match parse_key(key).filter(|_| !value.is_table()) {
+                Some(path) => overrides.push(Override { path, value: value.clone(), origin: Origin::File(entry) }),
+                None => {
+                    let message = "allowed is a path in quotes: set = { \"path.to.key\" = value }".to_owned();
+                    self.note(ConfigProblem { path: entry, found: None, message });
+                }
+            }
+        }
+        overrides
+    }
+
+    /// Makes the paths among these keys absolute.
+    fn resolve_paths(&mut self, table: &mut Table, around: &[String], keys: &[&str]) {
+        for &key in keys {
+            let Some(Value::String(text)) = table.get_mut(key) else { continue };
+            if NOT_PATHS.contains(&text.as_str()) {
+                continue;
+            }
+            let path = [around, &[key.to_owned()]].concat();
+            let folder = match self.document.folder_of(&path) {
+                Ok(folder) => folder,
+                Err(error) => {
+                    let message = format!("the current directory is not known: {error}");
+                    self.note(ConfigProblem { path, found: None, message });
+                    continue;
+                }
+            };
+            let resolved: PathBuf = folder.join(&*text);
+            // Both parts came as text, unless the folder's name is not UTF-8.
+            match resolved.into_os_string().into_string() {
+                Ok(resolved) => *text = resolved,
+                Err(_) => {
+                    let message = "the folder it is relative to has a name that is not UTF-8".to_owned();
+                    self.note(ConfigProblem { path, found: None, message });
+                }
+            }
+        }
+    }
+
+    fn table(&mut self, path: &[String], value: Option<&'a Value>) -> Option<&'a Table> {
+        static EMPTY: std::sync::LazyLock<Table> = std::sync::LazyLock::new(Table::new);
+        match value {
+            None => Some(&EMPTY),
+            Some(Value::Table(table)) => Some(table),
+            Some(other) => {
+                let found = Some(other.to_string());
+                self.note(ConfigProblem { path: path.to_vec(), found, message: "allowed is a table".to_owned() });
+                None
+            }
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, value: &Value, path: &[String]) -> Option<T> {
+        match config::read_value(value) {
+            Ok(read) => Some(read),
+            Err(problems) => {
+                for problem in problems {
+                    self.note_of(path, problem);
+                }
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, problem: ConfigProblem) {
+        self.problems.push(self.document.problem(problem));
+    }
+
+    fn note_of(&mut self, path: &[String], problem: ConfigProblem) {
+        let around: Vec<_> = path.iter().map(String::as_str).collect();
+        self.note(problem.within(&around));
+    }
+}
+
+/// Makes a node of a draft without problems.
+fn node(draft: &Draft<'_>) -> Option<Node> {
+    let spec = draft.spec?;
+    Some(Node {
+        name: draft.name.clone()?,
+        kind: spec.name,
+        inputs: draft.inputs.iter().map(StageName::try_new).collect::<Result<_, _>>().ok()?,
+        input: spec.input,
+        output: spec.output,
+        batch: draft.batch,
+        config: draft.config.clone(),
+    })
+}
+
+fn kinds_allowed(found: &str, kinds: &[KindSpec]) -> String {
+    let names: Vec<_> = kinds.iter().map(|spec| spec.name).collect();
+    config::allowed_words(found, &names)
+}
+
+/// A kind knows its own keys only: `input` may well be meant to be `inputs`.
+fn suggest_common_key(mut problem: ConfigProblem) -> ConfigProblem {
+    if let [key] = problem.path.as_slice()
+        && problem.is_unknown_key()
+        && !problem.message.contains("did you mean")
+        && let Some(meant) = config::did_you_mean(key, COMMON_KEYS)
+    {
+        problem.message.push_str(&format!(" (did you mean {meant:?}?)"));
+    }
+    problem
+}

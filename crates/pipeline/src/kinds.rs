@@ -1,0 +1,99 @@
+//! What the loader knows of the kinds of sources, stages and sinks.
+
+use std::fmt;
+
+use driftline_types::{SchemaId, config::ConfigProblem};
+
+/// A kind that a node of a pipeline may have.
+#[derive(Clone, Debug)]
+pub struct KindSpec {
+    /// The name in `kind = "…"`.
+    pub name: &'static str,
+    /// What it reads; `None` for a source.
+    pub input: Option<SchemaSpec>,
+    /// What it writes; `None` for a sink.
+    pub output: Option<SchemaSpec>,
+    /// Its config keys that hold paths.
+    pub paths: &'static [&'static str],
+    /// Checks its own keys. Paths are absolute by then; the common keys are not in the table.
+    pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+}
+
+/// The schemas that can stand at one end of an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaSpec {
+    /// This one.
+    Exactly(SchemaId),
+    /// Whatever stands at the other end.
+    Any,
+}
+
+impl SchemaSpec {
+    /// Returns the one schema, or `None` for [`SchemaSpec::Any`].
+    #[must_use]
+    pub fn exact(self) -> Option<SchemaId> {
+        match self {
+            Self::Exactly(schema) => Some(schema),
+            Self::Any => None,
+        }
+    }
+}
+
+/// Every kind there is.
+#[derive(Clone, Debug, Default)]
+pub struct Kinds {
+    /// The kinds of sources.
+    pub sources: Vec<KindSpec>,
+    /// The kinds of stages.
+    pub stages: Vec<KindSpec>,
+    /// The kinds of sinks.
+    pub sinks: Vec<KindSpec>,
+}
+
+impl Kinds {
+    /// Returns the kinds that a node of this role may have.
+    #[must_use]
+    pub fn of(&self, role: Role) -> &[KindSpec] {
+        match role {
+            Role::Source => &self.sources,
+            Role::Stage => &self.stages,
+            Role::Sink => &self.sinks,
+        }
+    }
+}
+
+/// What a node is to its pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Records begin here.
+    Source,
+    /// Records come in and go out.
+    Stage,
+    /// Records end here.
+    Sink,
+}
+
+impl Role {
+    /// The roles, in the order in which records pass them.
+    pub const ALL: [Self; 3] = [Self::Source, Self::Stage, Self::Sink];
+
+    /// Returns the section of the file that holds the nodes of this role.
+    #[must_use]
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Source => "sources",
+            Self::Stage => "stages",
+            Self::Sink => "sinks",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Stage => "stage",
+            Self::Sink => "sink",
+        })
+    }
+}

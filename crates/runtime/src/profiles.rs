@@ -1,0 +1,78 @@
+//! Profiles on their topic: written with the outputs they describe, read back merged.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use driftline_broker::{Broker, BrokerError, FetchLimit};
+use driftline_stage::operator::{EncodedProfile, Site};
+use driftline_stats::{Direction, Profile, ProfileKey, References, Window};
+use driftline_types::{Headers, Message, Outgoing, PipelineName, TopicPartition, wire};
+
+/// The schema of a profile's bytes, in the `ce_type` header.
+const SCHEMA: &str = "profile.v1";
+
+/// Makes the message of a profile. The bytes say what they describe.
+pub(crate) fn message(site: &Site, profile: EncodedProfile) -> Outgoing {
+    let mut headers = Headers::with_capacity(1);
+    headers.push(wire::CE_TYPE, SCHEMA);
+    Outgoing {
+        topic: site.pipeline.profiles_topic(),
+        partition: Some(0),
+        key: Some(site.stage.to_string().into()),
+        value: Some(profile.bytes.into()),
+        headers,
+        timestamp: profile.window,
+    }
+}
+
+/// The profiles of a pipeline, merged over replicas and partitions.
+#[derive(Debug, Default)]
+pub struct Profiles {
+    /// One profile a stage, version, window and direction.
+    pub merged: BTreeMap<(ProfileKey, Direction), Profile>,
+    /// Messages that are no profile, with the reason.
+    pub unreadable: Vec<String>,
+}
+
+impl Profiles {
+    /// Reads all profiles of a pipeline that the log holds. With `window` set they are merged over
+    /// all windows into that one.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn read(broker: &dyn Broker, pipeline: &PipelineName, window: Option<Window>) -> Result<Self, BrokerError> {
+        let place = TopicPartition::new(pipeline.profiles_topic(), 0);
+        let mut profiles = Self::default();
+        let Some(topic) = broker.describe_topic(&place.topic)? else {
+            return Ok(profiles);
+        };
+        let references = References::default();
+        let mut from = topic.partitions.first().map_or(0, |ends| ends.low);
+        loop {
+            let messages = broker.read(&place, from, FetchLimit { records: 4096, bytes: 8 << 20 })?;
+            let Some(last) = messages.last() else {
+                return Ok(profiles);
+            };
+            from = last.offset + 1;
+            for message in &messages {
+                if let Err(reason) = profiles.add(message, &references, window) {
+                    profiles.unreadable.push(format!("{}/{}: {reason}", place, message.offset));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, message: &Message, references: &References, window: Option<Window>) -> Result<(), String> {
+        let value = message.value.as_deref().ok_or("no value")?;
+        let mut profile = Profile::decode(value, references).map_err(|error| error.to_string())?;
+        if let Some(window) = window {
+            profile.key.window = window;
+        }
+        match self.merged.entry((profile.key.clone(), profile.body.direction())) {
+            Entry::Vacant(entry) => drop(entry.insert(profile)),
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().merge(&profile).map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Repeating what failed for a passing reason.
+
+use std::time::Duration;
+
+/// Exponential backoff with full jitter: the n-th wait is uniform in [0, min(30 s, 100 ms · 2ⁿ)].
+///
+/// Full jitter: <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    attempt: u32,
+    /// xorshift64 state: jitter needs to differ between processes, not to be good.
+    random: u64,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LAST: Duration = Duration::from_secs(30);
+
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { attempt: 0, random: seed | 1 }
+    }
+
+    /// Returns how long to wait before the next attempt.
+    pub(crate) fn next_wait(&mut self) -> Duration {
+        let ceiling = Self::FIRST.saturating_mul(1 << self.attempt.min(16)).min(Self::LAST);
+        self.attempt += 1;
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        ceiling.mul_f64((self.random >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_within_the_ceiling() {
+        let mut backoff = Backoff::new(7);
+        for n in 0..40 {
+            let ceiling = Duration::from_millis(100 << n.min(16)).min(Duration::from_secs(30));
+            assert!(backoff.next_wait() <= ceiling, "attempt {n}");
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The runtime on the embedded broker: every record ends somewhere, once, whatever goes wrong.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::{self, Future},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
+use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
+use driftline_runtime::{Limits, Metrics, Report, RunError, RunOptions, create_topics, profiles::Profiles};
+use driftline_stage::{
+    CodecError, Emitter, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
+    SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
+    Timestamp,
+};
+use driftline_stats::{ProfileBody, Window};
+use driftline_types::{Message, StageName, TopicPartition, wire};
+use serde::Deserialize;
+
+/// A number; its key is the number modulo 7.
+#[derive(Clone, Debug, PartialEq)]
+struct Number(u64);
+
+static VALUE: Signal = Signal::number("number.value", "1", "The number.", Scale::Linear { lo: 0.0, hi: 1_000.0 });
+
+impl Payload for Number {
+    const SCHEMA: SchemaId = SchemaId::new("number.v1");
+    const CONTENT_TYPE: &'static str = "application/octet-stream";
+
+    fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
+        out.put_u64(self.0);
+        Ok(())
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        let bytes = bytes.as_ref().try_into();
+        bytes.map(|b| Self(u64::from_be_bytes(b))).map_err(|_| CodecError::new("value", "other bytes", "8 bytes"))
+    }
+
+    fn signals(&self, visit: &mut dyn SignalVisitor) {
+        visit.number(&VALUE, Some(self.0 as f64));
+    }
+}
+
+fn key_of(n: u64) -> Key {
+    Key::new((n % 7).to_string())
+}
+
+/// Counts from 0 to `count`.
+struct Counter {
+    next: u64,
+    count: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CounterConfig {
+    count: u64,
+}
+
+impl Source for Counter {
+    type Output = Number;
+
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        if let [(_, value)] = entries.as_slice() {
+            self.next = u64::from_be_bytes(value.as_ref().try_into().unwrap());
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, out: &mut SourceBatch<Number>) -> Result<SourceStatus, StageError> {
+        for _ in 0..50 {
+            if self.next == self.count {
+                return Ok(SourceStatus::End);
+            }
+            out.emit(key_of(self.next), Timestamp::from_millis(self.next as i64 * 10), Number(self.next));
+            self.next += 1;
+            out.put_state("next", Bytes::copy_from_slice(&self.next.to_be_bytes()));
+        }
+        Ok(SourceStatus::More)
+    }
+}
+
+impl SourceKind for Counter {
+    const KIND: &'static str = "counter";
+    type Config = CounterConfig;
+
+    fn open(config: CounterConfig, _follow: bool) -> Result<Self, StageError> {
+        Ok(Self { next: 0, count: config.count })
+    }
+}
+
+/// What the sum stage does at certain numbers.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SumConfig {
+    reject: Vec<u64>,
+    fail: Vec<u64>,
+    panic: Vec<u64>,
+    transient: Vec<u64>,
+    fatal: Vec<u64>,
+    /// Names the counters of this run.
+    run: String,
+}
+
+/// The running sum of each key, as keyed state.
+struct Sum(SumConfig);
+
+struct SumStage {
+    config: SumConfig,
+    sums: HashMap<Bytes, u64>,
+}
+
+/// How often a transient or fatal error was raised, by run and number.
+static RAISED: Mutex<BTreeMap<(String, u64), u32>> = Mutex::new(BTreeMap::new());
+
+fn first_time(run: &str, n: u64) -> bool {
+    let mut raised = RAISED.lock().unwrap();
+    let times = raised.entry((run.to_owned(), n)).or_default();
+    *times += 1;
+    *times == 1
+}
+
+impl Stage for SumStage {
+    type Input = Number;
+    type Output = Number;
+
+    fn process(&mut self, batch: &[Record<Number>], out: &mut Emitter<'_, Number>) -> Result<(), StageError> {
+        for record in batch {
+            let n = record.value.0;
+            if self.config.reject.contains(&n) {
+                out.reject(record, format!("value: found {n}, allowed others"));
+                continue;
+            }
+            assert!(!self.config.panic.contains(&n), "cannot bear {n}");
+            if self.config.fail.contains(&n) {
+                return Err(StageError::record(format!("cannot add {n}")));
+            }
+            if self.config.transient.contains(&n) && first_time(&self.config.run, n) {
+                return Err(StageError::transient("not now"));
+            }
+            if self.config.fatal.contains(&n) && first_time(&self.config.run, n) {
+                return Err(StageError::fatal("out of order"));
+            }
+            let sum = self.sums.entry(record.key.as_bytes().clone()).or_default();
+            *sum += n;
+            out.put_state(record.key.as_bytes().clone(), Bytes::copy_from_slice(&sum.to_be_bytes()));
+            // Odd sums are dropped.
+            if *sum % 2 == 0 {
+                out.emit(record, Number(*sum));
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        let entries = entries.into_iter();
+        self.sums = entries.map(|(key, sum)| (key, u64::from_be_bytes(sum.as_ref().try_into().unwrap()))).collect();
+        Ok(())
+    }
+}
+
+impl StageKind for Sum {
+    const KIND: &'static str = "sum";
+    type Config = SumConfig;
+    type Stage = SumStage;
+
+    fn open(config: SumConfig) -> Result<Self, StageError> {
+        Ok(Self(config))
+    }
+
+    fn fingerprint(&self) -> String {
+        String::new()
+    }
+
+    fn instance(&self) -> SumStage {
+        SumStage { config: self.0.clone(), sums: HashMap::new() }
+    }
+}
+
+/// Keeps what it is given under the name of the run.
+struct Keep {
+    run: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepConfig {
+    run: String,
+}
+
+static KEPT: Mutex<BTreeMap<String, Vec<(String, u64)>>> = Mutex::new(BTreeMap::new());
+
+impl Sink for Keep {
+    fn resume(&mut self, note: Option<&str>) -> Result<(), StageError> {
+        let length = note.map_or(0, |note| note.parse().unwrap());
+        KEPT.lock().unwrap().entry(self.run.clone()).or_default().truncate(length);
+        Ok(())
+    }
+
+    fn write(&mut self, records: &[Message]) -> Result<(), StageError> {
+        let mut kept = KEPT.lock().unwrap();
+        let kept = kept.entry(self.run.clone()).or_default();
+        for record in records {
+            let key = String::from_utf8(record.key.as_ref().unwrap().to_vec()).unwrap();
+            kept.push((key, Number::decode(record.value.as_ref().unwrap()).unwrap().0));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<Option<String>, StageError> {
+        Ok(Some(KEPT.lock().unwrap()[&self.run].len().to_string()))
+    }
+}
+
+impl SinkKind for Keep {
+    const KIND: &'static str = "keep";
+    type Config = KeepConfig;
+
+    fn open(config: KeepConfig) -> Result<Self, StageError> {
+        Ok(Self { run: config.run })
+    }
+}
+
+static REGISTRY: Registry = Registry {
+    sources: &[SourceDef::of::<Counter>()],
+    stages: &[StageDef::of::<Sum>()],
+    sinks: &[SinkDef::of::<Keep>()],
+};
+
+fn kinds() -> Kinds {
+    let number = Some(SchemaSpec::Exactly(Number::SCHEMA));
+    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    Kinds {
+        sources: vec![spec("counter", None, number, REGISTRY.sources[0].check)],
+        stages: vec![spec("sum", number, number, REGISTRY.stages[0].check)],
+        sinks: vec![spec("keep", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
+    }
+}
+
+/// A pipeline of all three, with the sum stage's own settings in TOML.
+fn plan(run: &str, count: u64, settings: &str) -> Plan {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("numbers.toml");
+    let text = format!(
+        "[pipeline]\nname = \"numbers\"\npartitions = 3\n\
+         [sources.counter]\nkind = \"counter\"\ncount = {count}\n\
+         [stages.sum]\nkind = \"sum\"\ninputs = [\"counter\"]\nrun = \"{run}\"\nbatch = {{ max_records = 16 }}\n{settings}\n\
+         [sinks.keep]\nkind = \"keep\"\ninputs = [\"sum\"]\nrun = \"{run}\"\n\
+         [monitor]\nwindow = \"1s\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    Plan::load(&file, &[], &kinds()).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+async fn run(plan: &Plan, broker: &Arc<dyn Broker>, shutdown: impl Future<Output = ()>) -> Result<Report, RunError> {
+    create_topics(&**broker, plan, Retention::default()).unwrap();
+    let metrics = Arc::new(Metrics::new(plan));
+    let options = RunOptions { follow: false, durable: true, limits: Limits::default() };
+    driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown).await
+}
+
+fn temporary() -> Arc<dyn Broker> {
+    Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap())
+}
+
+/// The even running sums of each key over the numbers that are left.
+fn expected(count: u64, without: &[u64]) -> BTreeMap<String, Vec<u64>> {
+    let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut out: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for n in (0..count).filter(|n| !without.contains(n)) {
+        let sum = sums.entry(n % 7).or_default();
+        *sum += n;
+        if *sum % 2 == 0 {
+            out.entry((n % 7).to_string()).or_default().push(*sum);
+        }
+    }
+    out
+}
+
+fn kept(run: &str) -> BTreeMap<String, Vec<u64>> {
+    let mut by_key: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for (key, value) in KEPT.lock().unwrap().get(run).cloned().unwrap_or_default() {
+        by_key.entry(key).or_default().push(value);
+    }
+    by_key
+}
+
+fn dead_letters(broker: &dyn Broker, plan: &Plan) -> Vec<Message> {
+    let topic = plan.name.dead_letter_topic(&StageName::try_new("sum").unwrap());
+    let limit = FetchLimit { records: 1_000, bytes: 1 << 20 };
+    let read = |partition| broker.read(&TopicPartition::new(topic.clone(), partition), 0, limit).unwrap();
+    (0..plan.partitions).flat_map(read).collect()
+}
+
+fn balanced(report: &Report, read: u64) {
+    let node = report.node("sum").unwrap();
+    let m = &node.metrics;
+    assert_eq!(m.read, read);
+    assert_eq!(m.read, m.used + m.dropped + m.rejected + m.held as u64, "{m:?}");
+}
+
+#[tokio::test]
+async fn every_record_arrives_once_and_in_order() {
+    let (broker, plan) = (temporary(), plan("all", 2_000, ""));
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    assert_eq!(kept("all"), expected(2_000, &[]));
+    balanced(&report, 2_000);
+    assert!(report.node("sum").unwrap().metrics.dropped > 0);
+}
+
+#[tokio::test]
+async fn profiles_count_every_record_once() {
+    let (broker, plan) = (temporary(), plan("profiles", 1_500, "reject = [4, 700]"));
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    let whole = Window { start: Timestamp::from_millis(0), millis: 0 };
+    let profiles = Profiles::read(&*broker, &plan.name, Some(whole)).unwrap();
+    assert_eq!(profiles.unreadable, Vec::<String>::new());
+    let mut seen = BTreeMap::new();
+    for profile in profiles.merged.values() {
+        let n = match &profile.body {
+            ProfileBody::Input(set) | ProfileBody::Output(set) => set.signal("number.value").unwrap().total(),
+            ProfileBody::Joint(joint) => joint.total(),
+        };
+        seen.insert((profile.key.stage.to_string(), profile.body.direction().to_string()), n);
+    }
+    let written = report.node("sum").unwrap().metrics.written;
+    let of = |stage: &str, side: &str| seen[&(stage.to_owned(), side.to_owned())];
+    assert_eq!(of("counter", "output"), 1_500);
+    assert_eq!(of("sum", "input"), 1_500);
+    assert_eq!(of("sum", "output"), written);
+    assert_eq!(of("sum", "joint"), 1_498, "each record that was not rejected has one output or none");
+}
+
+#[tokio::test]
+async fn bad_records_become_dead_letters_and_the_rest_goes_on() {
+    let (broker, plan) = (temporary(), plan("bad", 600, "reject = [5]\nfail = [100, 101, 599]\npanic = [333]"));
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    let bad = [5, 100, 101, 333, 599];
+    assert_eq!(kept("bad"), expected(600, &bad));
+    balanced(&report, 600);
+    let letters = dead_letters(&*broker, &plan);
+    let mut found: Vec<u64> =
+        letters.iter().map(|letter| Number::decode(letter.value.as_ref().unwrap()).unwrap().0).collect();
+    found.sort_unstable();
+    assert_eq!(found, bad);
+    for letter in &letters {
+        let n = Number::decode(letter.value.as_ref().unwrap()).unwrap().0;
+        let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap();
+        assert!(reason.contains(&n.to_string()), "{reason}");
+        // Byte for byte what was read, and the added headers.
+        let offset: u64 = letter.headers.get_str(wire::ERROR_OFFSET).unwrap().parse().unwrap();
+        let place = TopicPartition::new(plan.name.output_topic(&plan.sources[0].name), letter.partition);
+        let limit = FetchLimit { records: 1, bytes: 1 << 20 };
+        let original = broker.read(&place, offset, limit).unwrap().remove(0);
+        assert_eq!((&letter.key, &letter.value), (&original.key, &original.value));
+        let mut headers = letter.headers.clone();
+        headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX));
+        assert_eq!(headers, original.headers);
+    }
+}
+
+#[tokio::test]
+async fn a_passing_error_is_repeated_without_loss_or_doubling() {
+    let (broker, plan) = (temporary(), plan("transient", 400, "transient = [50, 390]"));
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    assert_eq!(kept("transient"), expected(400, &[]));
+    balanced(&report, 400);
+}
+
+#[tokio::test]
+async fn after_a_fatal_error_the_next_run_goes_on_where_it_stopped() {
+    let (broker, plan) = (temporary(), plan("fatal", 900, "fatal = [450]"));
+    let error = run(&plan, &broker, future::pending()).await.unwrap_err();
+    assert_eq!(error.to_string(), "sum: out of order");
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    assert!(report.node("sum").unwrap().metrics.read < 900, "what was committed is not read again");
+    assert_eq!(kept("fatal"), expected(900, &[]));
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan("stopped", 3_000, "");
+    let runs = AtomicU32::new(0);
+    loop {
+        let broker: Arc<dyn Broker> = Arc::new(open(folder.path()));
+        let number = runs.fetch_add(1, Ordering::Relaxed);
+        // The first runs are asked to stop while they work; the last is left alone.
+        let stop = async {
+            if number < 4 {
+                for _ in 0..200 {
+                    tokio::task::yield_now().await;
+                }
+            } else {
+                future::pending::<()>().await;
+            }
+        };
+        let report = run(&plan, &broker, stop).await.unwrap();
+        if report.end == driftline_runtime::End::Finished {
+            break;
+        }
+    }
+    assert_eq!(kept("stopped"), expected(3_000, &[]));
+}
+
+fn open(folder: &Path) -> Embedded {
+    Embedded::open(folder, EmbeddedConfig::default()).unwrap()
+}

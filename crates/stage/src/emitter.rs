@@ -1,0 +1,167 @@
+//! The only way out of a stage.
+
+use bytes::Bytes;
+use driftline_types::{Code, Context, Key, Record, RecordId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{Payload, operator::Emitted};
+
+/// Takes what a stage makes of its input. It derives key, event time, trace and lineage of each
+/// output from the parent record, and accounts for every input: one that was neither emitted from,
+/// held nor rejected when `process` returns counts as *dropped*.
+pub struct Emitter<'a, T> {
+    inputs: &'a [Record<()>],
+    fates: Vec<Fate>,
+    outputs: Vec<Output<T>>,
+    rejected: Vec<(usize, String)>,
+    dropped_held: Vec<Held>,
+    state: Vec<StateChange>,
+    hint: usize,
+    first_index: u32,
+}
+
+/// A record kept by a stage for a later output. It goes into the stage's state and comes back with
+/// the output it became part of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its place in the log.
+    pub id: RecordId,
+    /// Its codebook cell.
+    pub code: Option<Code>,
+}
+
+/// A change of a stage's keyed state, committed with the outputs of the same batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateChange {
+    /// The key within the partition.
+    pub key: Bytes,
+    /// The new value; `None` removes the key.
+    pub value: Option<Bytes>,
+}
+
+/// What became of an input of the current batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Dropped,
+    Emitted,
+    Held,
+    Rejected,
+}
+
+pub(crate) struct Output<T> {
+    pub key: Key,
+    pub event_time: Timestamp,
+    pub context: Context,
+    pub value: T,
+    /// The inputs it stands for: of this batch by index, or held ones.
+    pub from: Origins,
+}
+
+pub(crate) enum Origins {
+    Input(Option<Code>),
+    Held(Vec<Held>),
+}
+
+impl<'a, T: Payload> Emitter<'a, T> {
+    /// Makes an emitter for one batch; `inputs` are the batch's records without their values.
+    pub(crate) fn new(inputs: &'a [Record<()>]) -> Self {
+        Self {
+            inputs,
+            fates: vec![Fate::Dropped; inputs.len()],
+            outputs: Vec::new(),
+            rejected: Vec::new(),
+            dropped_held: Vec::new(),
+            state: Vec::new(),
+            hint: 0,
+            first_index: 0,
+        }
+    }
+
+    /// Makes an emitter for [`crate::Stage::flush`]: there are no inputs, and the ids of its
+    /// outputs cannot meet those of a trigger that has caused outputs before.
+    pub(crate) fn for_flush() -> Self {
+        Self { first_index: 1 << 31, ..Self::new(&[]) }
+    }
+
+    pub(crate) fn into_emitted(self) -> Emitted<T> {
+        let Self { fates, outputs, rejected, dropped_held, state, .. } = self;
+        Emitted { fates, outputs, rejected, dropped_held, state }
+    }
+
+    /// Emits a value made from one record of the batch.
+    pub fn emit<I>(&mut self, parent: &Record<I>, value: T) {
+        self.settle(parent, Fate::Emitted);
+        let mut context = self.child(parent);
+        context.parents = vec![parent.context.id.clone()];
+        self.push(parent, context, value, Origins::Input(parent.context.code));
+    }
+
+    /// Emits a value made from held records. `trigger` is the record that completed it: the output
+    /// takes its key, event time and trace, and its id names it. The trigger itself counts as a
+    /// part only if it is among `parts`.
+    pub fn emit_held<I>(&mut self, trigger: &Record<I>, parts: Vec<Held>, value: T) {
+        let mut context = self.child(trigger);
+        context.parents = parts.iter().map(|held| held.id.clone()).collect();
+        self.push(trigger, context, value, Origins::Held(parts));
+    }
+
+    /// Keeps a record of the batch for a later output.
+    pub fn hold<I>(&mut self, record: &Record<I>) -> Held {
+        self.settle(record, Fate::Held);
+        Held { id: record.context.id.clone(), code: record.context.code }
+    }
+
+    /// Drops held records after all; they count as dropped.
+    pub fn drop_held(&mut self, held: impl IntoIterator<Item = Held>) {
+        self.dropped_held.extend(held);
+    }
+
+    /// Sends a record of the batch to the dead-letter topic, byte for byte. The reason names what
+    /// was found and what is allowed, and never the content.
+    pub fn reject<I>(&mut self, record: &Record<I>, reason: impl Into<String>) {
+        if let Some(index) = self.settle(record, Fate::Rejected) {
+            self.rejected.push((index, reason.into()));
+        }
+    }
+
+    /// Writes an entry of the stage's keyed state.
+    pub fn put_state(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.state.push(StateChange { key: key.into(), value: Some(value.into()) });
+    }
+
+    /// Removes an entry of the stage's keyed state.
+    pub fn delete_state(&mut self, key: impl Into<Bytes>) {
+        self.state.push(StateChange { key: key.into(), value: None });
+    }
+
+    fn push<I>(&mut self, parent: &Record<I>, context: Context, value: T, from: Origins) {
+        self.outputs.push(Output { key: parent.key.clone(), event_time: parent.event_time, context, value, from });
+    }
+
+    /// Makes the context of an output; its index counts the outputs with the same parent so far.
+    fn child<I>(&self, parent: &Record<I>) -> Context {
+        let parent = &parent.context;
+        let same_parent = |id: &RecordId| {
+            id.offset == parent.id.offset && id.partition == parent.id.partition && id.topic == parent.id.topic
+        };
+        // Outputs of one parent are emitted together, so only the last one has to be looked at.
+        let index = match self.outputs.last() {
+            Some(last) if same_parent(&last.context.id) => last.context.id.index + 1,
+            _ => self.first_index,
+        };
+        Context { id: RecordId { index, ..parent.id.clone() }, code: None, ..parent.clone() }
+    }
+
+    /// Notes the fate of a record of this batch and returns its index; records come in order, so
+    /// the search starts where the last one ended.
+    fn settle<I>(&mut self, record: &Record<I>, fate: Fate) -> Option<usize> {
+        let n = self.inputs.len();
+        let index = (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].context.id == record.context.id)?;
+        self.hint = index;
+        // A record that was emitted from stays so, whatever else the stage does with it.
+        if self.fates[index] != Fate::Emitted {
+            self.fates[index] = fate;
+        }
+        Some(index)
+    }
+}

@@ -1,0 +1,378 @@
+//! The typed stage, wrapped once: bytes in, bytes out, everything observed.
+//!
+//! decode (failure: dead letter) → observe the input → process → observe the output and the
+//! input × output joint → encode. What comes back are the [`Effects`] of the batch, which the
+//! runtime commits as one unit with the offsets of the batch. The profiles among them describe
+//! exactly these records.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use driftline_stats::{
+    DROPPED, Direction, JointProfile, Profile, ProfileBody, ProfileKey, ProfileSet, Reference, UNKNOWN, Window,
+};
+use driftline_types::{
+    Code, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
+    wire::{self, Origin},
+};
+
+use crate::{
+    Emitter, Payload, Stage, StageError, StateChange,
+    emitter::{Fate, Origins, Output},
+};
+
+/// Who a stage is and where it stands, shared by its instances.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// The source's or stage's name.
+    pub stage: StageName,
+    /// Its version.
+    pub version: StageVersion,
+    /// Width of a profile's window in event time, milliseconds.
+    pub window_ms: i64,
+}
+
+/// A stage of one partition, its types erased.
+pub trait Operator: Send {
+    /// Takes back the committed state, before the first batch.
+    ///
+    /// # Errors
+    /// If an entry cannot be read.
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError>;
+
+    /// Processes messages of one partition, in offset order. `waited` is how long the oldest of
+    /// them waited in this stage before.
+    ///
+    /// # Errors
+    /// As [`Stage::process`]. The operator is not used again after an error.
+    fn process(&mut self, batch: &[Message], waited: Duration) -> Result<Effects, StageError>;
+
+    /// Emits what is buffered when the input has ended for good.
+    ///
+    /// # Errors
+    /// As [`Stage::flush`].
+    fn flush(&mut self) -> Result<Effects, StageError>;
+}
+
+/// What a batch led to, to be committed as one unit.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Records for the stage's topic.
+    pub outputs: Vec<Outgoing>,
+    /// Records for its dead-letter topic.
+    pub dead_letters: Vec<Outgoing>,
+    /// Changes of its keyed state.
+    pub state: Vec<StateChange>,
+    /// What it saw, a profile a direction and window.
+    pub profiles: Vec<EncodedProfile>,
+    /// What became of the records.
+    pub counts: Counts,
+}
+
+/// A delta of the profile of one side of the stage over one window.
+#[derive(Debug)]
+pub struct EncodedProfile {
+    /// Start of the window, event time.
+    pub window: Timestamp,
+    /// The encoded [`Profile`].
+    pub bytes: Vec<u8>,
+}
+
+/// Numbers of records. Over a whole run `read = used + dropped + rejected + held`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records read.
+    pub read: u64,
+    /// Records written.
+    pub written: u64,
+    /// Records read that became part of an output.
+    pub used: u64,
+    /// Records read that produced nothing.
+    pub dropped: u64,
+    /// Records read that went to the dead-letter topic.
+    pub rejected: u64,
+    /// Change in the number of records kept for a later output.
+    pub held: i64,
+}
+
+/// Profiles being filled. What was counted since the last [`Observer::take`] is one delta; the
+/// memory of the newest windows is kept for the next.
+pub(crate) struct Observer {
+    site: Arc<Site>,
+    reference: Arc<Reference>,
+    profiles: BTreeMap<(Timestamp, Direction), Profile>,
+}
+
+/// How many profiles keep their memory: both sides and the joint, of two windows.
+const KEPT: usize = 6;
+
+impl Observer {
+    pub(crate) fn new(site: Arc<Site>) -> Self {
+        Self { site, reference: Arc::new(Reference::declared()), profiles: BTreeMap::new() }
+    }
+
+    /// Counts a value and returns its code.
+    pub(crate) fn observe(&mut self, direction: Direction, time: Timestamp, value: &impl Payload) -> Code {
+        match self.body(direction, time) {
+            ProfileBody::Input(set) | ProfileBody::Output(set) => set.observe(|visitor| value.signals(visitor)),
+            ProfileBody::Joint(_) => UNKNOWN,
+        }
+    }
+
+    fn pair(&mut self, time: Timestamp, input: Option<Code>, output: Code) {
+        if let ProfileBody::Joint(joint) = self.body(Direction::Joint, time) {
+            joint.observe(input.unwrap_or(UNKNOWN), output);
+        }
+    }
+
+    fn body(&mut self, direction: Direction, time: Timestamp) -> &mut ProfileBody {
+        let start = time.window_start(self.site.window_ms);
+        let Self { site, reference, profiles } = self;
+        let profile = profiles.entry((start, direction)).or_insert_with(|| Profile {
+            key: ProfileKey {
+                pipeline: site.pipeline.clone(),
+                stage: site.stage.clone(),
+                version: site.version.clone(),
+                window: Window { start, millis: site.window_ms.unsigned_abs() },
+            },
+            body: match direction {
+                Direction::Input => ProfileBody::Input(ProfileSet::new(Arc::clone(reference))),
+                Direction::Output => ProfileBody::Output(ProfileSet::new(Arc::clone(reference))),
+                Direction::Joint => ProfileBody::Joint(JointProfile::new(reference.id(), reference.id())),
+            },
+        });
+        &mut profile.body
+    }
+
+    /// Encodes what was counted since the last call and forgets it.
+    pub(crate) fn take(&mut self) -> Vec<EncodedProfile> {
+        let mut encoded = Vec::new();
+        for ((start, _), profile) in &mut self.profiles {
+            if !profile.body.is_empty() {
+                encoded.push(EncodedProfile { window: *start, bytes: profile.encode() });
+            }
+            match &mut profile.body {
+                ProfileBody::Input(set) | ProfileBody::Output(set) => set.clear(),
+                ProfileBody::Joint(joint) => joint.clear(),
+            }
+        }
+        while self.profiles.len() > KEPT {
+            self.profiles.pop_first();
+        }
+        encoded
+    }
+}
+
+/// An [`Operator`] around a [`Stage`].
+pub(crate) struct StageOperator<S: Stage> {
+    stage: S,
+    site: Arc<Site>,
+    origin: Origin,
+    topic: Topic,
+    observer: Observer,
+    versions: Versions,
+    last_time: Timestamp,
+}
+
+impl<S: Stage> StageOperator<S> {
+    pub(crate) fn new(stage: S, site: Arc<Site>) -> Self {
+        Self {
+            stage,
+            origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE),
+            topic: site.pipeline.output_topic(&site.stage),
+            observer: Observer::new(Arc::clone(&site)),
+            versions: Versions::default(),
+            last_time: Timestamp::default(),
+            site,
+        }
+    }
+
+    /// Decodes a message, or says why it is none of the stage's records.
+    fn decode(message: &Message) -> Result<Record<S::Input>, String> {
+        let schema = S::Input::SCHEMA.as_str();
+        if let Some(found) = message.headers.get_str(wire::CE_TYPE)
+            && found != schema
+        {
+            return Err(format!("{}: found {found:?}, allowed {schema:?}", wire::CE_TYPE));
+        }
+        let Some(value) = &message.value else {
+            return Err(format!("value: found none, allowed a value of {schema}"));
+        };
+        let value = S::Input::decode(value).map_err(|error| format!("{schema}: {error}"))?;
+        Ok(Record {
+            key: Key::new(message.key.clone().unwrap_or_default()),
+            event_time: message.timestamp,
+            context: wire::context(message),
+            value,
+        })
+    }
+
+    /// Encodes the outputs of a batch and settles what became of its inputs.
+    fn finish(
+        &mut self,
+        batch: &[Message],
+        inputs: &[Record<()>],
+        emitted: Emitted<S::Output>,
+        mut effects: Effects,
+        took: Duration,
+    ) -> Result<Effects, StageError> {
+        let Emitted { fates, outputs, rejected, dropped_held, state } = emitted;
+        for (input, fate) in inputs.iter().zip(&fates) {
+            match fate {
+                Fate::Dropped => {
+                    effects.counts.dropped += 1;
+                    self.observer.pair(input.event_time, input.context.code, DROPPED);
+                }
+                Fate::Emitted => effects.counts.used += 1,
+                Fate::Held => effects.counts.held += 1,
+                Fate::Rejected => effects.counts.rejected += 1,
+            }
+        }
+        effects.counts.dropped += dropped_held.len() as u64;
+        effects.counts.held -= dropped_held.len() as i64;
+        for held in dropped_held {
+            self.observer.pair(self.last_time, held.code, DROPPED);
+        }
+        let by_offset = |index: usize| {
+            let offset = inputs[index].context.id.offset;
+            batch.iter().find(|message| message.offset == offset && message.topic == inputs[index].context.id.topic)
+        };
+        for (index, reason) in rejected {
+            if let Some(message) = by_offset(index) {
+                effects.dead_letters.push(wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason));
+            }
+        }
+        let timing = Timing { stage: self.site.stage.clone(), ms: took.as_secs_f64() * 1e3 };
+        let mut buffer = BytesMut::new();
+        effects.outputs.reserve(outputs.len());
+        for output in outputs {
+            effects.outputs.push(self.encode(output, &timing, &mut effects.counts, &mut buffer)?);
+        }
+        effects.state = state;
+        effects.profiles = self.observer.take();
+        Ok(effects)
+    }
+
+    fn encode(
+        &mut self,
+        output: Output<S::Output>,
+        timing: &Timing,
+        counts: &mut Counts,
+        buffer: &mut BytesMut,
+    ) -> Result<Outgoing, StageError> {
+        let Output { key, event_time, mut context, value, from } = output;
+        let code = self.observer.observe(Direction::Output, event_time, &value);
+        match from {
+            Origins::Input(input) => self.observer.pair(event_time, input, code),
+            Origins::Held(parts) => {
+                counts.used += parts.len() as u64;
+                counts.held -= parts.len() as i64;
+                for part in parts {
+                    self.observer.pair(event_time, part.code, code);
+                }
+            }
+        }
+        context.code = Some(code);
+        context.versions = self.versions.extend(&context.versions, &self.site);
+        context.timings.push(timing.clone());
+        counts.written += 1;
+        value
+            .encode(buffer)
+            .map_err(|error| StageError::record(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
+        Ok(Outgoing {
+            topic: self.topic.clone(),
+            partition: None,
+            key: Some(key.as_bytes().clone()),
+            value: Some(buffer.split().freeze()),
+            headers: self.origin.headers(&context, event_time),
+            timestamp: event_time,
+        })
+    }
+}
+
+impl<S: Stage> Operator for StageOperator<S> {
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        self.stage.restore(entries)
+    }
+
+    fn process(&mut self, batch: &[Message], waited: Duration) -> Result<Effects, StageError> {
+        let started = Instant::now();
+        let mut effects = Effects::default();
+        effects.counts.read = batch.len() as u64;
+        let mut records = Vec::with_capacity(batch.len());
+        for message in batch {
+            match Self::decode(message) {
+                Ok(mut record) => {
+                    let code = self.observer.observe(Direction::Input, record.event_time, &record.value);
+                    // A record written by others carries no cell: its own signals give it one.
+                    record.context.code.get_or_insert(code);
+                    records.push(record);
+                }
+                Err(reason) => {
+                    effects.counts.rejected += 1;
+                    effects.dead_letters.push(wire::dead_letter(
+                        &self.site.pipeline,
+                        &self.site.stage,
+                        message,
+                        reason,
+                    ));
+                }
+            }
+        }
+        let inputs: Vec<Record<()>> = records.iter().map(Record::without_value).collect();
+        if let Some(last) = inputs.last() {
+            self.last_time = last.event_time;
+        }
+        let mut out = Emitter::new(&inputs);
+        self.stage.process(&records, &mut out)?;
+        let emitted = out.into_emitted();
+        let took = waited + started.elapsed();
+        self.finish(batch, &inputs, emitted, effects, took)
+    }
+
+    fn flush(&mut self) -> Result<Effects, StageError> {
+        let started = Instant::now();
+        let mut out = Emitter::for_flush();
+        self.stage.flush(&mut out)?;
+        let emitted = out.into_emitted();
+        self.finish(&[], &[], emitted, Effects::default(), started.elapsed())
+    }
+}
+
+/// What an emitter holds when the stage has returned.
+pub(crate) struct Emitted<T> {
+    pub fates: Vec<Fate>,
+    pub outputs: Vec<Output<T>>,
+    pub rejected: Vec<(usize, String)>,
+    pub dropped_held: Vec<crate::Held>,
+    pub state: Vec<StateChange>,
+}
+
+/// Appends this stage to the versions of a record. Most records of a batch have the same list, so
+/// the last answer is kept.
+#[derive(Default)]
+struct Versions {
+    last: Option<(VersionList, VersionList)>,
+}
+
+type VersionList = Arc<[(StageName, StageVersion)]>;
+
+impl Versions {
+    fn extend(&mut self, so_far: &VersionList, site: &Site) -> VersionList {
+        if let Some((input, output)) = &self.last
+            && input == so_far
+        {
+            return Arc::clone(output);
+        }
+        let own = (site.stage.clone(), site.version.clone());
+        let extended: VersionList = so_far.iter().cloned().chain([own]).collect();
+        self.last = Some((Arc::clone(so_far), Arc::clone(&extended)));
+        extended
+    }
+}

@@ -1,0 +1,321 @@
+//! Kinds by name, their types erased: what the command hands to the runtime.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use driftline_stats::Direction;
+use driftline_types::{
+    Context, Headers, Message, Outgoing, RecordId, SchemaId, StageName, StageVersion, Timestamp,
+    config::{self, ConfigProblem},
+    wire::Origin,
+};
+
+use crate::{
+    Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
+    operator::{Effects, Observer, Operator, Site, StageOperator},
+};
+
+/// Every kind a command knows. One explicit list: a new stage is one entry.
+#[derive(Clone, Copy)]
+pub struct Registry {
+    /// Kinds of sources.
+    pub sources: &'static [SourceDef],
+    /// Kinds of stages.
+    pub stages: &'static [StageDef],
+    /// Kinds of sinks.
+    pub sinks: &'static [SinkDef],
+}
+
+impl Registry {
+    /// Finds a kind of source.
+    #[must_use]
+    pub fn source(&self, kind: &str) -> Option<&'static SourceDef> {
+        self.sources.iter().find(|def| def.kind == kind)
+    }
+
+    /// Finds a kind of stage.
+    #[must_use]
+    pub fn stage(&self, kind: &str) -> Option<&'static StageDef> {
+        self.stages.iter().find(|def| def.kind == kind)
+    }
+
+    /// Finds a kind of sink.
+    #[must_use]
+    pub fn sink(&self, kind: &str) -> Option<&'static SinkDef> {
+        self.sinks.iter().find(|def| def.kind == kind)
+    }
+}
+
+/// A kind of stage.
+pub struct StageDef {
+    /// The name in `kind = "…"`.
+    pub kind: &'static str,
+    /// The schema it reads.
+    pub input: SchemaId,
+    /// The schema it writes.
+    pub output: SchemaId,
+    /// Config keys that hold paths.
+    pub paths: &'static [&'static str],
+    /// Finds what is wrong with a config table.
+    pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    open: fn(&toml::Table) -> Result<Box<dyn OpenStage>, StageError>,
+}
+
+impl StageDef {
+    /// Describes a kind.
+    #[must_use]
+    pub const fn of<K: StageKind>() -> Self {
+        Self {
+            kind: K::KIND,
+            input: <K::Stage as Stage>::Input::SCHEMA,
+            output: <K::Stage as Stage>::Output::SCHEMA,
+            paths: K::PATHS,
+            check: |table| check(table, K::check),
+            open: |table| {
+                let version = |kind: &K| version_of(K::KIND, table, &kind.fingerprint());
+                let kind = K::open(read(table)?)?;
+                Ok(Box::new(Opened { version: version(&kind)?, kind }))
+            },
+        }
+    }
+
+    /// Loads what the instances of a stage share.
+    ///
+    /// # Errors
+    /// As [`StageKind::open`].
+    pub fn open(&self, config: &toml::Table) -> Result<Box<dyn OpenStage>, StageError> {
+        (self.open)(config)
+    }
+}
+
+/// A stage that is loaded and makes instances.
+pub trait OpenStage: Send + Sync {
+    /// Returns the hash of model files, config and build.
+    fn version(&self) -> &StageVersion;
+
+    /// Makes the operator of one partition.
+    fn instance(&self, site: Arc<Site>) -> Box<dyn Operator>;
+}
+
+struct Opened<K> {
+    kind: K,
+    version: StageVersion,
+}
+
+impl<K: StageKind> OpenStage for Opened<K> {
+    fn version(&self) -> &StageVersion {
+        &self.version
+    }
+
+    fn instance(&self, site: Arc<Site>) -> Box<dyn Operator> {
+        Box::new(StageOperator::new(self.kind.instance(), site))
+    }
+}
+
+/// A kind of source.
+pub struct SourceDef {
+    /// The name in `kind = "…"`.
+    pub kind: &'static str,
+    /// The schema it writes.
+    pub output: SchemaId,
+    /// Config keys that hold paths.
+    pub paths: &'static [&'static str],
+    /// Finds what is wrong with a config table.
+    pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    open: OpenSourceFn,
+}
+
+type OpenSourceFn = fn(&toml::Table, bool, Arc<Site>) -> Result<Box<dyn OpenSource>, StageError>;
+
+impl SourceDef {
+    /// Describes a kind.
+    #[must_use]
+    pub const fn of<S: SourceKind>() -> Self {
+        Self {
+            kind: S::KIND,
+            output: <S as Source>::Output::SCHEMA,
+            paths: S::PATHS,
+            check: |table| check(table, S::check),
+            open: |table, follow, site| Ok(Box::new(SourceOperator::new(S::open(read(table)?, follow)?, site))),
+        }
+    }
+
+    /// Opens a source; with `follow` it waits for new input where it would end.
+    ///
+    /// # Errors
+    /// As [`SourceKind::open`].
+    pub fn open(&self, config: &toml::Table, follow: bool, site: Arc<Site>) -> Result<Box<dyn OpenSource>, StageError> {
+        (self.open)(config, follow, site)
+    }
+
+    /// Returns the version of a source: the hash of its config and build.
+    ///
+    /// # Errors
+    /// Never in practice: the hash is a valid version.
+    pub fn version(&self, config: &toml::Table) -> Result<StageVersion, StageError> {
+        version_of(self.kind, config, "")
+    }
+}
+
+/// A source, its types erased.
+pub trait OpenSource: Send {
+    /// Takes back the progress of an earlier run.
+    ///
+    /// # Errors
+    /// As [`Source::restore`].
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError>;
+
+    /// Reads some records; `now` is the wall clock.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    fn read(&mut self, now: Timestamp) -> Result<(Effects, SourceStatus), StageError>;
+}
+
+/// The state entry in which a source's sequence number is kept.
+const SEQUENCE: &[u8] = b"\0sequence";
+
+struct SourceOperator<S: Source> {
+    source: S,
+    site: Arc<Site>,
+    origin: Origin,
+    observer: Observer,
+    versions: Arc<[(StageName, StageVersion)]>,
+    sequence: u64,
+}
+
+impl<S: Source> SourceOperator<S> {
+    fn new(source: S, site: Arc<Site>) -> Self {
+        let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE);
+        let observer = Observer::new(Arc::clone(&site));
+        let versions = Arc::new([(site.stage.clone(), site.version.clone())]);
+        Self { source, origin, observer, versions, site, sequence: 0 }
+    }
+}
+
+impl<S: Source> OpenSource for SourceOperator<S> {
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        let (own, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| key == SEQUENCE);
+        if let Some((_, value)) = own.first() {
+            let bytes = value.as_ref().try_into();
+            self.sequence = u64::from_le_bytes(bytes.map_err(|_| StageError::fatal("sequence number is damaged"))?);
+        }
+        self.source.restore(entries)
+    }
+
+    fn read(&mut self, now: Timestamp) -> Result<(Effects, SourceStatus), StageError> {
+        let mut batch = SourceBatch::new();
+        let status = self.source.read(&mut batch)?;
+        let topic = self.site.pipeline.output_topic(&self.site.stage);
+        let mut effects = Effects::default();
+        let mut buffer = BytesMut::new();
+        let first = self.sequence;
+        for (key, event_time, value) in batch.outputs {
+            let id = RecordId { topic: topic.clone(), partition: 0, offset: self.sequence, index: 0 };
+            self.sequence += 1;
+            let mut context = Context::at_source(id, now);
+            context.versions = Arc::clone(&self.versions);
+            context.code = Some(self.observer.observe(Direction::Output, event_time, &value));
+            value
+                .encode(&mut buffer)
+                .map_err(|error| StageError::fatal(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
+            effects.outputs.push(Outgoing {
+                topic: topic.clone(),
+                partition: None,
+                key: Some(key.as_bytes().clone()),
+                value: Some(buffer.split().freeze()),
+                headers: self.origin.headers(&context, event_time),
+                timestamp: event_time,
+            });
+        }
+        effects.counts.written = effects.outputs.len() as u64;
+        effects.counts.rejected = batch.rejected.len() as u64;
+        for rejected in batch.rejected {
+            let message = Message {
+                topic: topic.clone(),
+                partition: 0,
+                offset: self.sequence,
+                key: Some(rejected.key.as_bytes().clone()),
+                value: Some(rejected.value),
+                headers: Headers::default(),
+                timestamp: now,
+            };
+            effects.dead_letters.push(driftline_types::wire::dead_letter(
+                &self.site.pipeline,
+                &self.site.stage,
+                &message,
+                rejected.reason,
+            ));
+        }
+        effects.state = batch.state;
+        if self.sequence != first {
+            effects.state.push(crate::StateChange {
+                key: Bytes::from_static(SEQUENCE),
+                value: Some(Bytes::copy_from_slice(&self.sequence.to_le_bytes())),
+            });
+        }
+        effects.profiles = self.observer.take();
+        Ok((effects, status))
+    }
+}
+
+/// A kind of sink.
+pub struct SinkDef {
+    /// The name in `kind = "…"`.
+    pub kind: &'static str,
+    /// Config keys that hold paths.
+    pub paths: &'static [&'static str],
+    /// Finds what is wrong with a config table.
+    pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    open: fn(&toml::Table) -> Result<Box<dyn Sink>, StageError>,
+}
+
+impl SinkDef {
+    /// Describes a kind.
+    #[must_use]
+    pub const fn of<S: SinkKind>() -> Self {
+        Self {
+            kind: S::KIND,
+            paths: S::PATHS,
+            check: |table| check(table, S::check),
+            open: |table| Ok(Box::new(S::open(read(table)?)?)),
+        }
+    }
+
+    /// Opens a sink.
+    ///
+    /// # Errors
+    /// As [`SinkKind::open`].
+    pub fn open(&self, config: &toml::Table) -> Result<Box<dyn Sink>, StageError> {
+        (self.open)(config)
+    }
+}
+
+fn check<C: serde::de::DeserializeOwned>(
+    table: &toml::Table,
+    semantic: fn(&C) -> Vec<ConfigProblem>,
+) -> Vec<ConfigProblem> {
+    match config::read(table) {
+        Ok(config) => semantic(&config),
+        Err(problems) => problems,
+    }
+}
+
+/// Reads a config that was checked before; a problem here names the first one only.
+fn read<C: serde::de::DeserializeOwned>(table: &toml::Table) -> Result<C, StageError> {
+    config::read(table).map_err(|problems| {
+        let first = problems.first().map_or_else(|| "unknown problem".to_owned(), ToString::to_string);
+        StageError::fatal(format!("config: {first}"))
+    })
+}
+
+fn version_of(kind: &str, table: &toml::Table, fingerprint: &str) -> Result<StageVersion, StageError> {
+    let mut hasher = blake3::Hasher::new();
+    // Lengths keep the parts apart.
+    for part in [kind, &table.to_string(), fingerprint, env!("CARGO_PKG_VERSION")] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    StageVersion::try_new(&hasher.finalize().to_hex()[..16])
+        .map_err(|error| StageError::fatal("no version").caused_by(error))
+}

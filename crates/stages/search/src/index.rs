@@ -1,0 +1,361 @@
+//! The search index: BM25 over title, category and description, in memory.
+//!
+//! A query is split into words, the words people wrap a spoken request in are dropped ("show me
+//! the …"), and each word left is looked up as it is and, if that is wanted, as the words of the
+//! catalogue close to it. A word counts where it counts most: in one field, and as one word.
+//! `score(product) = Σ over words, max over fields f and words t near the word of
+//! boost(f) · discount(t) · BM25(f, t)` (Robertson and Zaragoza 2009, eq. 3.15, with k1 = 1.2, b = 0.75).
+//!
+//! What always holds: a word near the one looked for counts at most a quarter of it, and never
+//! more for being rarer. Equal scores are ordered by id, so a search has one result.
+
+use std::collections::BTreeMap;
+
+use tantivy::{
+    DocId, Index, Score, Searcher, SegmentReader, TantivyDocument, Term,
+    collector::TopDocs,
+    query::{BooleanQuery, BoostQuery, DisjunctionMaxQuery, FuzzyTermQuery, Query, TermQuery},
+    schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
+    tokenizer::{
+        AsciiFoldingFilter, Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, TextAnalyzer, TokenStream,
+    },
+};
+
+use crate::catalogue::{Catalogue, Product};
+
+/// What a word counts in each field.
+const TITLE: Score = 3.0;
+const CATEGORY: Score = 1.0;
+const DESCRIPTION: Score = 0.5;
+
+/// What a word one and two letters away counts of the word itself.
+const DISCOUNT: [Score; 2] = [0.25, 0.125];
+/// From how many letters on one or two of them may be wrong.
+const FUZZY_FROM: [usize; 2] = [4, 8];
+
+/// Words of a query beyond this many different ones are not looked at.
+const MAX_WORDS: usize = 32;
+/// Words longer than this many bytes are neither indexed nor searched for.
+const MAX_WORD_BYTES: usize = 40;
+
+/// The analyzer of everything that is indexed, by its name in the index.
+const ANALYZER: &str = "stemmed";
+
+/// What spoken requests are wrapped in, and what says nothing about a product.
+const STOP_WORDS: &[&str] = &[
+    "a", "about", "all", "am", "an", "and", "any", "are", "as", "at", "be", "browse", "buy", "by", "can", "could", "d",
+    "display", "do", "does", "find", "for", "from", "get", "give", "got", "have", "hello", "help", "hey", "hi", "i",
+    "im", "in", "is", "it", "like", "list", "ll", "look", "looking", "m", "may", "me", "my", "need", "of", "on", "one",
+    "or", "our", "please", "re", "s", "search", "see", "sell", "show", "some", "thank", "thanks", "that", "the",
+    "them", "there", "these", "this", "those", "to", "us", "ve", "want", "wanted", "we", "what", "where", "which",
+    "with", "would", "you", "your",
+];
+
+/// How words are matched and results cut off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// Most results.
+    pub top_k: usize,
+    /// Whether words near those of the query match too.
+    pub fuzzy: bool,
+    /// Least score of a result.
+    pub min_score: f32,
+}
+
+/// A product found, with its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Found<'a> {
+    /// The product.
+    pub product: &'a Product,
+    /// Its score, rounded to four decimals; above 0.
+    pub score: f32,
+}
+
+/// The index itself is at fault: tantivy failed on memory of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("the search index failed")]
+pub struct IndexError(#[from] tantivy::TantivyError);
+
+/// An index over a catalogue. The number of a document is the place of its product.
+pub struct CatalogueIndex {
+    products: Vec<Product>,
+    searcher: Searcher,
+    fields: Fields,
+    /// Splits a query into words, before they are stemmed.
+    splitter: TextAnalyzer,
+    stemmer: TextAnalyzer,
+}
+
+#[derive(Clone, Copy)]
+struct Fields {
+    title: Field,
+    category: Field,
+    description: Field,
+}
+
+impl CatalogueIndex {
+    /// Builds the index of a catalogue.
+    ///
+    /// # Errors
+    /// If tantivy fails, which only a lack of memory explains.
+    pub fn build(catalogue: Catalogue) -> Result<Self, IndexError> {
+        let mut schema = Schema::builder();
+        let text = || {
+            let indexing =
+                TextFieldIndexing::default().set_tokenizer(ANALYZER).set_index_option(IndexRecordOption::WithFreqs);
+            TextOptions::default().set_indexing_options(indexing)
+        };
+        let fields = Fields {
+            title: schema.add_text_field("title", text()),
+            category: schema.add_text_field("category", text()),
+            description: schema.add_text_field("description", text()),
+        };
+        let words = || {
+            TextAnalyzer::builder(SimpleTokenizer::default())
+                .filter(RemoveLongFilter::limit(MAX_WORD_BYTES))
+                .filter(LowerCaser)
+                .filter(AsciiFoldingFilter)
+        };
+        let stemmer = words().filter(Stemmer::new(Language::English)).build();
+
+        let products = catalogue.into_products();
+        let index = Index::create_in_ram(schema.build());
+        index.tokenizers().register(ANALYZER, stemmer.clone());
+        // One segment, written in the order of the products: the order of the ids.
+        let mut writer = index.writer_with_num_threads(1, 50_000_000)?;
+        writer.set_merge_policy(Box::new(tantivy::indexer::NoMergePolicy));
+        for product in &products {
+            let mut document = TantivyDocument::default();
+            document.add_text(fields.title, &product.title);
+            document.add_text(fields.category, &product.category);
+            document.add_text(fields.description, &product.description);
+            writer.add_document(document)?;
+        }
+        writer.commit()?;
+        let searcher = index.reader()?.searcher();
+        Ok(Self { products, searcher, fields, splitter: words().build(), stemmer })
+    }
+
+    /// Finds the products that fit a text best, best first. A text without a word that says
+    /// anything finds nothing.
+    ///
+    /// # Errors
+    /// If tantivy fails, which only a lack of memory explains.
+    pub fn search(&self, text: &str, rules: Rules) -> Result<Vec<Found<'_>>, IndexError> {
+        let mut words: Vec<Box<dyn Query>> = Vec::new();
+        for word in self.words(text) {
+            if let Some(query) = self.word_query(&word, rules.fuzzy)? {
+                words.push(query);
+            }
+        }
+        if words.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Rounded before they are ranked: the order in which terms are summed decides no tie.
+        let rounded = |_: &SegmentReader| |_: DocId, score: Score| (score * 1e4).round() / 1e4;
+        let top = TopDocs::with_limit(rules.top_k.max(1)).tweak_score(rounded);
+        let found = self.searcher.search(&BooleanQuery::union(words), &top)?;
+        let product = |doc: DocId| self.products.get(doc as usize);
+        Ok(found
+            .into_iter()
+            .filter(|&(score, _)| score > 0.0 && score >= rules.min_score)
+            .filter_map(|(score, place)| Some(Found { product: product(place.doc_id)?, score }))
+            .collect())
+    }
+
+    /// Splits a text into its words without stop words, each with its stem, each stem once.
+    fn words(&self, text: &str) -> Vec<Word> {
+        let mut words: Vec<Word> = Vec::new();
+        let (mut splitter, mut stemmer) = (self.splitter.clone(), self.stemmer.clone());
+        splitter.token_stream(text).process(&mut |token| {
+            if words.len() == MAX_WORDS || STOP_WORDS.binary_search(&token.text.as_str()).is_ok() {
+                return;
+            }
+            stemmer.token_stream(&token.text).process(&mut |stem| {
+                if words.iter().all(|word| word.stem != stem.text) {
+                    words.push(Word { letters: token.text.chars().count(), stem: stem.text.clone() });
+                }
+            });
+        });
+        words
+    }
+
+    /// Makes the query of one word: the best of its fields and of the words near it. `None` if
+    /// nothing in the catalogue is like it.
+    fn word_query(&self, word: &Word, fuzzy: bool) -> Result<Option<Box<dyn Query>>, IndexError> {
+        let mut ways: Vec<Box<dyn Query>> = Vec::new();
+        // Descriptions are prose: words near those of prose are chance hits.
+        let Fields { title, category, description } = self.fields;
+        for (field, boost, fuzzy) in
+            [(title, TITLE, fuzzy), (category, CATEGORY, fuzzy), (description, DESCRIPTION, false)]
+        {
+            let exact = Term::from_field_text(field, &word.stem);
+            let exact_idf = self.idf(&exact)?;
+            if exact_idf.is_some() {
+                ways.push(boosted(&exact, boost));
+            }
+            if !fuzzy {
+                continue;
+            }
+            for (near, discount) in self.near(word, &exact)? {
+                let term = Term::from_field_text(field, &near);
+                let Some(idf) = self.idf(&term)? else { continue };
+                let rarity = exact_idf.map_or(1.0, |exact| (exact / idf).min(1.0));
+                ways.push(boosted(&term, boost * discount * rarity));
+            }
+        }
+        Ok((!ways.is_empty()).then(|| Box::new(DisjunctionMaxQuery::new(ways)) as Box<dyn Query>))
+    }
+
+    /// Finds the words of a field near a word, with what they count, in the order of the alphabet.
+    fn near(&self, word: &Word, exact: &Term) -> Result<BTreeMap<String, Score>, IndexError> {
+        let mut near = BTreeMap::new();
+        for (distance, (discount, from)) in (1..).zip(DISCOUNT.into_iter().zip(FUZZY_FROM)) {
+            if word.letters < from {
+                break;
+            }
+            for segment in self.searcher.segment_readers() {
+                let automaton = FuzzyTermQuery::new(exact.clone(), distance, true).automaton()?;
+                let index = segment.inverted_index(exact.field())?;
+                let mut terms = index.terms().search(&automaton).into_stream().map_err(tantivy::TantivyError::from)?;
+                while terms.advance() {
+                    let Ok(term) = std::str::from_utf8(terms.key()) else { continue };
+                    if term != word.stem {
+                        near.entry(term.to_owned()).or_insert(discount);
+                    }
+                }
+            }
+        }
+        Ok(near)
+    }
+
+    /// Returns how much a term says, as BM25 weighs it, or `None` if no product has it.
+    fn idf(&self, term: &Term) -> Result<Option<Score>, IndexError> {
+        let with = self.searcher.doc_freq(term)? as Score;
+        let all = self.products.len() as Score;
+        Ok((with > 0.0).then(|| (1.0 + (all - with + 0.5) / (with + 0.5)).ln()))
+    }
+}
+
+/// A word of a query.
+struct Word {
+    stem: String,
+    /// Letters of the word as it was said.
+    letters: usize,
+}
+
+fn boosted(term: &Term, boost: Score) -> Box<dyn Query> {
+    Box::new(BoostQuery::new(Box::new(TermQuery::new(term.clone(), IndexRecordOption::WithFreqs)), boost))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::BUILTIN_NAME;
+
+    const RULES: Rules = Rules { top_k: 5, fuzzy: true, min_score: 0.0 };
+
+    fn index(lines: &str) -> CatalogueIndex {
+        CatalogueIndex::build(Catalogue::parse(lines, "test").unwrap()).unwrap()
+    }
+
+    fn builtin() -> CatalogueIndex {
+        CatalogueIndex::build(Catalogue::load(BUILTIN_NAME).unwrap()).unwrap()
+    }
+
+    fn ids<'a>(found: &[Found<'a>]) -> Vec<&'a str> {
+        found.iter().map(|found| found.product.id.as_str()).collect()
+    }
+
+    #[test]
+    fn stop_words_are_sorted_for_the_search() {
+        assert!(STOP_WORDS.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn every_exact_title_finds_its_product_first() {
+        let index = builtin();
+        for product in &index.products {
+            let found = index.search(&product.title, Rules { top_k: 100, ..RULES }).unwrap();
+            let own = found.iter().find(|found| found.product == product);
+            assert_eq!(own.map(|own| own.score), Some(found[0].score), "{product:?}");
+        }
+    }
+
+    #[test]
+    fn equal_scores_are_in_the_order_of_ids() {
+        let index = builtin();
+        for query in ["jacket", "red", "a lamp for the office", "jakcet", "kitchen"] {
+            let found = index.search(query, Rules { top_k: 100, ..RULES }).unwrap();
+            assert!(!found.is_empty(), "{query}");
+            for pair in found.windows(2) {
+                let [first, second] = pair else { unreachable!() };
+                let in_order = first.product.id < second.product.id;
+                assert!(first.score > second.score || (first.score == second.score && in_order), "{query}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_with_the_word_itself_comes_before_all_with_a_word_near_it() {
+        let index = index(concat!(
+            "{\"id\":\"1\",\"title\":\"a coat\"}\n",
+            "{\"id\":\"2\",\"title\":\"boat\"}\n",
+            "{\"id\":\"3\",\"title\":\"a very long winter coat with buttons and a hood\"}\n",
+            "{\"id\":\"4\",\"title\":\"long coat\"}\n",
+        ));
+        assert_eq!(ids(&index.search("coat", RULES).unwrap()), ["1", "4", "3", "2"]);
+    }
+
+    #[test]
+    fn fuzzy_matching_can_be_turned_off() {
+        let index = builtin();
+        assert!(!index.search("jakcet", RULES).unwrap().is_empty());
+        assert!(index.search("jakcet", Rules { fuzzy: false, ..RULES }).unwrap().is_empty());
+    }
+
+    #[test]
+    fn short_words_have_to_be_right() {
+        let index = index("{\"id\":\"1\",\"title\":\"red hat\"}\n{\"id\":\"2\",\"title\":\"blue jacket\"}");
+        assert!(index.search("rad het", RULES).unwrap().is_empty());
+        // Two letters wrong in a word of six.
+        assert!(index.search("jecked", RULES).unwrap().is_empty());
+    }
+
+    #[test]
+    fn requests_are_unwrapped() {
+        let index = builtin();
+        let plain = index.search("red jacket", RULES).unwrap();
+        for request in ["show me a red jacket", "I'm looking for the red jackets, please", "I want RED jacket!"] {
+            assert_eq!(index.search(request, RULES).unwrap(), plain, "{request}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_found_for_nothing() {
+        let index = builtin();
+        for query in ["", "   ", "show me the", "?!", "zzzzzzzz qqqq"] {
+            assert_eq!(index.search(query, RULES).unwrap(), [], "{query:?}");
+        }
+    }
+
+    #[test]
+    fn titles_count_more_than_categories_and_those_more_than_descriptions() {
+        let index = index(concat!(
+            "{\"id\":\"1\",\"title\":\"box\",\"category\":\"tools\",\"description\":\"garden\"}\n",
+            "{\"id\":\"2\",\"title\":\"bag\",\"category\":\"garden\",\"description\":\"tools\"}\n",
+            "{\"id\":\"3\",\"title\":\"garden\",\"category\":\"travel\",\"description\":\"leather\"}\n",
+        ));
+        assert_eq!(ids(&index.search("garden", RULES).unwrap()), ["3", "2", "1"]);
+    }
+
+    #[test]
+    fn results_below_the_least_score_are_left_out() {
+        let index = builtin();
+        let all = index.search("red jacket", Rules { top_k: 100, ..RULES }).unwrap();
+        let least = all[0].score - 0.001;
+        let best = index.search("red jacket", Rules { top_k: 100, min_score: least, ..RULES }).unwrap();
+        assert!(!best.is_empty() && best.len() < all.len());
+        assert!(best.iter().all(|found| found.score >= least));
+    }
+}

@@ -1,0 +1,235 @@
+//! The profile of an embedding: histograms of fixed random projections, and codebook cells.
+//!
+//! A vector x gives 16 numbers pⱼ = Σᵢ sᵢⱼ·xᵢ with signs sᵢⱼ = ±1 drawn once from a fixed seed
+//! (Achlioptas 2003). E pⱼ² = ‖x‖², so for vectors of length 1 the numbers lie within ±4 nearly
+//! always: the declared edges. A change of any direction or of the length shows in some projection
+//! (Cramér–Wold: all projections determine the law). Only counts are kept, no moments.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Codebook, DEFAULT_BINS, DecodeError, Edges, MergeError, ReferenceError,
+    edges::MISSING,
+    number::{add_counts, cells},
+    wire::{Reader, Writer},
+};
+
+/// The number of projections.
+pub const PROJECTIONS: usize = 16;
+/// The slot of vectors with another length than declared, or a component that is not finite.
+pub const MALFORMED: usize = 1;
+/// The slot of the first cell of the codebook. Slot 0 is missing, as for numbers.
+pub const FIRST_CELL: usize = 2;
+
+const SEED: u64 = 0x6472_6966_746c_696e; // "driftlin"
+
+/// Where an embedding is counted: the edges of each projection, and a codebook if there is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingBins {
+    /// The number of components of a vector.
+    pub dims: usize,
+    /// The edges of each of the 16 projections.
+    pub projections: Vec<Edges>,
+    /// The cells that give a record its code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codebook: Option<Codebook>,
+}
+
+impl EmbeddingBins {
+    /// Makes the bins for vectors of length 1, without a codebook.
+    #[must_use]
+    pub fn declared(dims: usize) -> Self {
+        Self { dims, projections: vec![Edges::of_unit_variance(); PROJECTIONS], codebook: None }
+    }
+
+    /// Fits edges and a codebook of `cells` cells to a sample of vectors.
+    ///
+    /// # Errors
+    /// If the sample is empty, its vectors differ in length or have components that are not finite,
+    /// a projection takes only one value, or `cells` is not in 1..=256.
+    pub fn fit(sample: &[impl AsRef<[f32]>], cells: usize, seed: u64) -> Result<Self, ReferenceError> {
+        let codebook = Codebook::fit(sample, cells, seed)?;
+        let projected: Vec<[f64; PROJECTIONS]> = sample.iter().map(|vector| project(vector.as_ref())).collect();
+        let edges = |j: usize| Edges::quantiles(&projected.iter().map(|p| p[j]).collect::<Vec<_>>(), DEFAULT_BINS);
+        let projections = (0..PROJECTIONS).map(edges).collect::<Result<_, _>>()?;
+        Ok(Self { dims: codebook.dims(), projections, codebook: Some(codebook) })
+    }
+
+    pub(crate) fn check(&self, name: &str) -> Result<(), ReferenceError> {
+        if self.projections.len() != PROJECTIONS {
+            let found = self.projections.len();
+            return Err(ReferenceError::ProjectionCount { name: name.to_owned(), found, allowed: PROJECTIONS });
+        }
+        match &self.codebook {
+            Some(book) if book.dims() != self.dims => {
+                Err(ReferenceError::Vector { index: 0, found: book.dims(), dims: self.dims })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the slot of a vector: missing, malformed, or [`FIRST_CELL`] plus the cell of the
+    /// codebook (0 without one).
+    #[must_use]
+    pub fn slot(&self, value: Option<&[f32]>) -> usize {
+        match value {
+            None => MISSING,
+            Some(x) if x.len() != self.dims || !x.iter().all(|x| x.is_finite()) => MALFORMED,
+            Some(x) => FIRST_CELL + self.codebook.as_ref().and_then(|book| book.nearest(x)).unwrap_or(0),
+        }
+    }
+
+    fn cells(&self) -> usize {
+        self.codebook.as_ref().map_or(0, Codebook::cells)
+    }
+
+    pub(crate) fn describe(&self, out: &mut Writer) {
+        out.varint(self.dims as u64);
+        self.projections.iter().for_each(|edges| edges.describe(out));
+        match &self.codebook {
+            Some(book) => book.describe(out),
+            None => out.varint(0),
+        }
+    }
+}
+
+impl fmt::Display for EmbeddingBins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an embedding of {} components and {} cells", self.dims, self.cells())
+    }
+}
+
+/// Counts of an embedding's projections and codebook cells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingProfile {
+    bins: Arc<EmbeddingBins>,
+    /// Missing, malformed, and the cells of the codebook; without one, one cell for all.
+    cells: Box<[u64]>,
+    projections: [Box<[u64]>; PROJECTIONS],
+}
+
+impl EmbeddingProfile {
+    /// Makes an empty profile. `bins` is one that a [`Reference`](crate::Reference) has accepted, or
+    /// declared: it has [`PROJECTIONS`] edges.
+    pub(crate) fn new(bins: Arc<EmbeddingBins>) -> Self {
+        let cells = vec![0; FIRST_CELL + bins.cells().max(1)].into();
+        let projections = std::array::from_fn(|j| vec![0; bins.projections[j].slots()].into());
+        Self { bins, cells, projections }
+    }
+
+    /// Counts one vector, `None` as missing, and returns its [slot](EmbeddingBins::slot).
+    pub fn observe(&mut self, value: Option<&[f32]>) -> usize {
+        let slot = self.bins.slot(value);
+        if let (Some(x), FIRST_CELL..) = (value, slot) {
+            for ((counts, edges), p) in self.projections.iter_mut().zip(&self.bins.projections).zip(project(x)) {
+                let slot = edges.slot(Some(p));
+                counts[slot] = counts[slot].saturating_add(1);
+            }
+        }
+        self.cells[slot] = self.cells[slot].saturating_add(1);
+        slot
+    }
+
+    /// Adds another profile.
+    ///
+    /// # Errors
+    /// If the two have different bins; nothing is added then.
+    pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
+        if self.bins != other.bins {
+            return Err(MergeError::bins("an embedding", &self.bins, &other.bins));
+        }
+        add_counts(&mut self.cells, &other.cells);
+        for (into, from) in self.projections.iter_mut().zip(&other.projections) {
+            add_counts(into, from);
+        }
+        Ok(())
+    }
+
+    /// Forgets all values.
+    pub fn clear(&mut self) {
+        self.cells.fill(0);
+        self.projections.iter_mut().for_each(|counts| counts.fill(0));
+    }
+
+    /// Returns the bins.
+    #[must_use]
+    pub fn bins(&self) -> &Arc<EmbeddingBins> {
+        &self.bins
+    }
+
+    /// Returns the counts of missing, malformed, and each cell of the codebook.
+    #[must_use]
+    pub fn cells(&self) -> &[u64] {
+        &self.cells
+    }
+
+    /// Returns the counts of each projection, as [`Edges`] lays them out.
+    #[must_use]
+    pub fn projections(&self) -> &[Box<[u64]>; PROJECTIONS] {
+        &self.projections
+    }
+
+    /// Returns the number of values, missing and malformed ones included.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.cells.iter().fold(0, |sum, &count| sum.saturating_add(count))
+    }
+
+    /// Returns the number of missing values.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.cells[MISSING]
+    }
+
+    pub(crate) fn encode(&self, out: &mut Writer) {
+        out.counts(cells(&self.cells));
+        self.projections.iter().for_each(|counts| out.counts(cells(counts)));
+    }
+
+    pub(crate) fn decode(bins: Arc<EmbeddingBins>, bytes: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut profile = Self::new(bins);
+        for counts in std::iter::once(&mut profile.cells).chain(&mut profile.projections) {
+            bytes.counts("count of an embedding", counts.len() as u64, |cell, count| counts[cell as usize] = count)?;
+        }
+        Ok(profile)
+    }
+}
+
+/// Projects a vector on the 16 fixed directions.
+#[must_use]
+pub fn project(vector: &[f32]) -> [f64; PROJECTIONS] {
+    let mut sums = [0.0f64; PROJECTIONS];
+    let mut random = SplitMix::new(SEED);
+    for &x in vector {
+        let signs = random.bits();
+        for (j, sum) in sums.iter_mut().enumerate() {
+            // The sign bit of a float is its highest.
+            *sum += f64::from_bits(f64::from(x).to_bits() ^ ((signs >> j & 1) << 63));
+        }
+    }
+    sums
+}
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): small, and the same everywhere for ever.
+pub(crate) struct SplitMix(u64);
+
+impl SplitMix {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Draws from 0..1.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}

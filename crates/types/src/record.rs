@@ -1,0 +1,173 @@
+//! What a stage sees: a typed value with its key, event time and context.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{Offset, Partition, StageName, StageVersion, Timestamp, Topic};
+
+/// The cell of a value in the codebook of the stage that produced it.
+pub type Code = u16;
+
+/// The partition key of a record: a session, user or item. Never rewritten by a stage.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Bytes);
+
+impl Key {
+    /// Makes a key from bytes.
+    #[must_use]
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Returns the bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Lossy UTF-8, for people.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// The name of a record. One that was read is named by its place in the log (index 0). One that is
+/// written is named by the place of the record that caused it and its index among the outputs of
+/// that record: deterministic, so a repeat has the same id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// The topic of the record that caused this one; for a source, its own topic.
+    pub topic: Topic,
+    /// The partition of the record that caused this one.
+    pub partition: Partition,
+    /// The offset of the record that caused this one; for a source, a sequence number.
+    pub offset: Offset,
+    /// The index among the outputs of the record that caused this one.
+    pub index: u32,
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecordId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|()| serde::de::Error::custom(format!("{text:?} is no topic/partition/offset/index")))
+    }
+}
+
+/// `topic/partition/offset/index`.
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.topic, self.partition, self.offset, self.index)
+    }
+}
+
+impl FromStr for RecordId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.rsplitn(4, '/');
+        let mut next = || parts.next().ok_or(());
+        let index = next()?.parse().map_err(drop)?;
+        let offset = next()?.parse().map_err(drop)?;
+        let partition = next()?.parse().map_err(drop)?;
+        let topic = Topic::try_new(next()?).map_err(drop)?;
+        Ok(Self { topic, partition, offset, index })
+    }
+}
+
+/// W3C trace context, carried as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The `traceparent` header.
+    pub parent: Option<Bytes>,
+    /// The `tracestate` header.
+    pub state: Option<Bytes>,
+}
+
+/// How long one stage took for a record, from reading its batch to writing the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The stage.
+    pub stage: StageName,
+    /// Milliseconds.
+    pub ms: f64,
+}
+
+/// What travels with a record across hops besides its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Context {
+    /// The record's name.
+    pub id: RecordId,
+    /// Trace context.
+    pub trace: TraceContext,
+    /// The ids of the records this one was made from; empty at a source.
+    pub parents: Vec<RecordId>,
+    /// The versions of the stages so far, in order. Shared: most records of a batch agree.
+    pub versions: Arc<[(StageName, StageVersion)]>,
+    /// The time each stage so far took, in order.
+    pub timings: Vec<Timing>,
+    /// When the source wrote the newest record this one was made from, by the wall clock. The
+    /// runtime sets and reads it to measure end-to-end latency; stages do not.
+    pub ingested: Timestamp,
+    /// The codebook cell of the value; `None` on topics written by others.
+    pub code: Option<Code>,
+}
+
+impl Context {
+    /// Makes the context of a record that has just entered the pipeline.
+    #[must_use]
+    pub fn at_source(id: RecordId, ingested: Timestamp) -> Self {
+        Self {
+            id,
+            trace: TraceContext::default(),
+            parents: Vec::new(),
+            versions: Arc::new([]),
+            timings: Vec::new(),
+            ingested,
+            code: None,
+        }
+    }
+}
+
+/// One message, decoded. `context` carries trace, lineage and versions across hops.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record<T> {
+    /// The partition key; never rewritten.
+    pub key: Key,
+    /// Event time, set at the source.
+    pub event_time: Timestamp,
+    /// Trace, lineage and versions.
+    pub context: Context,
+    /// The value.
+    pub value: T,
+}
+
+impl<T> Record<T> {
+    /// Returns the record without its value: what is needed to emit something on its behalf later.
+    #[must_use]
+    pub fn without_value(&self) -> Record<()> {
+        Record { key: self.key.clone(), event_time: self.event_time, context: self.context.clone(), value: () }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_ids_round_trip() {
+        let id = RecordId { topic: Topic::try_new("speech.vad").unwrap(), partition: 3, offset: 17, index: 1 };
+        assert_eq!(id.to_string(), "speech.vad/3/17/1");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("speech.vad/3/17".parse::<RecordId>(), Err(()));
+    }
+}

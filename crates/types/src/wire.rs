@@ -1,0 +1,290 @@
+//! The wire format: how a record's context stands in the headers of a message.
+//!
+//! `CloudEvents` 1.0 (Kafka binding, binary mode) for id, source, type, time and content type; W3C
+//! trace context; `driftline-*` for lineage. Reading is total: a message written by others, with
+//! none of these headers, gets a context made from its place in the log.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
+    Timestamp, Timing, TraceContext,
+};
+
+/// `CloudEvents` version: always `1.0`.
+pub const CE_SPECVERSION: &str = "ce_specversion";
+/// The record's deterministic id: the place of the record that caused it, and an index.
+pub const CE_ID: &str = "ce_id";
+/// Who wrote the record: `/<pipeline>/<stage>`.
+pub const CE_SOURCE: &str = "ce_source";
+/// The payload's schema.
+pub const CE_TYPE: &str = "ce_type";
+/// Event time, RFC 3339.
+pub const CE_TIME: &str = "ce_time";
+/// The media type of the value.
+pub const CONTENT_TYPE: &str = "content-type";
+/// W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// W3C trace state.
+pub const TRACESTATE: &str = "tracestate";
+/// The places in the log of the records this one was made from, separated by commas: all up to
+/// [`MAX_PARENTS`], else the first and last halves of that number.
+pub const PARENTS: &str = "driftline-parents";
+/// `stage=version` of the stages so far, separated by commas.
+pub const VERSIONS: &str = "driftline-versions";
+/// `stage=milliseconds` of the stages so far, separated by commas.
+pub const TIMINGS: &str = "driftline-timings";
+/// Wall-clock milliseconds at which the source wrote the record.
+pub const INGESTED: &str = "driftline-ingested";
+/// The codebook cell of the value.
+pub const CODE: &str = "driftline-code";
+
+/// On a dead letter: the stage that refused the record.
+pub const ERROR_STAGE: &str = "driftline-error-stage";
+/// On a dead letter: why, without any content.
+pub const ERROR_REASON: &str = "driftline-error-reason";
+/// On a dead letter: the topic it was read from.
+pub const ERROR_TOPIC: &str = "driftline-error-topic";
+/// On a dead letter: the partition it was read from.
+pub const ERROR_PARTITION: &str = "driftline-error-partition";
+/// On a dead letter: the offset it was read from.
+pub const ERROR_OFFSET: &str = "driftline-error-offset";
+/// What all headers that a dead letter adds begin with.
+pub const ERROR_PREFIX: &str = "driftline-error-";
+
+/// How many parent ids the header names at most.
+pub const MAX_PARENTS: usize = 16;
+
+/// The headers that are the same for every record one stage writes.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    source: Bytes,
+    schema: Bytes,
+    content_type: Bytes,
+}
+
+impl Origin {
+    /// Describes the output of a source or stage.
+    #[must_use]
+    pub fn new(pipeline: &PipelineName, stage: &StageName, schema: SchemaId, content_type: &'static str) -> Self {
+        Self {
+            source: format!("/{pipeline}/{stage}").into(),
+            schema: Bytes::from_static(schema.as_str().as_bytes()),
+            content_type: Bytes::from_static(content_type.as_bytes()),
+        }
+    }
+
+    /// Writes a record's context as headers.
+    #[must_use]
+    pub fn headers(&self, context: &Context, event_time: Timestamp) -> Headers {
+        let mut headers = Headers::with_capacity(12);
+        headers.push(CE_SPECVERSION, Bytes::from_static(b"1.0"));
+        headers.push(CE_ID, context.id.to_string());
+        headers.push(CE_SOURCE, self.source.clone());
+        headers.push(CE_TYPE, self.schema.clone());
+        headers.push(CE_TIME, event_time.to_string());
+        headers.push(CONTENT_TYPE, self.content_type.clone());
+        if let Some(parent) = &context.trace.parent {
+            headers.push(TRACEPARENT, parent.clone());
+        }
+        if let Some(state) = &context.trace.state {
+            headers.push(TRACESTATE, state.clone());
+        }
+        if !context.parents.is_empty() {
+            headers.push(PARENTS, join(named_parents(&context.parents), |out, id| write!(out, "{id}")));
+        }
+        if !context.versions.is_empty() {
+            headers.push(VERSIONS, join(context.versions.iter(), |out, (stage, v)| write!(out, "{stage}={v}")));
+        }
+        if !context.timings.is_empty() {
+            headers.push(TIMINGS, join(context.timings.iter(), |out, t| write!(out, "{}={:.3}", t.stage, t.ms)));
+        }
+        headers.push(INGESTED, context.ingested.as_millis().to_string());
+        if let Some(code) = context.code {
+            headers.push(CODE, code.to_string());
+        }
+        headers
+    }
+}
+
+/// Reads a record's context from a message. What is absent or malformed gets its default, such as
+/// the message's timestamp for the time of entry. The id is the message's place in the log: what
+/// is made of it is named after that.
+#[must_use]
+pub fn context(message: &Message) -> Context {
+    let headers = &message.headers;
+    let items = |name| headers.get_str(name).into_iter().flat_map(|text| text.split(','));
+    let id = RecordId { topic: message.topic.clone(), partition: message.partition, offset: message.offset, index: 0 };
+    Context {
+        id,
+        trace: TraceContext { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() },
+        parents: items(PARENTS).filter_map(|id| id.parse().ok()).collect(),
+        versions: items(VERSIONS).filter_map(version).collect::<Arc<[_]>>(),
+        timings: items(TIMINGS).filter_map(timing).collect(),
+        ingested: headers
+            .get_str(INGESTED)
+            .and_then(|ms| ms.parse().ok())
+            .map_or(message.timestamp, Timestamp::from_millis),
+        code: headers.get_str(CODE).and_then(|code| code.parse().ok()),
+    }
+}
+
+/// Makes a dead letter: the message byte for byte, and the headers that say who refused it and why.
+#[must_use]
+pub fn dead_letter(pipeline: &PipelineName, stage: &StageName, message: &Message, reason: String) -> Outgoing {
+    let mut headers = message.headers.clone();
+    headers.push(ERROR_STAGE, stage.to_string());
+    headers.push(ERROR_REASON, reason);
+    headers.push(ERROR_TOPIC, message.topic.to_string());
+    headers.push(ERROR_PARTITION, message.partition.to_string());
+    headers.push(ERROR_OFFSET, message.offset.to_string());
+    Outgoing {
+        topic: pipeline.dead_letter_topic(stage),
+        partition: Some(message.partition),
+        key: message.key.clone(),
+        value: message.value.clone(),
+        headers,
+        timestamp: message.timestamp,
+    }
+}
+
+fn version(item: &str) -> Option<(StageName, StageVersion)> {
+    let (stage, version) = item.split_once('=')?;
+    Some((StageName::try_new(stage).ok()?, StageVersion::try_new(version).ok()?))
+}
+
+fn timing(item: &str) -> Option<Timing> {
+    let (stage, ms) = item.split_once('=')?;
+    Some(Timing { stage: StageName::try_new(stage).ok()?, ms: ms.parse().ok()? })
+}
+
+fn named_parents(parents: &[RecordId]) -> impl Iterator<Item = &RecordId> {
+    let half = MAX_PARENTS / 2;
+    let (head, tail) = if parents.len() <= MAX_PARENTS {
+        (parents, &parents[..0])
+    } else {
+        (&parents[..half], &parents[parents.len() - half..])
+    };
+    head.iter().chain(tail)
+}
+
+fn join<T>(items: impl Iterator<Item = T>, write: impl Fn(&mut String, T) -> std::fmt::Result) -> String {
+    let mut out = String::new();
+    for item in items {
+        if !out.is_empty() {
+            out.push(',');
+        }
+        // Writing to a String cannot fail.
+        let _ = write(&mut out, item);
+    }
+    out
+}
+
+/// Returns the partition of a key, as Kafka's default partitioner does (murmur2), so that a topic
+/// written by any Kafka client is partitioned as ours. `partitions` of 0 counts as 1.
+#[must_use]
+pub fn partition_of(key: &[u8], partitions: u32) -> Partition {
+    (murmur2(key) & 0x7fff_ffff) % partitions.max(1)
+}
+
+/// Austin Appleby's `MurmurHash2`, 32 bits, with the seed of Kafka's Java client.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut h: u32 = 0x9747_b28c ^ data.len() as u32;
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k ^= k >> 24;
+        h = h.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (i, &byte) in rest.iter().enumerate() {
+            h ^= u32::from(byte) << (8 * i);
+        }
+        h = h.wrapping_mul(M);
+    }
+    h ^= h >> 13;
+    h = h.wrapping_mul(M);
+    h ^ (h >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Topic;
+
+    fn id(offset: u64) -> RecordId {
+        RecordId { topic: Topic::try_new("speech.microphone").unwrap(), partition: 0, offset, index: 0 }
+    }
+
+    #[test]
+    fn context_survives_the_headers() {
+        let names = |n| StageName::try_new(n).unwrap();
+        let context_in = Context {
+            id: id(9),
+            trace: TraceContext { parent: Some(Bytes::from_static(b"00-aa-bb-01")), state: None },
+            parents: vec![id(1), id(2)],
+            versions: Arc::new([(names("vad"), StageVersion::try_new("0123abcd").unwrap())]),
+            timings: vec![Timing { stage: names("vad"), ms: 1.25 }],
+            ingested: Timestamp::from_millis(1_000),
+            code: Some(17),
+        };
+        let pipeline = PipelineName::try_new("speech").unwrap();
+        let origin = Origin::new(&pipeline, &names("vad"), SchemaId::new("speech-segment.v1"), "audio/wav");
+        let message = Message {
+            topic: pipeline.output_topic(&names("vad")),
+            partition: 0,
+            offset: 3,
+            key: None,
+            value: None,
+            headers: origin.headers(&context_in, Timestamp::from_millis(5)),
+            timestamp: Timestamp::from_millis(5),
+        };
+        let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };
+        assert_eq!(context(&message), Context { id: place, ..context_in });
+        assert_eq!(message.headers.get_str(CE_ID), Some("speech.microphone/0/9/0"));
+        assert_eq!(message.headers.get_str(CE_SOURCE), Some("/speech/vad"));
+        assert_eq!(message.headers.get_str(CE_TIME), Some("1970-01-01T00:00:00.005Z"));
+    }
+
+    #[test]
+    fn a_foreign_message_is_known_by_its_place() {
+        let message = Message {
+            topic: Topic::try_new("clicks").unwrap(),
+            partition: 2,
+            offset: 40,
+            key: None,
+            value: None,
+            headers: Headers::default(),
+            timestamp: Timestamp::from_millis(7),
+        };
+        let context = context(&message);
+        assert_eq!(context.id.to_string(), "clicks/2/40/0");
+        assert_eq!(context.ingested, message.timestamp);
+    }
+
+    #[test]
+    fn many_parents_are_named_by_both_ends() {
+        let parents: Vec<_> = (0..40).map(id).collect();
+        let named: Vec<_> = named_parents(&parents).map(|id| id.offset).collect();
+        assert_eq!(named, [0, 1, 2, 3, 4, 5, 6, 7, 32, 33, 34, 35, 36, 37, 38, 39]);
+    }
+
+    /// Values from Apache Kafka 4's `UtilsTest.testMurmur2`.
+    #[test]
+    fn murmur2_equals_kafkas() {
+        for (key, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Starting the command as a user does.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The command, started in the root of the repository.
+pub fn driftline(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_driftline-under-test"));
+    command.args(args).current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// Runs the command to its end.
+pub fn output(args: &[&str]) -> Output {
+    driftline(args).output().unwrap()
+}
+
+/// Runs the command to its end, which must be a success, and returns its lines.
+pub fn lines(args: &[&str]) -> Vec<Value> {
+    let output = output(args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    parse(&output.stdout)
+}
+
+/// Reads JSON lines.
+pub fn parse(bytes: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(bytes).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
