@@ -3,7 +3,7 @@
 //! The search is confined to the vocabulary, so it always finds words, also in speech that contains none of them. What gives such speech
 //! away is the distance between what the network heard, phone by phone and unconfined, and what the words allow. That distance, overall and in
 //! the worst word, and the share of the best transcript among all that the search ended with, enter a logistic regression; it was fitted on
-//! synthetic speech inside and outside the vocabulary so that the confidence is about the probability that the transcript is right.
+//! speech inside (real speakers left out of training among it) and outside the vocabulary so that the confidence is about the probability that the transcript is right.
 //!
 //! Below a threshold (fitted too: 2 % of the right transcripts fall under it) the transcript is empty. A search for
 //! words nobody said would return products nobody wants, while an empty transcript is counted as what it is; the

@@ -105,8 +105,7 @@ impl Frontend {
         let filters = MelFilters::warped(&SETTINGS, |hz| {
             if hz <= knee { hz * factor } else { knee * factor + (hz - knee) * (top - knee * factor) / (top - knee) }
         });
-        self.mel
-            .compute_with(&filters, &at_least_one_window(samples))
+        self.mel.compute_with(&filters, &at_least_one_window(samples))
     }
 
     /// Normalises log-mel rows in place and sets [`PAD_FRAMES`] floor frames on either side.

@@ -210,10 +210,7 @@ impl Recogniser {
                 for (row, out) in logits.chunks_exact(CLASSES).zip(log_p.chunks_exact_mut(CLASSES)) {
                     ctc::log_softmax(row, out);
                 }
-                log_p
-                    .iter_mut()
-                    .step_by(CLASSES)
-                    .for_each(|blank| *blank -= BLANK_PENALTY);
+                log_p.iter_mut().step_by(CLASSES).for_each(|blank| *blank -= BLANK_PENALTY);
                 self.transcribe(&log_p)
             })
             .collect())

@@ -31,77 +31,20 @@ use driftline_models::asr::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-const SIZES: Sizes = Sizes {
-    channels: 128,
-    hidden: 256,
-    classes: CLASSES,
-};
+const SIZES: Sizes = Sizes { channels: 128, hidden: 256, classes: CLASSES };
 /// Synthetic utterances.
 const UTTERANCES: usize = 8192;
 /// The base begins with few large steps on the first part of the utterances and goes on with more and smaller ones.
 const BASE: [(usize, Recipe); 3] = [
-    (
-        5120,
-        Recipe {
-            steps: 400,
-            horizon: 1700,
-            batch: 64,
-            rate: 2.5e-3,
-            real: 0.0,
-            seed: 1,
-            threads: 2,
-        },
-    ),
-    (
-        5120,
-        Recipe {
-            steps: 900,
-            horizon: 1700,
-            batch: 32,
-            rate: 2e-3,
-            real: 0.0,
-            seed: 2,
-            threads: 2,
-        },
-    ),
-    (
-        UTTERANCES,
-        Recipe {
-            steps: 400,
-            horizon: 1000,
-            batch: 64,
-            rate: 2e-3,
-            real: 0.0,
-            seed: 1,
-            threads: 2,
-        },
-    ),
+    (5120, Recipe { steps: 400, horizon: 1700, batch: 64, rate: 2.5e-3, real: 0.0, seed: 1, threads: 2 }),
+    (5120, Recipe { steps: 900, horizon: 1700, batch: 32, rate: 2e-3, real: 0.0, seed: 2, threads: 2 }),
+    (UTTERANCES, Recipe { steps: 400, horizon: 1000, batch: 64, rate: 2e-3, real: 0.0, seed: 1, threads: 2 }),
 ];
-const FINAL: [(usize, Recipe); 1] = [(
-    UTTERANCES,
-    Recipe {
-        steps: 700,
-        horizon: 700,
-        batch: 32,
-        rate: 1.5e-3,
-        real: 0.5,
-        seed: 3,
-        threads: 2,
-    },
-)];
+const FINAL: [(usize, Recipe); 1] =
+    [(UTTERANCES, Recipe { steps: 700, horizon: 700, batch: 32, rate: 1.5e-3, real: 0.5, seed: 3, threads: 2 })];
 /// Shorter than the final stage, because there are four of them.
-const FOLD: [(usize, Recipe); 1] = [(
-    UTTERANCES,
-    Recipe {
-        steps: 500,
-        horizon: 500,
-        batch: 32,
-        rate: 1.5e-3,
-        real: 0.45,
-        seed: 3,
-        threads: 2,
-    },
-)];
+const FOLD: [(usize, Recipe); 1] =
+    [(UTTERANCES, Recipe { steps: 500, horizon: 500, batch: 32, rate: 1.5e-3, real: 0.45, seed: 3, threads: 2 })];
 /// Steps between two files of a running stage.
 const CHECKPOINT: usize = 100;
 /// Sentences that the language model is counted on.
@@ -117,11 +60,7 @@ struct Command {
     #[arg(long, global = true, default_value = "../shared/data")]
     data: PathBuf,
     /// The search's catalogue, whose titles are the vocabulary.
-    #[arg(
-        long,
-        global = true,
-        default_value = "crates/stages/search/data/catalogue.jsonl"
-    )]
+    #[arg(long, global = true, default_value = "crates/stages/search/data/catalogue.jsonl")]
     catalogue: PathBuf,
     /// Folder for synthesised speech; kept between runs.
     #[arg(long, global = true, default_value = "target/asr/speech")]
@@ -160,26 +99,16 @@ struct Material {
 }
 
 fn main() -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let options = Command::parse();
     let grammar = grammar(&options.catalogue)?;
     if matches!(options.step, Step::Lexicon) {
         return write_lexicon(&grammar, &options.model);
     }
     let path = options.model.join(LEXICON_FILE);
-    let lexicon = Lexicon::parse(
-        &fs::read_to_string(&path).with_context(|| path.display().to_string())?,
-        &path,
-    )?;
+    let lexicon = Lexicon::parse(&fs::read_to_string(&path).with_context(|| path.display().to_string())?, &path)?;
     let digits = spoken_digits(&options.data.join("speech/fsdd"), &lexicon)?;
-    let material = Material {
-        options,
-        grammar,
-        lexicon,
-        digits,
-    };
+    let material = Material { options, grammar, lexicon, digits };
     match &material.options.step {
         Step::Lexicon => {}
         Step::Train => {
@@ -204,32 +133,19 @@ fn grammar(catalogue: &Path) -> Result<Grammar> {
         title: String,
     }
     let text = fs::read_to_string(catalogue).with_context(|| catalogue.display().to_string())?;
-    let title = |(line, text): (usize, &str)| {
-        serde_json::from_str::<Product>(text)
-            .map(|product| product.title)
-            .map_err(|source| TrainingError::Catalogue {
-                path: catalogue.to_path_buf(),
-                line: line + 1,
-                source,
-            })
-    };
-    let titles = text
-        .lines()
-        .enumerate()
-        .map(title)
-        .collect::<Result<Vec<_>, _>>()?;
+    let title =
+        |(line, text): (usize, &str)| {
+            serde_json::from_str::<Product>(text)
+                .map(|product| product.title)
+                .map_err(|source| TrainingError::Catalogue { path: catalogue.to_path_buf(), line: line + 1, source })
+        };
+    let titles = text.lines().enumerate().map(title).collect::<Result<Vec<_>, _>>()?;
     Ok(Grammar::new(titles.iter().map(String::as_str)))
 }
 
 fn write_lexicon(grammar: &Grammar, model: &Path) -> Result<()> {
-    fs::write(
-        model.join(LEXICON_FILE),
-        pronounce::lexicon(grammar.words())?,
-    )?;
-    fs::write(
-        model.join(BIGRAMS_FILE),
-        grammar.bigrams(&mut StdRng::seed_from_u64(1), SENTENCES),
-    )?;
+    fs::write(model.join(LEXICON_FILE), pronounce::lexicon(grammar.words())?)?;
+    fs::write(model.join(BIGRAMS_FILE), grammar.bigrams(&mut StdRng::seed_from_u64(1), SENTENCES))?;
     Ok(())
 }
 
@@ -272,37 +188,16 @@ impl Material {
             Data::new(synthetic, digits, (name != "final").then_some(name))
         };
         let (start, colour, recipes): (_, _, &[(usize, Recipe)]) = if base {
-            (
-                initial(SIZES, BASE[0].1.seed)?,
-                data(BASE[0].0).colour()?,
-                &BASE,
-            )
+            (initial(SIZES, BASE[0].1.seed)?, data(BASE[0].0).colour()?, &BASE)
         } else {
             let path = self.folder("base").join(WEIGHTS_FILE);
-            let base = Weights::parse(
-                &fs::read(&path).with_context(|| path.display().to_string())?,
-                &path,
-            )?;
-            (
-                base.parameters,
-                base.colour,
-                if name == "final" { &FINAL } else { &FOLD },
-            )
+            let base = Weights::parse(&fs::read(&path).with_context(|| path.display().to_string())?, &path)?;
+            (base.parameters, base.colour, if name == "final" { &FINAL } else { &FOLD })
         };
         let frontend = Frontend::try_new(colour.clone())?;
         let write = |parameters: &Parameters, path: &Path| {
-            let calibration = Calibration {
-                bias: 3.0,
-                weights: [-2.0, -1.0, 0.5],
-                threshold: 0.0,
-            }
-            .values();
-            Weights {
-                parameters: parameters.clone(),
-                colour: colour.clone(),
-                calibration,
-            }
-            .write(path)
+            let calibration = Calibration { bias: 3.0, weights: [-2.0, -1.0, 0.5], threshold: 0.0 }.values();
+            Weights { parameters: parameters.clone(), colour: colour.clone(), calibration }.write(path)
         };
         let mut parameters = start;
         for (part, &(utterances, recipe)) in recipes.iter().enumerate() {
@@ -312,18 +207,11 @@ impl Material {
                 continue;
             }
             let running = folder.join("running.safetensors");
-            parameters = train(
-                &parameters,
-                SIZES,
-                &data(utterances),
-                &frontend,
-                recipe,
-                CHECKPOINT,
-                |step, parameters| {
+            parameters =
+                train(&parameters, SIZES, &data(utterances), &frontend, recipe, CHECKPOINT, |step, parameters| {
                     tracing::info!(stage = name, part, step, "checkpoint");
                     Ok(write(parameters, &running)?)
-                },
-            )?;
+                })?;
             write(&parameters, &checkpoint)?;
         }
         write(&parameters, &file)?;
@@ -332,13 +220,7 @@ impl Material {
 
     fn sets(&self) -> Result<Sets> {
         let Command { data, cache, .. } = &self.options;
-        Ok(Sets::new(
-            &self.digits,
-            &data.join("speech"),
-            &self.grammar,
-            &self.lexicon,
-            cache,
-        )?)
+        Ok(Sets::new(&self.digits, &data.join("speech"), &self.grammar, &self.lexicon, cache)?)
     }
 
     fn folds(&self) -> Result<BTreeMap<String, PathBuf>> {
@@ -366,11 +248,8 @@ impl Material {
         let requests: Vec<Request> = (0..QUERIES + OTHERS)
             .map(|i| {
                 let inside = i < QUERIES;
-                let words = if inside {
-                    self.grammar.query(&mut rng)
-                } else {
-                    other_words(OtherSpeech::Train, &mut rng)
-                };
+                let words =
+                    if inside { self.grammar.query(&mut rng) } else { other_words(OtherSpeech::Train, &mut rng) };
                 let (engine, voice) = training_voice(&mut rng);
                 Request::draw(words, engine, &voice, &mut rng)
             })
@@ -379,16 +258,7 @@ impl Material {
         let trials: Vec<Trial> = clips
             .iter()
             .enumerate()
-            .map(|(i, clip)| {
-                Trial::new(
-                    &clip.audio(),
-                    if i < QUERIES {
-                        clip.words.clone()
-                    } else {
-                        Vec::new()
-                    },
-                )
-            })
+            .map(|(i, clip)| Trial::new(&clip.audio(), if i < QUERIES { clip.words.clone() } else { Vec::new() }))
             .collect();
         let shipped = self.folder("final");
         observations.extend(calibrate::observe(&Recogniser::load(&shipped)?, &trials)?);
@@ -396,11 +266,7 @@ impl Material {
         println!("{calibration:?} from {} utterances", observations.len());
         let path = shipped.join(WEIGHTS_FILE);
         let weights = Weights::parse(&fs::read(&path)?, &path)?;
-        Weights {
-            calibration: calibration.values(),
-            ..weights
-        }
-        .write(&self.options.model.join(WEIGHTS_FILE))?;
+        Weights { calibration: calibration.values(), ..weights }.write(&self.options.model.join(WEIGHTS_FILE))?;
         Ok(())
     }
 
@@ -410,19 +276,11 @@ impl Material {
         let folds = self
             .folds()?
             .into_iter()
-            .map(|(speaker, folder)| {
-                Ok((
-                    speaker,
-                    Recogniser::load(&folder)?.calibrated_as(&recogniser),
-                ))
-            })
+            .map(|(speaker, folder)| Ok((speaker, Recogniser::load(&folder)?.calibrated_as(&recogniser))))
             .collect::<Result<_>>()?;
         let report: Report = report(&recogniser, &folds, &self.sets()?)?;
         println!("model {}\n\n{report}", recogniser.version());
-        fs::write(
-            self.options.work.join("evaluation.json"),
-            serde_json::to_string_pretty(&report)?,
-        )?;
+        fs::write(self.options.work.join("evaluation.json"), serde_json::to_string_pretty(&report)?)?;
         Ok(())
     }
 }

@@ -66,7 +66,8 @@ impl StageKind for Asr {
             problems.push(ConfigProblem {
                 path: vec!["model".to_owned()],
                 found: Some(format!("{:?}, which holds neither {WHISPER} nor {OURS}", config.model)),
-                message: "allowed are \"builtin\", the folder of a Whisper checkpoint, and one our training wrote".to_owned(),
+                message: "allowed are \"builtin\", the folder of a Whisper checkpoint, and one our training wrote"
+                    .to_owned(),
             });
         }
         if let Some(found) = config.min_confidence.filter(|c| !(0.0..=1.0).contains(c)) {

@@ -26,10 +26,7 @@ pub struct Observation {
 ///
 /// # Errors
 /// [`TrainingError::Model`] from the recogniser.
-pub fn observe(
-    recogniser: &Recogniser,
-    trials: &[Trial],
-) -> Result<Vec<Observation>, TrainingError> {
+pub fn observe(recogniser: &Recogniser, trials: &[Trial]) -> Result<Vec<Observation>, TrainingError> {
     let audio: Vec<&[f32]> = trials.iter().map(|trial| trial.audio.as_slice()).collect();
     let heard = recogniser.hear(&audio)?;
     Ok(trials
@@ -73,18 +70,11 @@ pub fn fit(observations: &[Observation]) -> Calibration {
         w.iter_mut().zip(step).for_each(|(w, step)| *w += step);
     }
     let [bias, a, b, c] = w.map(|w| w as f32);
-    let mut calibration = Calibration {
-        bias,
-        weights: [a, b, c],
-        threshold: 0.0,
-    };
+    let mut calibration = Calibration { bias, weights: [a, b, c], threshold: 0.0 };
     let mut right: Vec<f32> = observations
         .iter()
         .filter(|o| o.right)
-        .map(|o| {
-            o.evidence
-                .map_or(0.0, |evidence| calibration.confidence(&evidence))
-        })
+        .map(|o| o.evidence.map_or(0.0, |evidence| calibration.confidence(&evidence)))
         .collect();
     right.sort_by(f32::total_cmp);
     let rank = (right.len() as f32 * FALSE_REJECTION) as usize;
@@ -98,9 +88,7 @@ fn solve(mut a: [[f64; 4]; 4], mut b: [f64; 4]) -> [f64; 4] {
         for j in i + 1..4 {
             let factor = a[j][i] / a[i][i];
             let pivot = a[i];
-            a[j].iter_mut()
-                .zip(pivot)
-                .for_each(|(x, p)| *x -= factor * p);
+            a[j].iter_mut().zip(pivot).for_each(|(x, p)| *x -= factor * p);
             b[j] -= factor * b[i];
         }
     }
@@ -117,12 +105,7 @@ mod tests {
 
     #[test]
     fn solves_a_system() {
-        let a = [
-            [4.0, 1.0, 0.0, 0.5],
-            [1.0, 3.0, 0.2, 0.0],
-            [0.0, 0.2, 2.0, 0.1],
-            [0.5, 0.0, 0.1, 1.0],
-        ];
+        let a = [[4.0, 1.0, 0.0, 0.5], [1.0, 3.0, 0.2, 0.0], [0.0, 0.2, 2.0, 0.1], [0.5, 0.0, 0.1, 1.0]];
         let x = [1.0, -2.0, 3.0, 0.5];
         let b = a.map(|row| row.iter().zip(x).map(|(a, x)| a * x).sum());
         for (found, wanted) in solve(a, b).iter().zip(x) {
@@ -134,30 +117,13 @@ mod tests {
     fn far_evidence_is_less_trusted_and_the_threshold_rejects_two_percent() {
         let observation = |i: usize| {
             let inside = i < 500;
-            let distance = if inside {
-                0.01 * (i % 50) as f32
-            } else {
-                1.0 + 0.01 * (i % 50) as f32
-            };
-            let evidence = Some(Evidence {
-                distance,
-                worst_word: distance,
-                share: -distance,
-            });
-            Observation {
-                evidence,
-                right: inside && i % 50 < 45,
-            }
+            let distance = if inside { 0.01 * (i % 50) as f32 } else { 1.0 + 0.01 * (i % 50) as f32 };
+            let evidence = Some(Evidence { distance, worst_word: distance, share: -distance });
+            Observation { evidence, right: inside && i % 50 < 45 }
         };
         let observations: Vec<Observation> = (0..1000).map(observation).collect();
         let fitted = fit(&observations);
-        let confidence = |distance| {
-            fitted.confidence(&Evidence {
-                distance,
-                worst_word: distance,
-                share: -distance,
-            })
-        };
+        let confidence = |distance| fitted.confidence(&Evidence { distance, worst_word: distance, share: -distance });
         assert!(confidence(0.0) > 0.9 && confidence(1.4) < 0.1, "{fitted:?}");
         let below = observations
             .iter()

@@ -40,10 +40,7 @@ impl Trial {
     /// Brings 8 kHz audio to the rate that the recogniser takes.
     #[must_use]
     pub fn new(audio: &[f32], words: Vec<String>) -> Self {
-        Self {
-            audio: resample(audio, 0.5),
-            words,
-        }
+        Self { audio: resample(audio, 0.5), words }
     }
 }
 
@@ -68,11 +65,7 @@ pub struct Score {
 
 impl Score {
     fn count(&mut self, trial: &Trial, heard: &Heard) {
-        let split = |text: &str| {
-            text.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
+        let split = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let errors = edit_distance(&trial.words, &split(&heard.best));
         self.utterances += 1;
         self.right += usize::from(errors == 0);
@@ -146,11 +139,7 @@ pub struct Report {
 
 impl Report {
     fn push(&mut self, set: &str, condition: impl Into<String>, score: Score) {
-        self.rows.push(Row {
-            set: set.into(),
-            condition: condition.into(),
-            score,
-        });
+        self.rows.push(Row { set: set.into(), condition: condition.into(), score });
     }
 }
 
@@ -161,12 +150,7 @@ impl fmt::Display for Report {
             "| set | condition | utterances | right % | word error % | with rejection % | rejected % | right but rejected % |"
         )?;
         writeln!(f, "|---|---|---:|---:|---:|---:|---:|---:|")?;
-        for Row {
-            set,
-            condition,
-            score,
-        } in &self.rows
-        {
+        for Row { set, condition, score } in &self.rows {
             let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
             let mut line = format!("| {set} | {condition} | {} |", score.utterances);
             let rejected = share(score.rejected, score.utterances);
@@ -174,8 +158,7 @@ impl fmt::Display for Report {
                 write!(line, " | | | {rejected:.1} | |")?;
             } else {
                 let right = share(score.right, score.utterances);
-                let errors = [score.errors, score.errors_with_rejection]
-                    .map(|errors| share(errors, score.words));
+                let errors = [score.errors, score.errors_with_rejection].map(|errors| share(errors, score.words));
                 write!(
                     line,
                     " {right:.1} | {:.1} | {:.1} | {rejected:.1} | {:.1} |",
@@ -186,11 +169,7 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{line}")?;
         }
-        writeln!(
-            f,
-            "\nA segment of two seconds takes {:.1} ms on one thread.",
-            self.two_seconds_ms
-        )
+        writeln!(f, "\nA segment of two seconds takes {:.1} ms on one thread.", self.two_seconds_ms)
     }
 }
 
@@ -230,28 +209,17 @@ impl Sets {
         let single = |clip: &&Clip| Trial::new(&clip.audio(), clip.words.clone());
         let strings = speakers
             .iter()
-            .map(|(name, clips)| {
-                (
-                    name.clone(),
-                    (0..STRINGS).map(|_| string(clips, &mut rng)).collect(),
-                )
-            })
+            .map(|(name, clips)| (name.clone(), (0..STRINGS).map(|_| string(clips, &mut rng)).collect()))
             .collect();
 
         let mut requests = Vec::new();
         for (engine, voice) in HELD_OUT {
-            requests.extend(
-                (0..PHRASES)
-                    .map(|_| Request::draw(grammar.query(&mut rng), engine, voice, &mut rng)),
-            );
+            requests.extend((0..PHRASES).map(|_| Request::draw(grammar.query(&mut rng), engine, voice, &mut rng)));
         }
         let mut phrases: BTreeMap<String, Vec<Trial>> = BTreeMap::new();
         for clip in synthesise(&requests, lexicon, cache)? {
             if let Source::Synthetic { voice } = &clip.source {
-                phrases
-                    .entry(voice.clone())
-                    .or_default()
-                    .push(single(&&clip));
+                phrases.entry(voice.clone()).or_default().push(single(&&clip));
             }
         }
         let requests: Vec<Request> = (0..OTHERS)
@@ -265,32 +233,17 @@ impl Sets {
             })
             .collect();
         let unsaid = |clip: &Clip| Trial::new(&clip.audio(), Vec::new());
-        let others = synthesise(&requests, lexicon, cache)?
-            .iter()
-            .map(unsaid)
-            .collect();
+        let others = synthesise(&requests, lexicon, cache)?.iter().map(unsaid).collect();
         let mut sentences = Vec::new();
         for entry in std::fs::read_dir(data.join("librivox"))? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "wav") {
                 let (samples, rate) = read_wav(&path)?;
-                sentences.push(Trial {
-                    audio: resample(&samples, rate as f32 / 16_000.0),
-                    words: Vec::new(),
-                });
+                sentences.push(Trial { audio: resample(&samples, rate as f32 / 16_000.0), words: Vec::new() });
             }
         }
-        let digits = speakers
-            .iter()
-            .map(|(name, clips)| (name.clone(), clips.iter().map(single).collect()))
-            .collect();
-        Ok(Self {
-            digits,
-            strings,
-            phrases,
-            others,
-            sentences,
-        })
+        let digits = speakers.iter().map(|(name, clips)| (name.clone(), clips.iter().map(single).collect())).collect();
+        Ok(Self { digits, strings, phrases, others, sentences })
     }
 }
 
@@ -303,10 +256,7 @@ fn string(clips: &[&Clip], rng: &mut StdRng) -> Trial {
             continue;
         };
         audio.extend(clip.audio());
-        audio.resize(
-            audio.len() + (rng.random_range(0.15..0.6) * RATE as f32) as usize,
-            0.0,
-        );
+        audio.resize(audio.len() + (rng.random_range(0.15..0.6) * RATE as f32) as usize, 0.0);
         words.extend(clip.words.iter().cloned());
     }
     noisy(&mut audio, 40.0, rng);
@@ -356,18 +306,13 @@ pub fn report(
     report.push("phrases", "all held-out voices", all);
     let phrases: Vec<&Trial> = sets.phrases.values().flatten().collect();
     let mut rng = StdRng::seed_from_u64(1002);
-    let mut under = |condition: &str,
-                     change: &dyn Fn(&mut Vec<f32>, &mut StdRng)|
-     -> Result<(), TrainingError> {
+    let mut under = |condition: &str, change: &dyn Fn(&mut Vec<f32>, &mut StdRng)| -> Result<(), TrainingError> {
         let changed: Vec<Trial> = phrases
             .iter()
             .map(|trial| {
                 let mut audio = trial.audio.clone();
                 change(&mut audio, &mut rng);
-                Trial {
-                    audio,
-                    words: trial.words.clone(),
-                }
+                Trial { audio, words: trial.words.clone() }
             })
             .collect();
         report.push("phrases", condition, score(recogniser, &changed)?);
@@ -384,16 +329,8 @@ pub fn report(
         augment::telephone(&mut narrow, rng);
         *audio = resample(&narrow, 0.5);
     })?;
-    report.push(
-        "other speech",
-        "synthetic",
-        score(recogniser, &sets.others)?,
-    );
-    report.push(
-        "other speech",
-        "LibriVox",
-        score(recogniser, &sets.sentences)?,
-    );
+    report.push("other speech", "synthetic", score(recogniser, &sets.others)?);
+    report.push("other speech", "LibriVox", score(recogniser, &sets.sentences)?);
     report.two_seconds_ms = two_seconds(recogniser, &phrases)?;
     Ok(report)
 }
@@ -401,15 +338,8 @@ pub fn report(
 /// Times segments of two seconds, one at a time on one thread.
 fn two_seconds(recogniser: &Recogniser, trials: &[&Trial]) -> Result<f64, TrainingError> {
     const SEGMENTS: usize = 50;
-    let audio: Vec<f32> = trials
-        .iter()
-        .flat_map(|trial| trial.audio.iter().copied())
-        .take(SEGMENTS * 32_000)
-        .collect();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build()
-        .map_err(std::io::Error::other)?;
+    let audio: Vec<f32> = trials.iter().flat_map(|trial| trial.audio.iter().copied()).take(SEGMENTS * 32_000).collect();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(std::io::Error::other)?;
     pool.install(|| {
         let start = Instant::now();
         let mut segments = 0;
@@ -430,10 +360,7 @@ mod tests {
     #[test]
     fn counts_each_kind_of_error() {
         let distance = |a: &str, b: &str| {
-            edit_distance(
-                &a.split_whitespace().collect::<Vec<_>>(),
-                &b.split_whitespace().collect::<Vec<_>>(),
-            )
+            edit_distance(&a.split_whitespace().collect::<Vec<_>>(), &b.split_whitespace().collect::<Vec<_>>())
         };
         assert_eq!(distance("red shoes", "red shoes"), 0);
         assert_eq!(distance("red shoes", "red blue shoes"), 1);

@@ -9,21 +9,11 @@ use rand::{RngExt, seq::IndexedRandom};
 use crate::asr::language::EDGE;
 
 /// The ten digits, in order.
-pub const DIGITS: [&str; 10] = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-];
+pub const DIGITS: [&str; 10] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 
 /// What may stand before a product. None of these ends a query, so "for" is never heard for "four" at its end.
-const CARRIERS: [&str; 8] = [
-    "show me",
-    "find",
-    "find me",
-    "i want",
-    "i need",
-    "search for",
-    "looking for",
-    "do you have",
-];
+const CARRIERS: [&str; 8] =
+    ["show me", "find", "find me", "i want", "i need", "search for", "looking for", "do you have"];
 const ARTICLES: [&str; 3] = ["a", "the", "some"];
 const QUALITIES: [&str; 3] = ["cheap", "new", "best"];
 
@@ -43,28 +33,12 @@ impl Grammar {
     pub fn new<'a>(titles: impl IntoIterator<Item = &'a str>) -> Self {
         let titles: Vec<Vec<String>> = titles
             .into_iter()
-            .map(|title| {
-                title
-                    .to_lowercase()
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect()
-            })
+            .map(|title| title.to_lowercase().split_whitespace().map(str::to_owned).collect())
             .collect();
-        let fixed = CARRIERS
-            .iter()
-            .chain(&ARTICLES)
-            .chain(&QUALITIES)
-            .chain(&DIGITS)
-            .chain(&["size"]);
-        let fixed = fixed
-            .flat_map(|phrase| phrase.split(' '))
-            .map(str::to_owned);
+        let fixed = CARRIERS.iter().chain(&ARTICLES).chain(&QUALITIES).chain(&DIGITS).chain(&["size"]);
+        let fixed = fixed.flat_map(|phrase| phrase.split(' ')).map(str::to_owned);
         let words: BTreeSet<String> = titles.iter().flatten().cloned().chain(fixed).collect();
-        Self {
-            titles,
-            words: words.into_iter().collect(),
-        }
+        Self { titles, words: words.into_iter().collect() }
     }
 
     /// Returns every word of the vocabulary, sorted.
@@ -80,12 +54,7 @@ impl Grammar {
         };
         let mut words = Vec::new();
         let mut say = |phrase: Option<&&str>| {
-            words.extend(
-                phrase
-                    .into_iter()
-                    .flat_map(|p| p.split(' '))
-                    .map(str::to_owned),
-            );
+            words.extend(phrase.into_iter().flat_map(|p| p.split(' ')).map(str::to_owned));
         };
         if rng.random_bool(0.2) {
             say(CARRIERS.choose(rng));
@@ -121,9 +90,7 @@ impl Grammar {
     /// Says one to four words in any order, so that the network learns sounds and leaves the order to the language model.
     pub fn jumble(&self, rng: &mut impl RngExt) -> Vec<String> {
         let count = rng.random_range(1..=4);
-        (0..count)
-            .filter_map(|_| self.words.choose(rng).cloned())
-            .collect()
+        (0..count).filter_map(|_| self.words.choose(rng).cloned()).collect()
     }
 
     /// Counts the bigrams of `sentences` random sentences, as the text file [`crate::asr::language::LanguageModel::parse`] reads.
@@ -138,18 +105,13 @@ impl Grammar {
                 *counts.entry(pair).or_default() += 1;
             }
         }
-        counts
-            .into_iter()
-            .map(|((previous, next), count)| format!("{previous} {next} {count}\n"))
-            .collect()
+        counts.into_iter().map(|((previous, next), count)| format!("{previous} {next} {count}\n")).collect()
     }
 }
 
 fn digits(rng: &mut impl RngExt, count: std::ops::RangeInclusive<usize>) -> Vec<String> {
     let count = rng.random_range(count);
-    (0..count)
-        .map(|_| DIGITS[rng.random_range(0..DIGITS.len())].to_owned())
-        .collect()
+    (0..count).map(|_| DIGITS[rng.random_range(0..DIGITS.len())].to_owned()).collect()
 }
 
 /// Which half of the speech outside the vocabulary.
@@ -164,10 +126,7 @@ pub enum OtherSpeech {
 impl OtherSpeech {
     /// Returns the half's sentences.
     pub fn sentences(self) -> impl Iterator<Item = &'static str> {
-        OTHER_SPEECH
-            .lines()
-            .skip(usize::from(self == Self::Test))
-            .step_by(2)
+        OTHER_SPEECH.lines().skip(usize::from(self == Self::Test)).step_by(2)
     }
 }
 
@@ -184,12 +143,7 @@ mod tests {
         for _ in 0..500 {
             let sentence = grammar.sentence(&mut rng);
             assert!(!sentence.is_empty());
-            assert!(
-                sentence
-                    .iter()
-                    .all(|word| grammar.words().binary_search(word).is_ok()),
-                "{sentence:?}"
-            );
+            assert!(sentence.iter().all(|word| grammar.words().binary_search(word).is_ok()), "{sentence:?}");
             assert_ne!(sentence.last().map(String::as_str), Some("for"));
         }
     }
@@ -206,10 +160,6 @@ mod tests {
     fn the_halves_of_other_speech_differ() {
         let test: Vec<_> = OtherSpeech::Test.sentences().collect();
         assert!(test.len() >= 40);
-        assert!(
-            OtherSpeech::Train
-                .sentences()
-                .all(|sentence| !test.contains(&sentence))
-        );
+        assert!(OtherSpeech::Train.sentences().all(|sentence| !test.contains(&sentence)));
     }
 }
