@@ -60,12 +60,10 @@ fn killed_copy(lines: u64, kills: u32) {
     let path = |name: &str| folder.path().join(name);
     let input: String = (0..lines).map(|n| format!("{{\"user\":\"u{}\",\"n\":{n}}}\n", n % 97)).collect();
     fs::write(path("in.jsonl"), &input).unwrap();
-    let pipeline = format!(
-        "[pipeline]\nname = \"copy\"\npartitions = 3\n\
+    let pipeline = "[pipeline]\nname = \"copy\"\npartitions = 3\n\
          [broker]\npath = \"log\"\n\
          [sources.input]\nkind = \"jsonl\"\npath = \"in.jsonl\"\nkey = \"user\"\n\
-         [sinks.output]\nkind = \"jsonl\"\ninputs = [\"input\"]\npath = \"out.jsonl\"\n"
-    );
+         [sinks.output]\nkind = \"jsonl\"\ninputs = [\"input\"]\npath = \"out.jsonl\"\n";
     fs::write(path("copy.toml"), pipeline).unwrap();
     let file = path("copy.toml");
     let size = input.len() as u64 * 2;

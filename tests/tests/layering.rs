@@ -1,5 +1,7 @@
 //! Which crate may use which: the rule of `crates/README.md`, over `cargo metadata`.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
@@ -68,7 +70,7 @@ fn crates_use_only_what_the_layout_allows() {
         for used in uses {
             match used.strip_prefix("driftline-") {
                 Some(ours) if !allowed.contains(&ours) => {
-                    wrong.push(format!("{name} uses {ours}, allowed are {allowed:?}"))
+                    wrong.push(format!("{name} uses {ours}, allowed are {allowed:?}"));
                 }
                 None if PURE.contains(&name) && IMPURE.contains(&used.as_str()) => {
                     wrong.push(format!("{name} uses {used}, but it is to know none of {IMPURE:?}"));

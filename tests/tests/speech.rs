@@ -70,7 +70,7 @@ fn bad_recordings_are_dead_letters_and_the_good_ones_are_answered() {
     fs::copy(samples.join("red-jacket.wav"), input.join("red-jacket.wav")).unwrap();
     fs::write(input.join("empty.wav"), b"").unwrap();
     fs::write(input.join("text.mp3"), b"this is no recording").unwrap();
-    fs::write(input.join("random.flac"), (0..4_000u32).map(|n| (n * n >> 3) as u8).collect::<Vec<_>>()).unwrap();
+    fs::write(input.join("random.flac"), (0..4_000u32).map(|n| ((n * n) >> 3) as u8).collect::<Vec<_>>()).unwrap();
     fs::write(input.join("nan.wav"), float_wav(&[0.0, 0.5, f32::NAN, 0.1].repeat(4_000))).unwrap();
     fs::write(input.join("ten-hours.wav"), wav_that_claims(36_000 * 16_000)).unwrap();
     let log = folder.path().join("log");
