@@ -1,5 +1,7 @@
 //! What always holds of a detector: sessions do not see each other, portions do not matter, bad input changes nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use driftline_models::{
     ModelError,
     vad::{CHUNK, Detector, SessionState},

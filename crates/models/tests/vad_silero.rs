@@ -2,6 +2,8 @@
 //! published safetensors, which are another training; `goldens/silero.py` made the probabilities. Needs the recordings and the
 //! published weights.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
