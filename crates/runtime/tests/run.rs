@@ -1,5 +1,7 @@
 //! The runtime on the embedded broker: every record ends somewhere, once, whatever goes wrong.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     future::{self, Future},
@@ -152,7 +154,7 @@ impl Stage for SumStage {
             *sum += n;
             out.put_state(record.key.as_bytes().clone(), Bytes::copy_from_slice(&sum.to_be_bytes()));
             // Odd sums are dropped.
-            if *sum % 2 == 0 {
+            if sum.is_multiple_of(2) {
                 out.emit(record, Number(*sum));
             }
         }
@@ -277,7 +279,7 @@ fn expected(count: u64, without: &[u64]) -> BTreeMap<String, Vec<u64>> {
     for n in (0..count).filter(|n| !without.contains(n)) {
         let sum = sums.entry(n % 7).or_default();
         *sum += n;
-        if *sum % 2 == 0 {
+        if sum.is_multiple_of(2) {
             out.entry((n % 7).to_string()).or_default().push(*sum);
         }
     }
