@@ -1,6 +1,6 @@
 //! The voice-activity detection stage: audio in, speech segments out.
 //!
-//! Each session has a recurrent state of the network and a [`Segmenter`]. The chunks of a batch go
+//! Each session has a recurrent state of the network and a [`segmenter::Segmenter`]. The chunks of a batch go
 //! through the network together, all sessions side by side: one session at a time wastes the
 //! machine. Only speech leaves the stage; a chunk that became no part of a segment is dropped.
 //!
