@@ -42,7 +42,8 @@ pub const BIGRAMS_FILE: &str = "asr.bigrams.txt";
 /// Frames that are computed in one batch: bounds the memory of a call with many or long segments.
 const BATCH_FRAMES: usize = 12_000;
 /// Taken off the blank's log probability before the search. A network trained by CTC answers "nothing here" wherever it is in doubt, which turns
-/// an unclear word into a shorter one; 2 halves the errors on voices never trained on and more than 3 invents sounds.
+/// an unclear word into a shorter one. 2 halves the word errors of phrases in voices never trained on (6.4 to 3.3 %) and takes those of digits by an
+/// unseen speaker from 22 to 17 %; more than 3 invents sounds.
 const BLANK_PENALTY: f64 = 2.0;
 /// Milliseconds between two outputs of the network.
 const OUTPUT_MS: u32 = FRAME_MS * STRIDE as u32;
