@@ -294,7 +294,9 @@ fn read_wav(path: &Path) -> Vec<f32> {
 #[test]
 fn checkpoints_saved_by_transformers_load() {
     let Ok(saved) = std::env::var("DRIFTLINE_WHISPER_CHECKPOINTS") else {
-        eprintln!("not asked for: folders that transformers itself wrote; DRIFTLINE_WHISPER_CHECKPOINTS is the folder given to make_checkpoints.py --save");
+        eprintln!(
+            "not asked for: folders that transformers itself wrote; DRIFTLINE_WHISPER_CHECKPOINTS is the folder given to make_checkpoints.py --save"
+        );
         return;
     };
     for name in ["english", "multilingual"] {
