@@ -18,7 +18,8 @@ use std::{
     time::SystemTime,
 };
 
-use driftline_stage::{ConfigProblem, Sink, SinkKind, StageError, Timestamp};
+use driftline_payloads::JsonValue;
+use driftline_stage::{ConfigProblem, Payload, Sink, SinkKind, StageError, Timestamp};
 use driftline_types::Message;
 use serde::Deserialize;
 
@@ -63,6 +64,7 @@ impl JsonLinesSink {
 
 impl SinkKind for JsonLinesSink {
     const KIND: &'static str = "jsonl";
+    const CONTENT_TYPE: Option<&'static str> = Some(<JsonValue as Payload>::CONTENT_TYPE);
     const PATHS: &'static [&'static str] = &["path"];
     type Config = JsonLinesConfig;
 
@@ -81,15 +83,15 @@ impl SinkKind for JsonLinesSink {
         }
         // What the file holds stays until it is known where to go on.
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(|error| {
-            StageError::fatal(format!("path: {path:?} cannot be written: {error}")).caused_by(error)
-        })?;
+        let file =
+            file.map_err(|error| StageError::fatal(format!("path: {path:?} cannot be written")).caused_by(error))?;
         Ok(Self { target: Target::File { path, file: BufWriter::new(file), length: 0 }, lines: Vec::new() })
     }
 }
 
 impl SinkKind for StdoutSink {
     const KIND: &'static str = "stdout";
+    const CONTENT_TYPE: Option<&'static str> = Some(<JsonValue as Payload>::CONTENT_TYPE);
     type Config = StdoutConfig;
 
     fn open(StdoutConfig {}: StdoutConfig) -> Result<Self, StageError> {
