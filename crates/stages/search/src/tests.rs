@@ -1,6 +1,6 @@
 //! The stage as the runtime drives it, and laws over all products.
 
-use std::{io::Write as _, sync::Arc, time::Duration};
+use std::{collections::HashSet, io::Write as _, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use driftline_payloads::{SearchResponse, Transcript};
@@ -127,13 +127,15 @@ proptest! {
 }
 
 /// One mistake in a word of five letters and more leaves the product within reach: it scores as high
-/// as the fifth result.
+/// as the fifth result. A mistake that makes another word of the catalogue is none: "black maker" is
+/// a coffee maker, not a marker.
 #[test]
 fn a_typo_hides_no_product() {
     let SearchKind { index, rules, .. } = builtin();
     let catalogue = Catalogue::load(BUILTIN_NAME).unwrap();
     let (mut tried, mut hidden) = (0u32, Vec::new());
-    for product in catalogue.products().iter().step_by(7) {
+    let known: HashSet<&str> = catalogue.products().iter().flat_map(|product| product.title.split(' ')).collect();
+    for product in catalogue.products() {
         let words: Vec<&str> = product.title.split(' ').collect();
         for (place, word) in words.iter().enumerate().filter(|(_, word)| word.len() >= 5) {
             for at in 0..word.len() - 1 {
@@ -143,9 +145,9 @@ fn a_typo_hides_no_product() {
                     format!("{before}x{}", &after[1..]),
                     format!("{before}{}{}{}", &after[1..2], &after[..1], &after[2..]),
                 ];
-                for mistake in mistakes {
+                for mistake in mistakes.iter().filter(|mistake| !known.contains(mistake.as_str())) {
                     let mut said = words.clone();
-                    said[place] = &mistake;
+                    said[place] = mistake;
                     let found = index.search(&said.join(" "), Rules { top_k: 100, ..*rules }).unwrap();
                     let own = found.iter().find(|found| found.product == product).map(|found| found.score);
                     let fifth = found.get(4).or(found.last()).map(|found| found.score);
