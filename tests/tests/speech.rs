@@ -188,6 +188,16 @@ fn an_edge_between_schemas_that_do_not_fit_is_refused() {
 }
 
 #[test]
+fn audio_into_a_sink_of_lines_is_refused() {
+    let output = output(&["validate", SPEECH, "--set", "sinks.responses.inputs=[\"search\", \"vad\"]"]);
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let expected = "sinks.responses.inputs.1: found \"vad\", responses reads one of \
+                    json.v1, search-response.v1, transcript.v1, vad writes speech-segment.v1";
+    assert!(errors.contains(expected), "{errors}");
+}
+
+#[test]
 fn real_recordings_run_to_the_end() {
     let Some(data) = std::env::var_os("DRIFTLINE_DATA") else {
         eprintln!("skipped: real_recordings_run_to_the_end, DRIFTLINE_DATA is not set");

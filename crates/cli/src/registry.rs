@@ -33,10 +33,27 @@ pub fn kinds(registry: &Registry) -> Kinds {
     });
     let sinks = registry.sinks.iter().map(|def| KindSpec {
         name: def.kind,
-        input: Some(SchemaSpec::Any),
+        input: Some(match def.content_type {
+            Some(content_type) => SchemaSpec::OneOf(registry.schemas_of(content_type)),
+            None => SchemaSpec::Any,
+        }),
         output: None,
         paths: def.paths,
         check: def.check,
     });
     Kinds { sources: sources.collect(), stages: stages.collect(), sinks: sinks.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_of_lines_takes_json_alone() {
+        let kinds = kinds(&REGISTRY);
+        for sink in kinds.sinks {
+            let input = sink.input.map(|input| input.to_string());
+            assert_eq!(input.as_deref(), Some("one of json.v1, search-response.v1, transcript.v1"), "{}", sink.name);
+        }
+    }
 }

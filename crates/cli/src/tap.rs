@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use driftline_broker::FetchLimit;
+use driftline_broker::records;
 use driftline_types::{Message, TopicPartition, wire};
 use serde_json::{Value, json};
 
@@ -32,22 +32,13 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
     let mut out = std::io::stdout().lock();
     for partition in 0..plan.partitions {
         let place = TopicPartition::new(topic.clone(), partition);
-        let ends = broker.describe_topic(&topic).map_err(Failure::running)?;
-        let mut from = ends.and_then(|t| t.partitions.get(partition as usize).map(|ends| ends.low)).unwrap_or(0);
-        loop {
-            let limit = FetchLimit { records: left.min(1024), bytes: 8 << 20 };
-            let messages =
-                if left == 0 { Vec::new() } else { broker.read(&place, from, limit).map_err(Failure::running)? };
-            let Some(last) = messages.last() else { break };
-            from = last.offset + 1;
-            for message in messages.iter().take(left) {
-                match writeln!(out, "{}", describe(message)) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Success),
-                    Err(error) => return Err(Failure::running(format!("standard output: {error}"))),
-                }
+        for message in records(&*broker, place).map_err(Failure::running)?.take(left) {
+            let message = message.map_err(Failure::running)?;
+            match writeln!(out, "{}", describe(&message)) {
+                Ok(()) => left -= 1,
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Success),
+                Err(error) => return Err(Failure::running(format!("standard output: {error}"))),
             }
-            left -= messages.len().min(left);
         }
     }
     Ok(Exit::Success)

@@ -1,7 +1,37 @@
-//! Any JSON value.
+//! JSON: the encoding of structured payloads, and the payload that is any JSON value.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Media type of the encoding.
+pub(crate) const CONTENT_TYPE: &str = "application/json";
+
+/// Appends a value as JSON.
+///
+/// # Errors
+/// If the value has no JSON, such as a map whose keys are no text.
+pub(crate) fn encode(value: &impl Serialize, out: &mut BytesMut) -> Result<(), CodecError> {
+    serde_json::to_writer(out.writer(), value).map_err(|error| CodecError::new("value", error.to_string(), "JSON"))
+}
+
+/// Reads a value from JSON.
+///
+/// # Errors
+/// If the bytes are no JSON, or JSON of another shape; the error names line and column.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        CodecError::new(
+            format!("line {} column {}", error.line(), error.column()),
+            match error.classify() {
+                serde_json::error::Category::Data => "JSON of another shape",
+                serde_json::error::Category::Eof => "JSON that ends too early",
+                _ => "no JSON",
+            },
+            "a JSON object of this schema",
+        )
+    })
+}
 
 /// A JSON value as it was written: text that is known to be JSON, kept byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,11 +44,11 @@ impl JsonValue {
     /// If it is no JSON.
     pub fn try_new(text: impl Into<Bytes>) -> Result<Self, CodecError> {
         let text = text.into();
-        match serde_json::from_slice::<serde::de::IgnoredAny>(&text) {
-            Ok(_) if std::str::from_utf8(&text).is_ok() => Ok(Self(text)),
-            Ok(_) => Err(CodecError::new("value", "bytes that are no UTF-8", "a JSON value")),
-            Err(error) => Err(crate::json_error(&error)),
+        let serde::de::IgnoredAny = decode(&text)?;
+        if std::str::from_utf8(&text).is_err() {
+            return Err(CodecError::new("value", "bytes that are no UTF-8", "a JSON value"));
         }
+        Ok(Self(text))
     }
 
     /// Returns the text.
@@ -38,7 +68,7 @@ static TYPE: Signal = Signal { name: "json.type", unit: "", help: "type of the v
 
 impl Payload for JsonValue {
     const SCHEMA: SchemaId = SchemaId::new("json.v1");
-    const CONTENT_TYPE: &'static str = "application/json";
+    const CONTENT_TYPE: &'static str = CONTENT_TYPE;
 
     fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
         out.extend_from_slice(&self.0);

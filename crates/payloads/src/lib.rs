@@ -20,18 +20,5 @@ pub use transcript::Transcript;
 /// Samples a second of all audio between stages.
 pub const SAMPLE_RATE: u32 = 16_000;
 
-/// Names a schema mismatch inside a JSON payload.
-fn json_error(error: &serde_json::Error) -> driftline_stage::CodecError {
-    driftline_stage::CodecError::new(
-        format!("line {} column {}", error.line(), error.column()),
-        match error.classify() {
-            serde_json::error::Category::Data => "JSON of another shape",
-            serde_json::error::Category::Eof => "JSON that ends too early",
-            _ => "no JSON",
-        },
-        "a JSON object of this schema",
-    )
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! What was said.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
 use serde::{Deserialize, Serialize};
+
+use crate::json;
 
 /// What was said in a segment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,14 +51,14 @@ static TOKEN_RATE: Signal = Signal {
 
 impl Payload for Transcript {
     const SCHEMA: SchemaId = SchemaId::new("transcript.v1");
-    const CONTENT_TYPE: &'static str = "application/json";
+    const CONTENT_TYPE: &'static str = json::CONTENT_TYPE;
 
     fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
-        serde_json::to_writer(out.writer(), self).map_err(|error| crate::json_error(&error))
+        json::encode(self, out)
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        serde_json::from_slice(bytes).map_err(|error| crate::json_error(&error))
+        json::decode(bytes)
     }
 
     fn signals(&self, visit: &mut dyn SignalVisitor) {

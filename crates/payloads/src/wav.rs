@@ -15,7 +15,7 @@ use bytes::{BufMut, BytesMut};
 use driftline_stage::CodecError;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::SAMPLE_RATE;
+use crate::{SAMPLE_RATE, json};
 
 /// Media type of the encoding.
 pub const CONTENT_TYPE: &str = "audio/wav";
@@ -33,14 +33,15 @@ pub(crate) fn encode(fields: &impl Serialize, samples: &[f32], out: &mut BytesMu
     if samples.len() > MAX_SECONDS * SAMPLE_RATE as usize {
         return Err(too_long(samples.len()));
     }
-    let mut json = serde_json::to_vec(fields).map_err(|error| CodecError::new("fields", error.to_string(), "JSON"))?;
-    if json.len() % 2 == 1 {
-        json.push(b' ');
+    let mut text = BytesMut::new();
+    json::encode(fields, &mut text)?;
+    if text.len() % 2 == 1 {
+        text.put_u8(b' ');
     }
     let data = samples.len() * 2;
-    out.reserve(60 + json.len() + data);
+    out.reserve(60 + text.len() + data);
     out.put_slice(b"RIFF");
-    out.put_u32_le((4 + 24 + 8 + json.len() + 8 + data) as u32);
+    out.put_u32_le((4 + 24 + 8 + text.len() + 8 + data) as u32);
     out.put_slice(b"WAVEfmt ");
     out.put_u32_le(16);
     out.put_u16_le(1);
@@ -50,8 +51,8 @@ pub(crate) fn encode(fields: &impl Serialize, samples: &[f32], out: &mut BytesMu
     out.put_u16_le(2);
     out.put_u16_le(16);
     out.put_slice(FIELDS);
-    out.put_u32_le(json.len() as u32);
-    out.put_slice(&json);
+    out.put_u32_le(text.len() as u32);
+    out.put_slice(&text);
     out.put_slice(b"data");
     out.put_u32_le(data as u32);
     for &sample in samples {
@@ -112,8 +113,7 @@ pub(crate) fn decode<F: DeserializeOwned>(bytes: &[u8]) -> Result<(F, Vec<f32>),
     let format = format.ok_or_else(|| missing("fmt "))?;
     let fields = fields.ok_or_else(|| missing("drft"))?;
     let data = data.ok_or_else(|| missing("data"))?;
-    let fields = serde_json::from_slice(fields).map_err(|error| crate::json_error(&error))?;
-    Ok((fields, format.samples(data)?))
+    Ok((json::decode(fields)?, format.samples(data)?))
 }
 
 #[derive(Clone, Copy)]

@@ -305,11 +305,10 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
             return None;
         }
-        let exact = |schema: Option<SchemaSpec>| schema.and_then(SchemaSpec::exact);
-        let reads = exact(reader.spec.and_then(|spec| spec.input));
-        let writes = exact(writer.spec.and_then(|spec| spec.output));
+        let reads = reader.spec.and_then(|spec| spec.input.as_ref());
+        let writes = writer.spec.and_then(|spec| spec.output.as_ref()).and_then(SchemaSpec::exact);
         if let (Some(reads), Some(writes)) = (reads, writes)
-            && reads != writes
+            && !reads.contains(writes)
         {
             let message = format!("{} reads {reads}, {input} writes {writes}", reader.key);
             self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
@@ -432,8 +431,8 @@ fn node(draft: &Draft<'_>) -> Option<Node> {
         name: draft.name.clone()?,
         kind: spec.name,
         inputs: draft.inputs.iter().map(StageName::try_new).collect::<Result<_, _>>().ok()?,
-        input: spec.input,
-        output: spec.output,
+        input: spec.input.clone(),
+        output: spec.output.clone(),
         batch: draft.batch,
         config: draft.config.clone(),
     })

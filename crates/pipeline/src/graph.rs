@@ -94,8 +94,8 @@ impl Graph {
         for (to, (_, reader)) in nodes.iter().enumerate() {
             for input in &reader.inputs {
                 let Some(from) = nodes.iter().position(|(_, node)| node.name == *input) else { continue };
-                let written = nodes[from].1.output.and_then(SchemaSpec::exact);
-                let read = reader.input.and_then(SchemaSpec::exact);
+                let written = nodes[from].1.output.as_ref().and_then(SchemaSpec::exact);
+                let read = reader.input.as_ref().and_then(SchemaSpec::exact);
                 edges.push(Edge { from, to, schema: written.or(read) });
             }
         }

@@ -20,21 +20,47 @@ pub struct KindSpec {
 }
 
 /// The schemas that can stand at one end of an edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchemaSpec {
     /// This one.
     Exactly(SchemaId),
+    /// One of these.
+    OneOf(Vec<SchemaId>),
     /// Whatever stands at the other end.
     Any,
 }
 
 impl SchemaSpec {
-    /// Returns the one schema, or `None` for [`SchemaSpec::Any`].
+    /// Returns the schema if there is only one.
     #[must_use]
-    pub fn exact(self) -> Option<SchemaId> {
+    pub fn exact(&self) -> Option<SchemaId> {
         match self {
-            Self::Exactly(schema) => Some(schema),
-            Self::Any => None,
+            Self::Exactly(schema) => Some(*schema),
+            Self::OneOf(_) | Self::Any => None,
+        }
+    }
+
+    /// Returns whether a schema is among these.
+    #[must_use]
+    pub fn contains(&self, schema: SchemaId) -> bool {
+        match self {
+            Self::Exactly(one) => *one == schema,
+            Self::OneOf(some) => some.contains(&schema),
+            Self::Any => true,
+        }
+    }
+}
+
+/// As it follows "reads" and "writes".
+impl fmt::Display for SchemaSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(schema) => schema.fmt(f),
+            Self::OneOf(some) => {
+                let names: Vec<_> = some.iter().map(|schema| schema.as_str()).collect();
+                write!(f, "one of {}", names.join(", "))
+            }
+            Self::Any => f.write_str("any schema"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use driftline_broker::{Broker, BrokerError, FetchLimit};
+use driftline_broker::{Broker, BrokerError, records};
 use driftline_stage::operator::{EncodedProfile, Site};
 use driftline_stats::{Direction, Profile, ProfileKey, References, Window};
 use driftline_types::{Headers, Message, Outgoing, PipelineName, TopicPartition, wire};
@@ -42,23 +42,17 @@ impl Profiles {
     pub fn read(broker: &dyn Broker, pipeline: &PipelineName, window: Option<Window>) -> Result<Self, BrokerError> {
         let place = TopicPartition::new(pipeline.profiles_topic(), 0);
         let mut profiles = Self::default();
-        let Some(topic) = broker.describe_topic(&place.topic)? else {
+        if broker.describe_topic(&place.topic)?.is_none() {
             return Ok(profiles);
-        };
+        }
         let references = References::default();
-        let mut from = topic.partitions.first().map_or(0, |ends| ends.low);
-        loop {
-            let messages = broker.read(&place, from, FetchLimit { records: 4096, bytes: 8 << 20 })?;
-            let Some(last) = messages.last() else {
-                return Ok(profiles);
-            };
-            from = last.offset + 1;
-            for message in &messages {
-                if let Err(reason) = profiles.add(message, &references, window) {
-                    profiles.unreadable.push(format!("{}/{}: {reason}", place, message.offset));
-                }
+        for message in records(broker, place.clone())? {
+            let message = message?;
+            if let Err(reason) = profiles.add(&message, &references, window) {
+                profiles.unreadable.push(format!("{}/{}: {reason}", place, message.offset));
             }
         }
+        Ok(profiles)
     }
 
     fn add(&mut self, message: &Message, references: &References, window: Option<Window>) -> Result<(), String> {

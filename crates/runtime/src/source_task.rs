@@ -14,7 +14,7 @@ use crate::{
     flow::Flow,
     metrics::NodeMetrics,
     retry::Backoff,
-    stage_task::{into_unit, read_state},
+    stage_task::{into_unit, read_state, with_causes},
 };
 
 pub(crate) struct SourceTask {
@@ -43,6 +43,7 @@ impl SourceTask {
                 Ok(read) => read,
                 Err(error) if error.class() == ErrorClass::Transient => {
                     let wait = backoff.next_wait();
+                    let error = with_causes(&error);
                     tracing::warn!(stage = %self.site.stage, %error, ?wait, "source failed, trying again");
                     self.flow.wait(wait);
                     continue;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, Committed, Member, OffsetCommit, Poll, Unit, records};
 use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site},
@@ -369,25 +369,14 @@ pub(crate) fn read_state(
     partition: Partition,
 ) -> Result<Vec<(Bytes, Bytes)>, BrokerError> {
     let place = TopicPartition::new(site.pipeline.state_topic(&site.stage), partition);
-    let low = broker
-        .describe_topic(&place.topic)?
-        .and_then(|topic| topic.partitions.get(partition as usize).copied())
-        .ok_or_else(|| BrokerError::UnknownTopic { topic: place.topic.clone() })?
-        .low;
-    let mut from = low;
     let mut entries = BTreeMap::new();
-    loop {
-        let messages = broker.read(&place, from, FetchLimit { records: 4096, bytes: 8 << 20 })?;
-        let Some(last) = messages.last() else {
-            return Ok(entries.into_iter().collect());
-        };
-        from = last.offset + 1;
-        for message in messages {
-            match (message.key, message.value) {
-                (Some(key), Some(value)) => drop(entries.insert(key, value)),
-                (Some(key), None) => drop(entries.remove(&key)),
-                (None, _) => {}
-            }
+    for message in records(broker, place)? {
+        let message = message?;
+        match (message.key, message.value) {
+            (Some(key), Some(value)) => drop(entries.insert(key, value)),
+            (Some(key), None) => drop(entries.remove(&key)),
+            (None, _) => {}
         }
     }
+    Ok(entries.into_iter().collect())
 }

@@ -51,7 +51,7 @@ impl StageError {
         Self { class: ErrorClass::Fatal, message: message.into(), source: None }
     }
 
-    /// Adds the error below.
+    /// Adds the error below. The message does not repeat it: whoever reports an error adds its causes.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());

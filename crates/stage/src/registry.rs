@@ -46,6 +46,18 @@ impl Registry {
     pub fn sink(&self, kind: &str) -> Option<&'static SinkDef> {
         self.sinks.iter().find(|def| def.kind == kind)
     }
+
+    /// Lists the schemas that some source or stage writes as a media type, in the order of their names.
+    #[must_use]
+    pub fn schemas_of(&self, content_type: &str) -> Vec<SchemaId> {
+        let sources = self.sources.iter().map(|def| (def.output, def.content_type));
+        let stages = self.stages.iter().map(|def| (def.output, def.content_type));
+        let written = sources.chain(stages).filter(|(_, written)| *written == content_type);
+        let mut schemas: Vec<SchemaId> = written.map(|(schema, _)| schema).collect();
+        schemas.sort_by_key(|schema| schema.as_str());
+        schemas.dedup();
+        schemas
+    }
 }
 
 /// A kind of stage.
@@ -56,6 +68,8 @@ pub struct StageDef {
     pub input: SchemaId,
     /// The schema it writes.
     pub output: SchemaId,
+    /// The media type it writes.
+    pub content_type: &'static str,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
     /// Finds what is wrong with a config table.
@@ -71,6 +85,7 @@ impl StageDef {
             kind: K::KIND,
             input: <K::Stage as Stage>::Input::SCHEMA,
             output: <K::Stage as Stage>::Output::SCHEMA,
+            content_type: <K::Stage as Stage>::Output::CONTENT_TYPE,
             paths: K::PATHS,
             check: |table| check(table, K::check),
             open: |table| {
@@ -120,6 +135,8 @@ pub struct SourceDef {
     pub kind: &'static str,
     /// The schema it writes.
     pub output: SchemaId,
+    /// The media type it writes.
+    pub content_type: &'static str,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
     /// Finds what is wrong with a config table.
@@ -136,6 +153,7 @@ impl SourceDef {
         Self {
             kind: S::KIND,
             output: <S as Source>::Output::SCHEMA,
+            content_type: <S as Source>::Output::CONTENT_TYPE,
             paths: S::PATHS,
             check: |table| check(table, S::check),
             open: |table, follow, site| Ok(Box::new(SourceOperator::new(S::open(read(table)?, follow)?, site))),
@@ -265,6 +283,8 @@ impl<S: Source> OpenSource for SourceOperator<S> {
 pub struct SinkDef {
     /// The name in `kind = "…"`.
     pub kind: &'static str,
+    /// The media type of the records it takes; `None` for any.
+    pub content_type: Option<&'static str>,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
     /// Finds what is wrong with a config table.
@@ -278,6 +298,7 @@ impl SinkDef {
     pub const fn of<S: SinkKind>() -> Self {
         Self {
             kind: S::KIND,
+            content_type: S::CONTENT_TYPE,
             paths: S::PATHS,
             check: |table| check(table, S::check),
             open: |table| Ok(Box::new(S::open(read(table)?)?)),

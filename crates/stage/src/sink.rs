@@ -33,6 +33,9 @@ pub trait Sink: Send + 'static {
 pub trait SinkKind: Sink + Sized {
     /// The name in `kind = "…"`.
     const KIND: &'static str;
+    /// The media type of the records it takes, as in [`Payload::CONTENT_TYPE`](crate::Payload::CONTENT_TYPE); `None`
+    /// takes any. Edges of the graph are checked on it.
+    const CONTENT_TYPE: Option<&'static str> = None;
     /// Config keys that hold paths; the words `builtin` and `-` stand for themselves.
     const PATHS: &'static [&'static str] = &[];
     /// The config table; `deny_unknown_fields`.

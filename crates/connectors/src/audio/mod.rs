@@ -241,7 +241,7 @@ impl SourceKind for AudioFiles {
             StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
         })?;
         let place = Place::of(&config.path).map_err(|error| {
-            let message = format!("path: found {:?} ({error}), allowed is a folder, a file or a glob", config.path);
+            let message = format!("path: found {:?}, allowed is a folder, a file or a glob", config.path);
             StageError::fatal(message).caused_by(error)
         })?;
         let mut source = Self {
@@ -497,7 +497,7 @@ impl AudioFiles {
     /// Looks for files and returns how many are no recordings, and one of them.
     fn scan(&mut self, scan: Scan) -> Result<(usize, Option<PathBuf>), StageError> {
         let listing = self.place.list().map_err(|error| {
-            StageError::transient(format!("path: {:?} cannot be listed: {error}", self.config.path)).caused_by(error)
+            StageError::transient(format!("path: {:?} cannot be listed", self.config.path)).caused_by(error)
         })?;
         let mut sessions = files::sessions(&listing.files, &self.known);
         for (path, file) in listing.files {

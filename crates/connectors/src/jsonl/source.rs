@@ -126,7 +126,7 @@ impl SourceKind for JsonLinesSource {
             Input::Standard(receiver)
         } else {
             let file = File::open(&config.path).map_err(|error| {
-                StageError::fatal(format!("path: {:?} cannot be read: {error}", config.path)).caused_by(error)
+                StageError::fatal(format!("path: {:?} cannot be read", config.path)).caused_by(error)
             })?;
             Input::File(BufReader::new(file))
         };
@@ -285,7 +285,7 @@ fn now() -> Timestamp {
 }
 
 fn unreadable(path: &str, error: io::Error) -> StageError {
-    StageError::transient(format!("{path}: cannot be read: {error}")).caused_by(error)
+    StageError::transient(format!("{path}: cannot be read")).caused_by(error)
 }
 
 #[cfg(test)]

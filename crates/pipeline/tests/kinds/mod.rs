@@ -80,6 +80,8 @@ const RESPONSE: SchemaSpec = SchemaSpec::Exactly(SchemaId::new("search-response.
 pub fn kinds() -> Kinds {
     let stage =
         |name, input, output, paths, check| KindSpec { name, input: Some(input), output: Some(output), paths, check };
+    let sink =
+        |name, input| KindSpec { name, input: Some(input), output: None, paths: &["path"], check: check::<JsonLines> };
     Kinds {
         sources: vec![
             KindSpec {
@@ -103,12 +105,12 @@ pub fn kinds() -> Kinds {
             stage("search", TRANSCRIPT, RESPONSE, &[], check::<Search>),
             stage("echo", TRANSCRIPT, TRANSCRIPT, &[], check::<Search>),
         ],
-        sinks: vec![KindSpec {
-            name: "jsonl",
-            input: Some(SchemaSpec::Any),
-            output: None,
-            paths: &["path"],
-            check: check::<JsonLines>,
-        }],
+        sinks: vec![
+            sink("jsonl", SchemaSpec::Any),
+            sink(
+                "transcripts",
+                SchemaSpec::OneOf(vec![SchemaId::new("transcript.v1"), SchemaId::new("search-response.v1")]),
+            ),
+        ],
     }
 }

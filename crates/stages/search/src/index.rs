@@ -1,8 +1,10 @@
 //! The search index: BM25 over title, category and description, in memory.
 //!
 //! A query is split into words, the words people wrap a spoken request in are dropped ("show me
-//! the …"), and each word left is looked up as it is and, if that is wanted, as the words of the
-//! catalogue close to it. A word counts where it counts most: in one field, and as one word.
+//! the …"), and each word left is looked up by its stem ("jackets" finds "jacket") and, if that is
+//! wanted, by the words of the catalogue close to it. A word is close as it is written or by its
+//! stem: a mistake in an ending makes another stem ("waterang"), and an ending is no mistake
+//! ("jakets"). A word counts where it counts most: in one field, and as one word.
 //! `score(product) = Σ over words, max over fields f and words t near the word of
 //! boost(f) · discount(t) · BM25(f, t)` (Robertson and Zaragoza 2009, eq. 3.15, with k1 = 1.2, b = 0.75).
 //!
@@ -38,8 +40,9 @@ const MAX_WORDS: usize = 32;
 /// Words longer than this many bytes are neither indexed nor searched for.
 const MAX_WORD_BYTES: usize = 40;
 
-/// The analyzer of everything that is indexed, by its name in the index.
-const ANALYZER: &str = "stemmed";
+/// The analyzers of what is indexed, by their names in the index.
+const STEMS: &str = "stems";
+const WORDS: &str = "words";
 
 /// What spoken requests are wrapped in, and what says nothing about a product.
 const STOP_WORDS: &[&str] = &[
@@ -73,7 +76,7 @@ pub struct Found<'a> {
 
 /// The index itself is at fault: tantivy failed on memory of its own.
 #[derive(Debug, thiserror::Error)]
-#[error("the search index failed")]
+#[error(transparent)]
 pub struct IndexError(#[from] tantivy::TantivyError);
 
 /// An index over a catalogue. The number of a document is the place of its product.
@@ -81,16 +84,27 @@ pub struct CatalogueIndex {
     products: Vec<Product>,
     searcher: Searcher,
     fields: Fields,
-    /// Splits a query into words, before they are stemmed.
+    /// Splits a text into words.
     splitter: TextAnalyzer,
+    /// Splits a text into the stems of its words.
     stemmer: TextAnalyzer,
 }
 
 #[derive(Clone, Copy)]
 struct Fields {
-    title: Field,
-    category: Field,
+    title: Fuzzy,
+    category: Fuzzy,
+    /// Stems alone. Descriptions are prose: words near those of prose are chance hits.
     description: Field,
+}
+
+/// A field in which words near those of a query count.
+#[derive(Clone, Copy)]
+struct Fuzzy {
+    /// What is counted.
+    stems: Field,
+    /// The words as they are written: only the list of them is used.
+    words: Field,
 }
 
 impl CatalogueIndex {
@@ -100,15 +114,17 @@ impl CatalogueIndex {
     /// If tantivy fails, which only a lack of memory explains.
     pub fn build(catalogue: Catalogue) -> Result<Self, IndexError> {
         let mut schema = Schema::builder();
-        let text = || {
-            let indexing =
-                TextFieldIndexing::default().set_tokenizer(ANALYZER).set_index_option(IndexRecordOption::WithFreqs);
+        let text = |analyzer, option| {
+            let indexing = TextFieldIndexing::default().set_tokenizer(analyzer).set_index_option(option);
             TextOptions::default().set_indexing_options(indexing)
         };
+        let mut stems = |name| schema.add_text_field(name, text(STEMS, IndexRecordOption::WithFreqs));
+        let [title, category, description] = ["title", "category", "description"].map(&mut stems);
+        let mut words = |name| schema.add_text_field(name, text(WORDS, IndexRecordOption::Basic));
         let fields = Fields {
-            title: schema.add_text_field("title", text()),
-            category: schema.add_text_field("category", text()),
-            description: schema.add_text_field("description", text()),
+            title: Fuzzy { stems: title, words: words("title words") },
+            category: Fuzzy { stems: category, words: words("category words") },
+            description,
         };
         let words = || {
             TextAnalyzer::builder(SimpleTokenizer::default())
@@ -120,20 +136,24 @@ impl CatalogueIndex {
 
         let products = catalogue.into_products();
         let index = Index::create_in_ram(schema.build());
-        index.tokenizers().register(ANALYZER, stemmer.clone());
+        let splitter = words().build();
+        index.tokenizers().register(STEMS, stemmer.clone());
+        index.tokenizers().register(WORDS, splitter.clone());
         // One segment, written in the order of the products: the order of the ids.
         let mut writer = index.writer_with_num_threads(1, 50_000_000)?;
         writer.set_merge_policy(Box::new(tantivy::indexer::NoMergePolicy));
         for product in &products {
             let mut document = TantivyDocument::default();
-            document.add_text(fields.title, &product.title);
-            document.add_text(fields.category, &product.category);
+            for (field, text) in [(fields.title, &product.title), (fields.category, &product.category)] {
+                document.add_text(field.stems, text);
+                document.add_text(field.words, text);
+            }
             document.add_text(fields.description, &product.description);
             writer.add_document(document)?;
         }
         writer.commit()?;
         let searcher = index.reader()?.searcher();
-        Ok(Self { products, searcher, fields, splitter: words().build(), stemmer })
+        Ok(Self { products, searcher, fields, splitter, stemmer })
     }
 
     /// Finds the products that fit a text best, best first. A text without a word that says
@@ -166,39 +186,43 @@ impl CatalogueIndex {
     /// Splits a text into its words without stop words, each with its stem, each stem once.
     fn words(&self, text: &str) -> Vec<Word> {
         let mut words: Vec<Word> = Vec::new();
-        let (mut splitter, mut stemmer) = (self.splitter.clone(), self.stemmer.clone());
-        splitter.token_stream(text).process(&mut |token| {
+        self.splitter.clone().token_stream(text).process(&mut |token| {
             if words.len() == MAX_WORDS || STOP_WORDS.binary_search(&token.text.as_str()).is_ok() {
                 return;
             }
-            stemmer.token_stream(&token.text).process(&mut |stem| {
-                if words.iter().all(|word| word.stem != stem.text) {
-                    words.push(Word { letters: token.text.chars().count(), stem: stem.text.clone() });
-                }
-            });
+            let Some(stem) = self.stem(&token.text) else { return };
+            if words.iter().all(|word| word.stem != stem) {
+                words.push(Word { text: token.text.clone(), stem });
+            }
         });
         words
+    }
+
+    /// Returns the stem of a word; `None` if it is no word.
+    fn stem(&self, word: &str) -> Option<String> {
+        let mut stemmer = self.stemmer.clone();
+        let mut stems = stemmer.token_stream(word);
+        stems.advance().then(|| stems.token().text.clone())
     }
 
     /// Makes the query of one word: the best of its fields and of the words near it. `None` if
     /// nothing in the catalogue is like it.
     fn word_query(&self, word: &Word, fuzzy: bool) -> Result<Option<Box<dyn Query>>, IndexError> {
         let mut ways: Vec<Box<dyn Query>> = Vec::new();
-        // Descriptions are prose: words near those of prose are chance hits.
         let Fields { title, category, description } = self.fields;
-        for (field, boost, fuzzy) in
-            [(title, TITLE, fuzzy), (category, CATEGORY, fuzzy), (description, DESCRIPTION, false)]
-        {
+        for (field, boost, near) in [
+            (title.stems, TITLE, fuzzy.then_some(title)),
+            (category.stems, CATEGORY, fuzzy.then_some(category)),
+            (description, DESCRIPTION, None),
+        ] {
             let exact = Term::from_field_text(field, &word.stem);
             let exact_idf = self.idf(&exact)?;
             if exact_idf.is_some() {
                 ways.push(boosted(&exact, boost));
             }
-            if !fuzzy {
-                continue;
-            }
-            for (near, discount) in self.near(word, &exact)? {
-                let term = Term::from_field_text(field, &near);
+            let Some(near) = near else { continue };
+            for (stem, discount) in self.near(word, near)? {
+                let term = Term::from_field_text(field, &stem);
                 let Some(idf) = self.idf(&term)? else { continue };
                 let rarity = exact_idf.map_or(1.0, |exact| (exact / idf).min(1.0));
                 ways.push(boosted(&term, boost * discount * rarity));
@@ -207,26 +231,38 @@ impl CatalogueIndex {
         Ok((!ways.is_empty()).then(|| Box::new(DisjunctionMaxQuery::new(ways)) as Box<dyn Query>))
     }
 
-    /// Finds the words of a field near a word, with what they count, in the order of the alphabet.
-    fn near(&self, word: &Word, exact: &Term) -> Result<BTreeMap<String, Score>, IndexError> {
+    /// Finds the stems of the words of a field near a word, without its own, with what they count,
+    /// in the order of the alphabet.
+    fn near(&self, word: &Word, field: Fuzzy) -> Result<BTreeMap<String, Score>, IndexError> {
         let mut near = BTreeMap::new();
+        let letters = word.text.chars().count();
         for (distance, (discount, from)) in (1..).zip(DISCOUNT.into_iter().zip(FUZZY_FROM)) {
-            if word.letters < from {
+            if letters < from {
                 break;
             }
-            for segment in self.searcher.segment_readers() {
-                let automaton = FuzzyTermQuery::new(exact.clone(), distance, true).automaton()?;
-                let index = segment.inverted_index(exact.field())?;
-                let mut terms = index.terms().search(&automaton).into_stream().map_err(tantivy::TantivyError::from)?;
-                while terms.advance() {
-                    let Ok(term) = std::str::from_utf8(terms.key()) else { continue };
-                    if term != word.stem {
-                        near.entry(term.to_owned()).or_insert(discount);
-                    }
+            let stems = self.terms_near(&Term::from_field_text(field.stems, &word.stem), distance)?;
+            let words = self.terms_near(&Term::from_field_text(field.words, &word.text), distance)?;
+            for stem in stems.into_iter().chain(words.iter().filter_map(|word| self.stem(word))) {
+                if stem != word.stem {
+                    near.entry(stem).or_insert(discount);
                 }
             }
         }
         Ok(near)
+    }
+
+    /// Lists the terms of a field that are at most `distance` letters away from one.
+    fn terms_near(&self, term: &Term, distance: u8) -> Result<Vec<String>, IndexError> {
+        let automaton = FuzzyTermQuery::new(term.clone(), distance, true).automaton()?;
+        let mut found = Vec::new();
+        for segment in self.searcher.segment_readers() {
+            let index = segment.inverted_index(term.field())?;
+            let mut terms = index.terms().search(&automaton).into_stream().map_err(tantivy::TantivyError::from)?;
+            while terms.advance() {
+                found.extend(std::str::from_utf8(terms.key()).map(str::to_owned));
+            }
+        }
+        Ok(found)
     }
 
     /// Returns how much a term says, as BM25 weighs it, or `None` if no product has it.
@@ -239,9 +275,9 @@ impl CatalogueIndex {
 
 /// A word of a query.
 struct Word {
+    /// As it was said, in small letters without accents.
+    text: String,
     stem: String,
-    /// Letters of the word as it was said.
-    letters: usize,
 }
 
 fn boosted(term: &Term, boost: Score) -> Box<dyn Query> {
@@ -312,6 +348,13 @@ mod tests {
         let index = builtin();
         assert!(!index.search("jakcet", RULES).unwrap().is_empty());
         assert!(index.search("jakcet", Rules { fuzzy: false, ..RULES }).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_word_is_near_as_it_is_written_or_by_its_stem() {
+        let index = index("{\"id\":\"1\",\"title\":\"watering can\"}\n{\"id\":\"2\",\"title\":\"red jacket\"}");
+        assert_eq!(ids(&index.search("waterang", RULES).unwrap()), ["1"]);
+        assert_eq!(ids(&index.search("jakets", RULES).unwrap()), ["2"]);
     }
 
     #[test]

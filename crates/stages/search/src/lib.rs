@@ -81,10 +81,10 @@ impl StageKind for SearchKind {
 
     fn open(config: SearchConfig) -> Result<Self, StageError> {
         let catalogue = Catalogue::load(&config.catalogue)
-            .map_err(|error| StageError::fatal(format!("catalogue {error}")).caused_by(error))?;
+            .map_err(|error| StageError::fatal("the catalogue cannot be used").caused_by(error))?;
         let rules = Rules { top_k: config.top_k, fuzzy: config.fuzzy, min_score: config.min_score };
         let fingerprint = catalogue.hash().to_hex().to_string();
-        let index = Arc::new(CatalogueIndex::build(catalogue).map_err(|error| failed(&error))?);
+        let index = Arc::new(CatalogueIndex::build(catalogue).map_err(failed)?);
         Ok(Self { index, rules, fingerprint })
     }
 
@@ -114,7 +114,7 @@ impl Stage for SearchStage {
     ) -> Result<(), StageError> {
         for record in batch {
             let Transcript { session, segment, start_ms, end_ms, transcript, confidence, .. } = record.value.clone();
-            let found = self.index.search(&transcript, self.rules).map_err(|error| failed(&error))?;
+            let found = self.index.search(&transcript, self.rules).map_err(failed)?;
             let hit = |found: &Found<'_>| Hit {
                 id: found.product.id.clone(),
                 title: found.product.title.clone(),
@@ -128,8 +128,8 @@ impl Stage for SearchStage {
     }
 }
 
-fn failed(error: &IndexError) -> StageError {
-    StageError::fatal(error.to_string())
+fn failed(error: IndexError) -> StageError {
+    StageError::fatal("the search index failed").caused_by(error)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The stage as the runtime drives it, and laws over all products.
 
-use std::{io::Write as _, sync::Arc, time::Duration};
+use std::{collections::HashSet, io::Write as _, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use driftline_payloads::{SearchResponse, Transcript};
@@ -101,9 +101,11 @@ fn a_bad_catalogue_is_named() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "{{\"id\": \"1\"}}").unwrap();
     let error = SearchKind::open(SearchConfig { catalogue: file.path().display().to_string(), ..Default::default() });
-    let text = error.err().unwrap().to_string();
+    let error = error.err().unwrap();
+    assert_eq!(error.to_string(), "the catalogue cannot be used");
     let path = file.path().display();
-    assert_eq!(text, format!("catalogue {path}: line 1: found no title, allowed a text of 1 to 10000 bytes as title"));
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, format!("{path}: line 1: found no title, allowed a text of 1 to 10000 bytes as title"));
 }
 
 fn builtin() -> &'static SearchKind {
@@ -125,14 +127,15 @@ proptest! {
 }
 
 /// One mistake in a word of five letters and more leaves the product within reach: it scores as high
-/// as the fifth result. Not always: near words are found by their stems, and a mistake in an ending
-/// ("waterang can") makes another stem.
+/// as the fifth result. A mistake that makes another word of the catalogue is none: "black maker" is
+/// a coffee maker, not a marker.
 #[test]
-fn a_typo_hides_few_products() {
+fn a_typo_hides_no_product() {
     let SearchKind { index, rules, .. } = builtin();
     let catalogue = Catalogue::load(BUILTIN_NAME).unwrap();
-    let (mut tried, mut hidden) = (0u32, 0u32);
-    for product in catalogue.products().iter().step_by(7) {
+    let (mut tried, mut hidden) = (0u32, Vec::new());
+    let known: HashSet<&str> = catalogue.products().iter().flat_map(|product| product.title.split(' ')).collect();
+    for product in catalogue.products() {
         let words: Vec<&str> = product.title.split(' ').collect();
         for (place, word) in words.iter().enumerate().filter(|(_, word)| word.len() >= 5) {
             for at in 0..word.len() - 1 {
@@ -142,18 +145,19 @@ fn a_typo_hides_few_products() {
                     format!("{before}x{}", &after[1..]),
                     format!("{before}{}{}{}", &after[1..2], &after[..1], &after[2..]),
                 ];
-                for mistake in mistakes {
+                for mistake in mistakes.iter().filter(|mistake| !known.contains(mistake.as_str())) {
                     let mut said = words.clone();
-                    said[place] = &mistake;
+                    said[place] = mistake;
                     let found = index.search(&said.join(" "), Rules { top_k: 100, ..*rules }).unwrap();
                     let own = found.iter().find(|found| found.product == product).map(|found| found.score);
                     let fifth = found.get(4).or(found.last()).map(|found| found.score);
                     tried += 1;
-                    hidden += u32::from(own.is_none() || own < fifth);
+                    if own.is_none() || own < fifth {
+                        hidden.push(said.join(" "));
+                    }
                 }
             }
         }
     }
-    eprintln!("{hidden} of {tried} misspelt titles hide their product");
-    assert!(hidden * 100 <= tried, "{hidden} of {tried}");
+    assert!(hidden.is_empty(), "{} of {tried}: {hidden:?}", hidden.len());
 }

@@ -20,14 +20,18 @@ use driftline_stage::{ConfigProblem, Emitter, Key, Record, Stage, StageError, St
 
 pub use config::Config;
 
-use crate::{config::BUILTIN, segmenter::SegmenterState, session::Session};
+use crate::{
+    config::BUILTIN,
+    segmenter::{Rules, Segmenter},
+    session::Session,
+};
 
 /// The `vad` kind of stage.
 pub struct Vad {
     detector: Detector,
     /// The state of a session of which nothing was heard.
     fresh: SessionState,
-    config: Config,
+    rules: Rules,
 }
 
 /// Silence that the built-in network hears before a session, in frames: half a second. Recordings of
@@ -46,6 +50,10 @@ impl StageKind for Vad {
     }
 
     fn open(config: Config) -> Result<Self, StageError> {
+        let rules = Rules::try_new(&config).map_err(|problems| {
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            StageError::fatal(problems.join("; "))
+        })?;
         let detector =
             if config.model == BUILTIN { Detector::builtin() } else { Detector::load(Path::new(&config.model)) };
         let unusable = |error| StageError::fatal("the model cannot be used").caused_by(error);
@@ -54,7 +62,7 @@ impl StageKind for Vad {
         if config.model == BUILTIN {
             detector.detect(&mut [&mut fresh], &[&[0.0; LEAD_IN * CHUNK]]).map_err(unusable)?;
         }
-        Ok(Self { detector, fresh, config })
+        Ok(Self { detector, fresh, rules })
     }
 
     fn fingerprint(&self) -> String {
@@ -65,7 +73,7 @@ impl StageKind for Vad {
         VadStage {
             detector: self.detector.clone(),
             fresh: self.fresh.clone(),
-            config: self.config.clone(),
+            rules: self.rules,
             sessions: HashMap::new(),
         }
     }
@@ -75,7 +83,7 @@ impl StageKind for Vad {
 pub struct VadStage {
     detector: Detector,
     fresh: SessionState,
-    config: Config,
+    rules: Rules,
     sessions: HashMap<Key, Session>,
 }
 
@@ -109,17 +117,12 @@ impl Stage for VadStage {
     }
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        self.sessions = session::restore(&self.config, entries)?;
+        self.sessions = session::restore(self.rules, entries)?;
         Ok(())
     }
 }
 
 impl VadStage {
-    fn new_session(&self) -> Result<Session, StageError> {
-        let segmenter = self.config.segmenter(SegmenterState::default()).map_err(session::unusable)?;
-        Ok(Session::new(segmenter, self.fresh.clone()))
-    }
-
     /// Processes the records up to each session's last chunk and returns those beyond.
     fn round<'a>(
         &mut self,
@@ -134,10 +137,8 @@ impl VadStage {
                 Some(found) => found,
                 None => {
                     order.push(record.key.clone());
-                    let session = match self.sessions.remove(&record.key) {
-                        Some(session) => session,
-                        None => self.new_session()?,
-                    };
+                    let new = || Session::new(Segmenter::new(self.rules), self.fresh.clone());
+                    let session = self.sessions.remove(&record.key).unwrap_or_else(new);
                     work.entry(record.key.clone()).or_insert((session, Vec::new()))
                 }
             };
@@ -157,7 +158,7 @@ impl VadStage {
             .collect();
         let probabilities = self.detect(&mut ready)?;
         for ((key, mut session, records), probabilities) in ready.into_iter().zip(probabilities) {
-            session.hear(self.config.threshold, &records, &probabilities, out);
+            session.hear(self.rules.threshold(), &records, &probabilities, out);
             match records.last() {
                 Some(last) if last.value.last => {
                     session.end(Some(last), &key, out);

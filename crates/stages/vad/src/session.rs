@@ -22,10 +22,7 @@ use driftline_payloads::{AudioChunk, SpeechSegment, wav};
 use driftline_stage::{Context, Emitter, Held, Key, Record, RecordId, StageError, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Config,
-    segmenter::{SegmentEvent, Segmenter, SegmenterConfigError, SegmenterState},
-};
+use crate::segmenter::{Rules, SegmentEvent, Segmenter, SegmenterState};
 
 /// Longest gap between two chunks that is filled with silence, in samples: 10 seconds.
 const MAX_GAP: u64 = 160_000;
@@ -220,7 +217,6 @@ impl Session {
         out: &mut Emitter<'_, SpeechSegment>,
     ) {
         let SegmentEvent::Ended { start, end } = event else { return };
-        let end = end.min(self.fields.received);
         let inside = |chunk: &&mut Chunk| chunk.start < end && chunk.end() > start;
         let parts = self.chunks.iter_mut().filter(inside).filter_map(|chunk| chunk.held.take()).collect();
         let frames = start / CHUNK as u64..end.div_ceil(CHUNK as u64);
@@ -275,11 +271,6 @@ impl Session {
 
 fn to_ms(samples: u64) -> u64 {
     samples * 1_000 / u64::from(driftline_payloads::SAMPLE_RATE)
-}
-
-/// Names a configuration that no segmenter can be made of; [`Config::problems`] finds it before.
-pub(crate) fn unusable(error: SegmenterConfigError) -> StageError {
-    StageError::fatal("the configuration cannot be used").caused_by(error)
 }
 
 // State.
@@ -341,7 +332,7 @@ impl Session {
 }
 
 /// Rebuilds the sessions of a partition.
-pub(crate) fn restore(config: &Config, entries: Vec<(Bytes, Bytes)>) -> Result<HashMap<Key, Session>, StageError> {
+pub(crate) fn restore(rules: Rules, entries: Vec<(Bytes, Bytes)>) -> Result<HashMap<Key, Session>, StageError> {
     let damaged = || StageError::fatal("a state entry of the vad stage is damaged");
     let mut fields = HashMap::new();
     let mut chunks: HashMap<Key, Vec<Chunk>> = HashMap::new();
@@ -375,7 +366,7 @@ pub(crate) fn restore(config: &Config, entries: Vec<(Bytes, Bytes)>) -> Result<H
     for (key, (fields, network)) in fields {
         let mut chunks = chunks.remove(&key).unwrap_or_default();
         chunks.sort_by_key(|chunk| chunk.start);
-        let segmenter = config.segmenter(fields.segmenter.clone()).map_err(unusable)?;
+        let segmenter = Segmenter::resume(rules, fields.segmenter.clone());
         let chunks = chunks.into();
         sessions.insert(key, Session { network, segmenter, fields, chunks, given_up: Vec::new(), ending: false });
     }

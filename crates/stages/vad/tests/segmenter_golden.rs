@@ -1,6 +1,9 @@
 //! The segments of Silero VAD 6.2.3, made by `goldens/segments.py`.
 
-use driftline_vad::segmenter::{SegmentEvent, Segmenter, SegmenterConfig};
+use driftline_vad::{
+    Config,
+    segmenter::{Rules, SegmentEvent, Segmenter},
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -17,15 +20,12 @@ fn the_segments_are_those_of_silero() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("goldens/segments.json")).unwrap();
     assert!(cases.len() >= 15);
     for case in cases {
-        let options = serde_json::from_value(case.options.into()).unwrap();
-        // What Silero's caller does not name is infinite there.
-        let config = SegmenterConfig { ..options };
-        let config = if config.max_speech_duration_s == SegmenterConfig::default().max_speech_duration_s {
-            SegmenterConfig { max_speech_duration_s: f64::INFINITY, ..config }
-        } else {
-            config
-        };
-        let mut segmenter = Segmenter::try_new(config).unwrap();
+        // What a case does not name has Silero's default there; no case lasts a minute.
+        let mut options = case.options;
+        options.entry("min_speech_duration_ms").or_insert(250.into());
+        options.entry("max_speech_duration_s").or_insert(60.into());
+        let config: Config = serde_json::from_value(options.into()).unwrap();
+        let mut segmenter = Segmenter::new(Rules::try_new(&config).unwrap());
         let mut events = Vec::new();
         for &probability in &case.probabilities {
             segmenter.push(probability, &mut events);

@@ -9,6 +9,7 @@ import json
 import numpy as np
 from silero_vad.utils_vad import get_speech_timestamps_from_probs
 
+ODD_CASES, ODD_CHUNKS = 24, 200
 rng = np.random.default_rng(20_26)
 
 
@@ -31,6 +32,20 @@ sentence = [(0.03, 20), (0.95, 30), (0.1, 4), (0.95, 25), (0.2, 9), (0.95, 40), 
 breathless = [(0.05, 4), (0.97, 700), (0.05, 30)]
 sighing = [(0.05, 4), (0.97, 90), (0.05, 5), (0.97, 60), (0.05, 6), (0.97, 200), (0.05, 5), (0.97, 150), (0.05, 9)]
 
+
+
+def odd():
+    """Options at random, most of them far from the defaults: no silence needed, wide padding, speech split early."""
+    speech, silence, pad = (int(rng.choice([0, rng.integers(0, top)])) for top in (250, 300, 300))
+    least = (speech + 2 * pad + 32) / 1000
+    return {
+        "min_speech_duration_ms": speech,
+        "min_silence_duration_ms": silence,
+        "speech_pad_ms": pad,
+        "max_speech_duration_s": round(least + 4 * float(rng.random()) ** 2, 3),
+    }
+
+
 cases = []
 for name, probabilities, options in [
     ("silence", runs((0.05, 50)), {}),
@@ -51,6 +66,7 @@ for name, probabilities, options in [
     ("all defaults but the longest speech", wander(800), {"max_speech_duration_s": 2}),
     ("everything at once", wander(800), {"max_speech_duration_s": 1.5, "min_silence_duration_ms": 300, "speech_pad_ms": 90, "min_speech_duration_ms": 150}),
     ("no padding, no shortest speech", wander(500), {"speech_pad_ms": 0, "min_speech_duration_ms": 0, "min_silence_duration_ms": 0}),
+    *((f"odd options, {n}", wander(ODD_CHUNKS), odd()) for n in range(ODD_CASES)),
 ]:
     # The last chunk is shorter than the others, as the last of a recording is.
     length = len(probabilities) * 512 - int(rng.integers(0, 512))
