@@ -82,8 +82,11 @@ impl<'de> Deserialize<'de> for OtlpEndpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         // Credentials in a URL are a mistake, but not one to print.
-        let found =
-            if text.contains('@') { de::Unexpected::Other("a URL with credentials") } else { de::Unexpected::Str(&text) };
+        let found = if text.contains('@') {
+            de::Unexpected::Other("a URL with credentials")
+        } else {
+            de::Unexpected::Str(&text)
+        };
         Self::parse(&text).ok_or_else(|| de::Error::invalid_value(found, &Self::ALLOWED))
     }
 }
