@@ -250,7 +250,9 @@ fn receive(stream: TcpStream) -> Option<()> {
             }
         }
         requests.read_exact(&mut vec![0; length]).ok()?;
-        answers.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n").ok()?;
+        answers
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n")
+            .ok()?;
     }
 }
 

@@ -97,10 +97,10 @@ impl SinkTask {
                 committed: Committed { next, metadata: note.clone() },
             })
             .collect();
-        let committing = Instant::now();
+        let committing = watch.as_ref().map(|_| Instant::now());
         member.commit(Unit { outputs: Vec::new(), offsets }).map_err(RunError::Broker)?;
         self.metrics.busy(started.elapsed());
-        if let Some(watch) = watch {
+        if let Some((watch, committing)) = watch.zip(committing) {
             watch.committed(committing, None);
             watch.finished();
         }

@@ -265,13 +265,13 @@ impl StageTask {
         let operator = operators
             .get_mut(&partition)
             .ok_or_else(|| Failure::Fatal(format!("partition {partition} was read before it was assigned")))?;
-        let started = Instant::now();
+        let started = watch.map(|_| Instant::now());
         let mut outcome = match catch_unwind(AssertUnwindSafe(|| operator.process(messages, waited))) {
             Ok(Ok(effects)) => Ok(effects),
             Ok(Err(error)) => Err(Failure::of(&error)),
             Err(panic) => Err(Failure::Record(format!("the stage panicked: {}", panic_text(&*panic)))),
         };
-        if let Some(watch) = watch {
+        if let Some((watch, started)) = watch.zip(started) {
             watch.processed(messages, started, outcome.as_mut().map(Some).map_err(|failure| failure.class()));
         }
         outcome
@@ -295,14 +295,14 @@ impl StageTask {
         if unit.outputs.is_empty() && unit.offsets.is_empty() {
             return Ok(());
         }
-        let started = Instant::now();
+        let started = watch.map(|_| Instant::now());
         let outcome = member.commit(unit).map_err(|error| match error {
             BrokerError::Fenced { .. } => Failure::Fenced,
             BrokerError::TooLarge { .. } => Failure::Record(error.to_string()),
             error if error.class() == ErrorClass::Transient => Failure::Transient(error.to_string()),
             error => Failure::Broker(error.to_string()),
         });
-        if let Some(watch) = watch {
+        if let Some((watch, started)) = watch.zip(started) {
             watch.committed(started, outcome.as_ref().err().map(Failure::class));
         }
         outcome

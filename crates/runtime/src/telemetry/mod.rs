@@ -19,7 +19,12 @@ mod signals;
 mod table;
 mod trace;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use driftline_pipeline::{BrokerKind, OtlpEndpoint, Plan};
 use driftline_types::{StageName, StageVersion};
@@ -33,7 +38,7 @@ use opentelemetry_sdk::{
     logs::SdkLoggerProvider,
     metrics::{PeriodicReader, SdkMeterProvider},
     resource::EnvResourceDetector,
-    trace::{Sampler, SdkTracer, SdkTracerProvider},
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
@@ -47,6 +52,10 @@ use crate::metrics::{NodeKind, NodeMetrics};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long the last of everything may take to leave when a run ends.
 const LAST: Duration = Duration::from_secs(3);
+/// The most spans that wait to be sent; beyond, they are lost.
+const MAX_SPANS: usize = 8192;
+/// The libraries that send what is told.
+const EXPORTING: [&str; 2] = ["opentelemetry", "hyper"];
 /// The name of all that is told, and of the service unless `OTEL_SERVICE_NAME` names it.
 const NAME: &str = "driftline";
 
@@ -141,14 +150,15 @@ impl Telemetry {
         self.address
     }
 
-    /// Makes the layer that sends log events to the collector; `None` without one. What libraries log
-    /// stays here, above all what the exporters say of themselves.
+    /// Makes the layer that sends log events to the collector; `None` without one. What is logged on
+    /// the way to it stays here: it would never end.
     pub fn log_layer<S>(&self) -> Option<impl Layer<S> + use<S>>
     where
         S: tracing::Subscriber + for<'a> LookupSpan<'a>,
     {
         let bridge = OpenTelemetryTracingBridge::new(self.logs.as_ref()?);
-        Some(bridge.with_filter(filter_fn(|event| event.target().starts_with(NAME))))
+        let on_the_way = |target: &str| EXPORTING.iter().any(|library| target.starts_with(library));
+        Some(bridge.with_filter(filter_fn(move |event| !on_the_way(event.target()))))
     }
 
     /// Begins to tell of a node.
@@ -165,8 +175,7 @@ impl Telemetry {
             let group = format!("{}.{name}", self.pipeline);
             NodeTracer::new(tracer.clone(), self.ratio, name.to_string(), group, attributes)
         });
-        let commit = if kind == NodeKind::Source { "send" } else { "commit" };
-        NodeTelemetry::new(Arc::clone(&self.instruments), name, version, metrics, commit, tracer)
+        NodeTelemetry::new(Arc::clone(&self.instruments), kind, name, version, metrics, tracer)
     }
 
     /// Notes memory in bytes and CPU time of the process.
@@ -223,8 +232,9 @@ impl Exporters<'_> {
 
 /// Makes a tracer that records every span it is asked for: who asks has decided.
 fn tracer(exporter: SpanExporter, resource: Resource) -> (SdkTracerProvider, SdkTracer) {
+    let queue = BatchConfigBuilder::default().with_max_queue_size(MAX_SPANS).build();
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(queue).build())
         .with_sampler(Sampler::AlwaysOn)
         .with_id_generator(trace::ChosenIds::default())
         // A batch is linked with each sampled record of it.
@@ -237,14 +247,13 @@ fn tracer(exporter: SpanExporter, resource: Resource) -> (SdkTracerProvider, Sdk
 
 /// Says who tells: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have the last word.
 fn resource(plan: &Plan) -> Resource {
+    // Differs between processes, on one machine or many.
+    let instance = RandomState::new().hash_one(std::process::id());
     let own = [
         KeyValue::new("service.name", NAME),
         KeyValue::new("service.namespace", plan.name.to_string()),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new(
-            "service.instance.id",
-            format!("{:016x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())),
-        ),
+        KeyValue::new("service.instance.id", format!("{instance:016x}")),
     ];
     Resource::builder_empty().with_attributes(own).with_detector(Box::new(EnvResourceDetector::new())).build()
 }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use super::{
     table::ERROR_TYPE,
     trace::{BatchTrace, NodeTracer},
 };
-use crate::metrics::NodeMetrics;
+use crate::metrics::{NodeKind, NodeMetrics};
 
 /// How often a node asks for its lag.
 const LAG_EVERY: Duration = Duration::from_secs(1);
@@ -48,7 +49,8 @@ pub(super) struct Bound {
     commit: Operation,
     batch_size: BoundHistogram<u64>,
     latency: BoundHistogram<f64>,
-    end_to_end: BoundHistogram<f64>,
+    /// Of a sink.
+    end_to_end: Option<BoundHistogram<f64>>,
 }
 
 /// The durations of an operation, and of its failures.
@@ -77,23 +79,24 @@ impl Operation {
 }
 
 impl NodeTelemetry {
-    /// Begins to tell of a node. `commit` names what it asks of the broker.
+    /// Begins to tell of a node.
     pub(super) fn new(
         instruments: Arc<Instruments>,
+        kind: NodeKind,
         name: &StageName,
         version: Option<&StageVersion>,
         metrics: Arc<NodeMetrics>,
-        commit: &'static str,
         tracer: Option<NodeTracer>,
     ) -> Self {
         let attributes = instruments.attributes(name, version);
         let operation = |histogram, name| Operation::new(histogram, instruments.with_operation(&attributes, name));
+        let commit = if kind == NodeKind::Source { "send" } else { "commit" };
         let bound = Bound {
             process: operation(&instruments.process_duration, "process"),
             commit: operation(&instruments.operation_duration, commit),
             batch_size: instruments.batch_size.bind(&attributes),
             latency: instruments.latency.bind(&attributes),
-            end_to_end: instruments.end_to_end.bind(&attributes),
+            end_to_end: (kind == NodeKind::Sink).then(|| instruments.end_to_end.bind(&attributes)),
         };
         instruments.add_node(name, version, Arc::clone(&metrics), bound.clone());
         Self {
@@ -139,7 +142,9 @@ impl NodeTelemetry {
 
     /// Tells how long ago a record that leaves the pipeline entered it.
     pub(crate) fn left(&self, since_entry: Duration) {
-        self.bound.end_to_end.record(since_entry.as_secs_f64());
+        if let Some(histogram) = &self.bound.end_to_end {
+            histogram.record(since_entry.as_secs_f64());
+        }
     }
 
     /// Adds the signals of a batch that was committed.
@@ -180,8 +185,10 @@ impl BatchWatch<'_> {
         outcome: Result<Option<&mut Effects>, &'static str>,
     ) {
         self.node.bound.process.took(started.elapsed(), outcome.as_ref().err().copied());
-        if let Some(trace) = &self.trace {
-            trace.processed(messages, started, outcome);
+        match (&self.trace, &self.node.tracer, outcome) {
+            (Some(trace), _, outcome) => trace.processed(messages, started, outcome),
+            (None, Some(tracer), Ok(Some(effects))) => tracer.hand_on(effects, &mut HashMap::new()),
+            (None, ..) => {}
         }
     }
 

@@ -81,6 +81,7 @@ pub(super) const OPERATION: &str = "messaging.operation.name";
 pub(super) const ERROR_TYPE: &str = "error.type";
 
 const NODE: &[&str] = &[PIPELINE, STAGE, VERSION];
+const SINK: &[&str] = &[PIPELINE, STAGE];
 const MESSAGING: &[&str] = &[PIPELINE, STAGE, VERSION, SYSTEM, OPERATION];
 const FALLIBLE: &[&str] = &[PIPELINE, STAGE, VERSION, SYSTEM, OPERATION, ERROR_TYPE];
 const SIGNALS: &[&str] = &[PIPELINE, STAGE, VERSION, DIRECTION, SIGNAL, UNIT];
@@ -106,7 +107,7 @@ metrics! {
     SENT = "messaging.client.sent.messages", MetricKind::Counter, "{message}", MESSAGING,
         "Records written.";
     PROCESS_DURATION = "messaging.process.duration", MetricKind::Histogram(SECONDS), "s", FALLIBLE,
-        "Time a stage or sink took for the records of one partition in a batch.";
+        "Time a stage took for the records of one partition in a batch, or a sink for a batch.";
     OPERATION_DURATION = "messaging.client.operation.duration", MetricKind::Histogram(SECONDS), "s", FALLIBLE,
         "Time the broker took to commit a batch with its outputs, or to store what a source sent.";
     USED = "driftline.records.used", MetricKind::Counter, "{record}", NODE,
@@ -116,7 +117,7 @@ metrics! {
     REJECTED = "driftline.records.rejected", MetricKind::Counter, "{record}", NODE,
         "Records that went to the dead-letter topic.";
     HELD = "driftline.records.held", MetricKind::UpDownCounter, "{record}", NODE,
-        "Records kept for a later output, less those taken back from before the process began.";
+        "Change in the number of records kept for a later output, since the process began.";
     BYTES_READ = "driftline.io.read", MetricKind::Counter, "By", NODE,
         "Bytes of keys, values and headers read.";
     BYTES_WRITTEN = "driftline.io.written", MetricKind::Counter, "By", NODE,
@@ -129,7 +130,7 @@ metrics! {
         "Records of a batch.";
     LATENCY = "driftline.latency", MetricKind::Histogram(SECONDS), "s", NODE,
         "From reading the oldest record of a batch to committing its results.";
-    END_TO_END = "driftline.end_to_end.latency", MetricKind::Histogram(SECONDS), "s", NODE,
+    END_TO_END = "driftline.end_to_end.latency", MetricKind::Histogram(SECONDS), "s", SINK,
         "From a record's entry into the pipeline to its exit at a sink.";
     SIGNAL_VALUES = "driftline.signal.values", MetricKind::Counter, "{value}", SIGNALS,
         "Finite values of a numeric signal.";

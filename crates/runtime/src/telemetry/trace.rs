@@ -13,13 +13,15 @@
 //!   `traceparent` from us; one that others gave it passes through as it came.
 //! - A sampled record has a span in each node, child of the one before it. What is emitted from it
 //!   carries that span on.
+//! - What is emitted from records that were kept continues the trace of the record that completed it,
+//!   whose span is linked with the sampled parts; or, if that has none, of the first sampled part.
 //! - A batch with sampled records is a span of its own trace, linked with their contexts, and each of
 //!   their spans is linked with it. What is logged meanwhile carries its ids.
 //! - Spans name topics, partitions and offsets; never keys, values or reasons.
 
 use std::{
-    cell::Cell,
-    collections::HashMap,
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
     time::{Instant, SystemTime},
 };
 
@@ -63,6 +65,29 @@ impl IdGenerator for ChosenIds {
     }
 }
 
+/// The place of a record in the log.
+type Place = (Topic, Partition, Offset);
+
+/// How many sampled records a node remembers that it may have kept for a later output.
+const MAX_KEPT: usize = 4096;
+
+/// The spans of sampled records that became part of no output yet, oldest first.
+#[derive(Default)]
+struct Kept {
+    spans: HashMap<Place, SpanContext>,
+    order: VecDeque<Place>,
+}
+
+impl Kept {
+    fn insert(&mut self, place: Place, span: SpanContext) {
+        if self.order.len() == MAX_KEPT {
+            self.order.pop_front().map(|oldest| self.spans.remove(&oldest));
+        }
+        self.order.push_back(place.clone());
+        self.spans.insert(place, span);
+    }
+}
+
 /// Makes the spans of one node.
 pub(crate) struct NodeTracer {
     tracer: SdkTracer,
@@ -73,6 +98,8 @@ pub(crate) struct NodeTracer {
     group: String,
     /// What every span says: pipeline, stage, version and messaging system.
     attributes: Vec<KeyValue>,
+    /// `None` until the node keeps a record.
+    kept: RefCell<Option<Kept>>,
 }
 
 impl NodeTracer {
@@ -86,6 +113,7 @@ impl NodeTracer {
             name,
             group,
             attributes,
+            kept: RefCell::new(None),
         }
     }
 
@@ -143,6 +171,38 @@ impl NodeTracer {
         Some(BatchTrace { node: self, records, _logs: (log.entered(), context.clone().attach()), context })
     }
 
+    /// Hands the spans of a batch on to what was emitted from their records, and to what was
+    /// completed of records kept before.
+    pub(super) fn hand_on(&self, effects: &mut Effects, spans: &mut HashMap<Place, Span>) {
+        let mut kept = self.kept.borrow_mut();
+        if effects.counts.held != 0 {
+            kept.get_or_insert_default();
+        }
+        for output in &mut effects.outputs {
+            let parent = output.headers.get(wire::TRACEPARENT).is_some();
+            let parts = match kept.as_mut() {
+                Some(kept) => sampled_parts(&output.headers, kept, spans),
+                None if spans.is_empty() || !is_sampled(&output.headers) => continue,
+                None => Vec::new(),
+            };
+            let cause = output.headers.get_str(wire::CE_ID).and_then(place);
+            if let Some(span) = cause.and_then(|cause| spans.get_mut(&cause)) {
+                let own = span.span_context().clone();
+                output.headers.set(wire::TRACEPARENT, traceparent(&own));
+                for part in parts.into_iter().filter(|part| *part != own) {
+                    span.add_link(part, Vec::new());
+                }
+            } else if let (false, Some(part)) = (parent, parts.first()) {
+                output.headers.set(wire::TRACEPARENT, traceparent(part));
+            }
+        }
+        if let Some(kept) = kept.as_mut() {
+            for (place, span) in spans.iter() {
+                kept.insert(place.clone(), span.span_context().clone());
+            }
+        }
+    }
+
     fn span(&self, operation: &str, topic: &Topic, kind: SpanKind) -> SpanBuilder {
         SpanBuilder::from_name(format!("{operation} {topic}")).with_kind(kind)
     }
@@ -155,7 +215,7 @@ impl NodeTracer {
 
 /// A record whose trace goes on in this node.
 struct SampledRecord {
-    place: (Topic, Partition, Offset),
+    place: Place,
     /// Its producer's span.
     context: Context,
 }
@@ -182,6 +242,7 @@ impl BatchTrace<'_> {
         let (start, end) = (wall_clock(started), SystemTime::now());
         let mut spans = HashMap::new();
         let mut rest = messages;
+        // Both are in the order of the batch, so that each message is looked at once.
         for record in &self.records {
             let (topic, partition, offset) = &record.place;
             let is_it =
@@ -201,10 +262,7 @@ impl BatchTrace<'_> {
                 .with_links(vec![Link::with_context(self.context.span().span_context().clone())])
                 .with_attributes(self.node.operation("process", "process").chain(place))
                 .start_with_context(&self.node.tracer, &record.context);
-            spans.insert((topic.clone(), *offset), span);
-        }
-        if spans.is_empty() {
-            return;
+            spans.insert(record.place.clone(), span);
         }
         match outcome {
             Ok(Some(effects)) => {
@@ -212,12 +270,7 @@ impl BatchTrace<'_> {
                 for place in letters.filter_map(refused_place) {
                     spans.get_mut(&place).into_iter().for_each(|span| fail(span, "rejected"));
                 }
-                for output in effects.outputs.iter_mut().filter(|output| is_sampled(&output.headers)) {
-                    let cause = output.headers.get_str(wire::CE_ID).and_then(|id| id.parse::<RecordId>().ok());
-                    if let Some(span) = cause.and_then(|id| spans.get(&(id.topic, id.offset))) {
-                        output.headers.set(wire::TRACEPARENT, traceparent(span.span_context()));
-                    }
-                }
+                self.node.hand_on(effects, &mut spans);
             }
             Ok(None) => {}
             Err(class) => spans.values_mut().for_each(|span| fail(span, class)),
@@ -249,9 +302,24 @@ fn destination(topic: &Topic) -> KeyValue {
 }
 
 /// The place of the record that a dead letter holds.
-fn refused_place(letter: &Outgoing) -> Option<(Topic, Offset)> {
+fn refused_place(letter: &Outgoing) -> Option<Place> {
     let topic = Topic::try_new(letter.headers.get_str(wire::ERROR_TOPIC)?).ok()?;
-    Some((topic, letter.headers.get_str(wire::ERROR_OFFSET)?.parse().ok()?))
+    let number = |name| letter.headers.get_str(name);
+    Some((topic, number(wire::ERROR_PARTITION)?.parse().ok()?, number(wire::ERROR_OFFSET)?.parse().ok()?))
+}
+
+/// The place that the id of a record names.
+fn place(id: &str) -> Option<Place> {
+    let id: RecordId = id.parse().ok()?;
+    Some((id.topic, id.partition, id.offset))
+}
+
+/// The spans of those parts of an output that are sampled, as far as its headers name them.
+fn sampled_parts(headers: &Headers, kept: &mut Kept, spans: &HashMap<Place, Span>) -> Vec<SpanContext> {
+    let parts = headers.get_str(wire::PARENTS).into_iter().flat_map(|ids| ids.split(',')).filter_map(place);
+    let span =
+        |part: Place| kept.spans.remove(&part).or_else(|| spans.get(&part).map(|span| span.span_context().clone()));
+    parts.filter_map(span).collect()
 }
 
 /// Says whether the `traceparent` of a record has the sampled flag, without looking at the rest of it.

@@ -51,10 +51,10 @@ impl Collector {
             // An empty message: everything was taken.
             ([(CONTENT_TYPE, "application/x-protobuf")], Vec::<u8>::new())
         };
-        let _entered = runtime.enter();
+        let entered = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         drop(runtime.spawn(async { axum::serve(listener, Router::new().fallback(receive)).await }));
-        drop(_entered);
+        drop(entered);
         Self { address, told, runtime }
     }
 
