@@ -40,7 +40,7 @@ use opentelemetry_sdk::{
     resource::EnvResourceDetector,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 pub(crate) use self::node::{BatchWatch, NodeTelemetry as Node};
@@ -96,8 +96,7 @@ pub struct Telemetry {
     traces: Option<(SdkTracerProvider, SdkTracer)>,
     logs: Option<SdkLoggerProvider>,
     address: Option<SocketAddr>,
-    /// Sends and serves; `None` only while it is dropped.
-    runtime: Option<Runtime>,
+    _threads: Threads,
 }
 
 impl Telemetry {
@@ -111,13 +110,12 @@ impl Telemetry {
         if !config.is_on() {
             return Ok(None);
         }
-        let threads = Builder::new_multi_thread().worker_threads(1).thread_name("telemetry").enable_all().build();
-        let runtime = threads.map_err(TelemetryError::Threads)?;
+        let threads = Threads::start()?;
         let resource = resource(plan);
         let mut meters = SdkMeterProvider::builder().with_resource(resource.clone());
         let (mut traces, mut logs) = (None, None);
         if let Some(endpoint) = &config.otlp {
-            let exporters = Exporters { endpoint, client: OtlpClient::new(runtime.handle().clone()) };
+            let exporters = Exporters { endpoint, client: OtlpClient::new(threads.handle.clone()) };
             meters = meters.with_reader(PeriodicReader::builder(exporters.metrics()?).with_interval(INTERVAL).build());
             traces = Some(tracer(exporters.spans()?, resource.clone()));
             logs = Some(
@@ -131,7 +129,7 @@ impl Telemetry {
         }
         let meters = meters.build();
         let instruments = Instruments::new(&meters.meter(NAME), plan.name.clone(), system(plan.broker.kind));
-        let serve = |address| endpoint::serve(address, registry, Arc::clone(&instruments), runtime.handle());
+        let serve = |address| endpoint::serve(address, registry, Arc::clone(&instruments), &threads.handle);
         Ok(Some(Self {
             address: config.prometheus.map(serve).transpose()?,
             instruments,
@@ -140,7 +138,7 @@ impl Telemetry {
             meters,
             traces,
             logs,
-            runtime: Some(runtime),
+            _threads: threads,
         }))
     }
 
@@ -194,6 +192,25 @@ impl Drop for Telemetry {
             let _ = logs.shutdown_with_timeout(LAST);
         }
         let _ = self.meters.shutdown_with_timeout(LAST);
+    }
+}
+
+/// The runtime that sends and serves. Unlike a plain one it may be dropped within another.
+struct Threads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    fn start() -> Result<Self, TelemetryError> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("telemetry").enable_all().build();
+        let runtime = runtime.map_err(TelemetryError::Threads)?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
