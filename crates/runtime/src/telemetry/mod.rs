@@ -1,7 +1,7 @@
 //! What a run tells to the outside: metrics, traces and logs.
 //!
 //! - Metrics ([`METRICS`]) go to a collector by OTLP, stand on a Prometheus endpoint, or both.
-//! - Traces ([`trace`]) follow a part of the records from source to sink.
+//! - Traces follow a part of the records from source to sink.
 //! - Logs are what the process logs anyway, with the ids of the trace they belong to.
 //!
 //! What always holds:
@@ -86,8 +86,8 @@ pub enum TelemetryError {
     Threads(#[source] std::io::Error),
 }
 
-/// The telemetry of a run. When it is dropped, the last of everything is sent, in [a few
-/// seconds](LAST) at most.
+/// The telemetry of a run. When it is dropped, the last of everything is sent, in a few
+/// seconds at most.
 pub struct Telemetry {
     instruments: Arc<Instruments>,
     pipeline: String,
