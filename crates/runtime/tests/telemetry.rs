@@ -17,7 +17,7 @@ use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
 use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
 use driftline_runtime::{
     Limits, Metrics, Report, RunOptions, Telemetry, create_topics,
-    telemetry::{METRICS, MetricKind, prometheus_label},
+    telemetry::{METRICS, Metric, MetricKind, prometheus_label},
 };
 use driftline_stage::{
     CodecError, Emitter, Held, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
@@ -465,7 +465,7 @@ async fn metrics_are_those_of_the_table() {
     // The endpoint serves the same.
     let is_ours = |name: &str| name != "target_info";
     let series: BTreeSet<String> = page.1.lines().filter(|line| !line.starts_with('#')).map(series_of).collect();
-    let expected: BTreeSet<String> = METRICS.iter().flat_map(|row| row.prometheus_series()).collect();
+    let expected: BTreeSet<String> = METRICS.iter().flat_map(Metric::prometheus_series).collect();
     assert_eq!(series.into_iter().filter(|name| is_ours(name)).collect::<BTreeSet<_>>(), expected);
     let label = prometheus_label("messaging.operation.name");
     assert!(page.1.contains(&format!("{label}=\"process\"")));

@@ -37,10 +37,12 @@ pub(crate) struct NodeTelemetry {
     metrics: Arc<NodeMetrics>,
     bound: Bound,
     /// The meters of the signals seen so far, found by the address of the signal.
-    signals: RefCell<Vec<(Direction, &'static Signal, Arc<Mutex<SignalMeter>>)>>,
+    signals: RefCell<Vec<KnownSignal>>,
     tracer: Option<NodeTracer>,
     lag_read: Cell<Option<Instant>>,
 }
+
+type KnownSignal = (Direction, &'static Signal, Arc<Mutex<SignalMeter>>);
 
 /// Histograms that know the node's attributes.
 #[derive(Clone)]
@@ -155,7 +157,7 @@ impl NodeTelemetry {
         let now = Instant::now();
         let mut known = self.signals.borrow_mut();
         for tally in tallies {
-            let is_it = |(direction, signal, _): &(Direction, &'static Signal, _)| {
+            let is_it = |(direction, signal, _): &KnownSignal| {
                 *direction == tally.direction && std::ptr::eq(*signal, tally.signal)
             };
             let at = known.iter().position(is_it).unwrap_or_else(|| {
