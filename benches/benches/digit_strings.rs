@@ -107,7 +107,7 @@ fn transcripts(folder: &Path, model: &str) -> BTreeMap<String, String> {
     let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"));
     let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
     create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default() };
+    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let metrics = Arc::new(Metrics::new(&plan));
     runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, future::pending())).unwrap();

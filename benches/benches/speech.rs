@@ -49,7 +49,7 @@ fn run(path: &Path, output: &Path, more: &[&str]) -> (Plan, Arc<dyn Broker>, Rep
     let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap();
     let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
     create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default() };
+    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: None };
     let metrics = Arc::new(Metrics::new(&plan));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let report = runtime

@@ -27,6 +27,7 @@ const ONLY_USER: &[(&str, &str)] = &[
     ("candle-core", "models"),
     ("candle-nn", "models"),
     ("fjall", "broker"),
+    ("opentelemetry", "runtime"),
     ("rdkafka", "broker"),
     ("tantivy", "search"),
 ];

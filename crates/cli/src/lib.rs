@@ -7,6 +7,7 @@ mod args;
 mod dead_letters;
 mod exit;
 mod log;
+mod logging;
 mod models;
 mod profiles;
 mod progress;
@@ -20,6 +21,7 @@ mod validate;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use driftline_pipeline::LogFormat;
 
 pub use exit::Exit;
 
@@ -40,15 +42,6 @@ pub fn main() -> ExitCode {
             return exit.into();
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("DRIFTLINE_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .compact()
-        .init();
     match execute(args.command) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, message }) => {
@@ -59,6 +52,10 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> Result<Exit, Failure> {
+    // A run logs as its pipeline says, once that is loaded.
+    if !matches!(command, Command::Run(_)) {
+        logging::start(LogFormat::Text, None);
+    }
     match command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),

@@ -22,7 +22,7 @@ pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
     if plan.broker.path.is_none() {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
-        execute(&plan, &broker, false, Watch::Shown)?;
+        execute(&plan, &broker, false, Watch::Shown, None)?;
     }
     let window = (!args.windows).then_some(WHOLE);
     let seen = Profiles::read(&*broker, &plan.name, window).map_err(Failure::running)?;

@@ -4,14 +4,14 @@ use std::{io::IsTerminal, sync::Arc};
 
 use driftline_broker::Broker;
 use driftline_pipeline::Plan;
-use driftline_runtime::{End, Limits, Metrics, Report, RunOptions, profiles::Profiles};
+use driftline_runtime::{End, Limits, Metrics, Report, RunOptions, Telemetry, profiles::Profiles};
 
 use crate::{
     Exit,
     args::{Format, RunArgs},
     dead_letters,
     exit::Failure,
-    log,
+    log, logging,
     profiles::WHOLE,
     progress::Progress,
     registry::REGISTRY,
@@ -20,8 +20,11 @@ use crate::{
 
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
+    let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
+    let telemetry = telemetry.map(Arc::new);
+    logging::start(plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open(&plan)?;
-    let report = execute(&plan, &broker, args.follow, Watch::Shown)?;
+    let report = execute(&plan, &broker, args.follow, Watch::Shown, telemetry)?;
     match args.summary {
         Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
         Format::Table => {
@@ -43,9 +46,15 @@ pub(crate) enum Watch {
 }
 
 /// Runs a pipeline on a log until its sources end, or Ctrl-C or SIGTERM asks it to stop.
-pub(crate) fn execute(plan: &Plan, broker: &Arc<dyn Broker>, follow: bool, watch: Watch) -> Result<Report, Failure> {
+pub(crate) fn execute(
+    plan: &Plan,
+    broker: &Arc<dyn Broker>,
+    follow: bool,
+    watch: Watch,
+    telemetry: Option<Arc<Telemetry>>,
+) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions { follow, durable: plan.broker.path.is_some(), limits: Limits::default() };
+    let options = RunOptions { follow, durable: plan.broker.path.is_some(), limits: Limits::default(), telemetry };
     // Lines on the same terminal show the progress themselves.
     let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
     let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));
@@ -62,6 +71,10 @@ pub(crate) fn execute(plan: &Plan, broker: &Arc<dyn Broker>, follow: bool, watch
         progress.finish();
     }
     result.map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn writes_to_stdout(sink: &driftline_pipeline::Node) -> bool {

@@ -25,7 +25,7 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
     if plan.broker.path.is_none() {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
-        execute(&plan, &broker, false, Watch::Shown)?;
+        execute(&plan, &broker, false, Watch::Shown, None)?;
     }
     let topic = plan.name.output_topic(&args.stage);
     let mut left = args.limit.unwrap_or(usize::MAX);

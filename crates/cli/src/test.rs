@@ -49,7 +49,7 @@ fn lines_of(file: &std::path::Path, case: &driftline_pipeline::TestCase) -> Resu
     }
     let words = |failure: Failure| failure.message;
     let broker = log::open(&plan).map_err(words)?;
-    execute(&plan, &broker, false, Watch::Hidden).map_err(words)?;
+    execute(&plan, &broker, false, Watch::Hidden, None).map_err(words)?;
     let mut lines = Vec::new();
     for number in 0..plan.sinks.len() {
         let path = folder.path().join(format!("{number}.jsonl"));

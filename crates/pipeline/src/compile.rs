@@ -18,7 +18,7 @@ use crate::{
     overrides::{Origin, parse_key},
 };
 
-const SECTIONS: [&str; 7] = ["pipeline", "broker", "sources", "stages", "sinks", "monitor", "tests"];
+const SECTIONS: [&str; 8] = ["pipeline", "broker", "sources", "stages", "sinks", "monitor", "telemetry", "tests"];
 /// The keys that every source, stage and sink may have; the rest belong to its kind.
 const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
 /// What a node cannot be called, because the pipeline has a topic of that name.
@@ -123,11 +123,13 @@ impl<'a> Compiler<'a> {
         let pipeline: Option<PipelineSection> = self.section("pipeline", &[]);
         let broker = self.section("broker", &["path"]);
         let monitor = self.section("monitor", &[]);
+        let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
         let tests = self.tests();
 
-        let (Some(pipeline), Some(broker), Some(monitor), true) = (pipeline, broker, monitor, self.problems.is_empty())
+        let (Some(pipeline), Some(broker), Some(monitor), Some(telemetry), true) =
+            (pipeline, broker, monitor, telemetry, self.problems.is_empty())
         else {
             return Err(Problems::new(self.problems));
         };
@@ -137,6 +139,7 @@ impl<'a> Compiler<'a> {
             partitions: pipeline.partitions,
             broker,
             monitor,
+            telemetry,
             sources: Vec::new(),
             stages: Vec::new(),
             sinks: Vec::new(),

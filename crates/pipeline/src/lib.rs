@@ -17,6 +17,7 @@ mod kinds;
 mod overrides;
 mod plan;
 mod problem;
+mod telemetry;
 
 pub use expect::{Difference, Missing, Others, TestCase, TestFailure};
 pub use graph::{Edge, Graph, Vertex};
@@ -24,3 +25,4 @@ pub use kinds::{KindSpec, Kinds, Role, SchemaSpec};
 pub use overrides::{Override, OverrideError};
 pub use plan::{BatchConfig, BrokerConfig, BrokerKind, Durability, MonitorConfig, Node, Plan, Retention};
 pub use problem::{Place, Problem, Problems, Severity};
+pub use telemetry::{LogFormat, OtlpEndpoint, Sampling, TelemetryConfig};

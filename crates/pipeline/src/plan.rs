@@ -11,7 +11,9 @@ use driftline_types::{
 };
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{Graph, Kinds, Override, Place, Problem, Problems, Role, SchemaSpec, Severity, TestCase, compile};
+use crate::{
+    Graph, Kinds, Override, Place, Problem, Problems, Role, SchemaSpec, Severity, TelemetryConfig, TestCase, compile,
+};
 
 /// A pipeline that was checked: names are unique, every input exists, schemas fit, there is no cycle.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,8 @@ pub struct Plan {
     pub broker: BrokerConfig,
     /// How signals are monitored.
     pub monitor: MonitorConfig,
+    /// What is told to the outside.
+    pub telemetry: TelemetryConfig,
     /// The sources, in the order of the file; at least one.
     pub sources: Vec<Node>,
     /// The stages, each after those it reads, else in the order of the file.

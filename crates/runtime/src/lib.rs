@@ -28,10 +28,12 @@ mod run;
 mod sink_task;
 mod source_task;
 mod stage_task;
+pub mod telemetry;
 mod topics;
 
 pub use flow::Limits;
 pub use metrics::{Metrics, NodeKind, NodeMetrics, NodeSnapshot};
 pub use report::{NodeReport, Percentiles, Report};
 pub use run::{End, RunError, RunOptions, run};
+pub use telemetry::{Telemetry, TelemetryError};
 pub use topics::create_topics;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -91,6 +91,10 @@ pub struct NodeMetrics {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     busy_ns: AtomicU64,
+    /// Records not read yet, as the node last saw it; kept only where telemetry asks for it.
+    lag: AtomicU64,
+    /// Whether the node has its partitions, with their state.
+    ready: AtomicBool,
     /// Microseconds from reading a record to committing its results; at a sink, from its entry
     /// into the pipeline to its exit.
     latency: Mutex<Histogram<u64>>,
@@ -115,6 +119,8 @@ impl Default for NodeMetrics {
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
+            lag: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
             latency: Mutex::new(new_latency()),
         }
     }
@@ -144,20 +150,74 @@ impl NodeMetrics {
         latency.saturating_record_n(time.as_micros() as u64, records);
     }
 
+    /// Notes that the node has its partitions, with their state.
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    pub(crate) fn set_lag(&self, records: u64) {
+        self.lag.store(records, Relaxed);
+    }
+
+    pub(crate) fn lag(&self) -> u64 {
+        self.lag.load(Relaxed)
+    }
+
+    /// Returns the number of records read, and so on as in [`NodeSnapshot`].
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Relaxed)
+    }
+
+    pub(crate) fn held(&self) -> i64 {
+        self.held.load(Relaxed)
+    }
+
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Relaxed)
+    }
+
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Relaxed)
+    }
+
+    pub(crate) fn busy_seconds(&self) -> f64 {
+        self.busy_ns.load(Relaxed) as f64 / 1e9
+    }
+
     fn snapshot(&self, name: StageName, kind: NodeKind) -> NodeSnapshot {
         let latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         NodeSnapshot {
             name,
             kind,
-            read: self.read.load(Relaxed),
-            written: self.written.load(Relaxed),
-            used: self.used.load(Relaxed),
-            dropped: self.dropped.load(Relaxed),
-            rejected: self.rejected.load(Relaxed),
-            held: self.held.load(Relaxed),
-            bytes_read: self.bytes_read.load(Relaxed),
-            bytes_written: self.bytes_written.load(Relaxed),
-            busy_seconds: self.busy_ns.load(Relaxed) as f64 / 1e9,
+            read: self.read(),
+            written: self.written(),
+            used: self.used(),
+            dropped: self.dropped(),
+            rejected: self.rejected(),
+            held: self.held(),
+            bytes_read: self.bytes_read(),
+            bytes_written: self.bytes_written(),
+            busy_seconds: self.busy_seconds(),
             latency_ms: Percentiles::of(&latency),
         }
     }

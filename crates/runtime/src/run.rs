@@ -4,14 +4,17 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use driftline_broker::{Broker, BrokerError};
 use driftline_pipeline::{Node, Plan};
-use driftline_stage::{Registry, operator::Site};
+use driftline_stage::{
+    Registry,
+    operator::{Site, Tallies},
+};
 use driftline_types::{StageName, StageVersion};
 use serde::Serialize;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 
 use crate::{
-    Limits, Metrics, NodeReport, Report,
+    Limits, Metrics, NodeKind, NodeReport, Report, Telemetry,
     batch::BatchLimits,
     flow::{Flow, Stop},
     sink_task::SinkTask,
@@ -27,7 +30,7 @@ const DRAIN: Duration = Duration::from_secs(25);
 const SAMPLE: Duration = Duration::from_millis(250);
 
 /// How to run a plan.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct RunOptions {
     /// Whether sources wait for new input where they would end.
     pub follow: bool,
@@ -35,6 +38,8 @@ pub struct RunOptions {
     pub durable: bool,
     /// Bounds on what the process holds.
     pub limits: Limits,
+    /// What is told to the outside; `None` is nothing.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 /// Why a run ended.
@@ -85,7 +90,7 @@ pub async fn run(
 ) -> Result<Report, RunError> {
     let nodes = || plan.sources.iter().chain(&plan.stages).chain(&plan.sinks);
     let flow = Arc::new(Flow::new(nodes().map(|node| node.name.clone()), options.limits));
-    let (tasks, versions) = open(plan, registry, &broker, &flow, &metrics, options)?;
+    let (tasks, versions) = open(plan, registry, &broker, &flow, &metrics, &options)?;
 
     let (done, mut ended) = mpsc::unbounded_channel();
     let mut running = 0;
@@ -125,10 +130,10 @@ pub async fn run(
                 end = End::CutOff;
                 flow.stop(Stop::Now);
             }
-            _ = sample.tick() => memory.sample(),
+            _ = sample.tick() => memory.sample(options.telemetry.as_deref()),
         }
     }
-    memory.sample();
+    memory.sample(options.telemetry.as_deref());
     match failure {
         Some(error) => Err(error),
         None => Ok(Report {
@@ -162,18 +167,24 @@ fn open(
     broker: &Arc<dyn Broker>,
     flow: &Arc<Flow>,
     metrics: &Metrics,
-    options: RunOptions,
+    options: &RunOptions,
 ) -> Result<(Tasks, Versions), RunError> {
     let mut tasks: Tasks = Vec::new();
     let mut versions = Vec::new();
     let mut problems = Vec::new();
     let mut problem = |node: &Node, reason: String| problems.push(format!("{}: {reason}", node.name));
+    let tallies = if options.telemetry.is_some() { Tallies::On } else { Tallies::Off };
+    let telemetry = |kind, node: &Node, version: Option<&StageVersion>| {
+        let telemetry = options.telemetry.as_ref();
+        telemetry.map(|telemetry| telemetry.node(kind, &node.name, version, metrics.node(&node.name)))
+    };
     let site = |node: &Node, version: StageVersion| {
         Arc::new(Site {
             pipeline: plan.name.clone(),
             stage: node.name.clone(),
             version,
             window_ms: i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX),
+            tallies,
         })
     };
     for node in &plan.sinks {
@@ -189,6 +200,7 @@ fn open(
                     broker: Arc::clone(broker),
                     flow: Arc::clone(flow),
                     metrics: metrics.node(&node.name),
+                    telemetry: telemetry(NodeKind::Sink, node, None),
                 };
                 tasks.push((node.name.clone(), Box::new(|| task.run())));
             }
@@ -199,15 +211,17 @@ fn open(
         let Some(def) = registry.stage(node.kind) else { continue };
         match def.open(&node.config) {
             Ok(stage) => {
-                versions.push((node.name.clone(), stage.version().clone()));
+                let version = stage.version().clone();
+                versions.push((node.name.clone(), version.clone()));
                 let task = StageTask {
-                    site: site(node, stage.version().clone()),
+                    site: site(node, version.clone()),
                     stage: Arc::from(stage),
                     inputs: node.inputs.clone(),
                     limits: batch_limits(node),
                     broker: Arc::clone(broker),
                     flow: Arc::clone(flow),
                     metrics: metrics.node(&node.name),
+                    telemetry: telemetry(NodeKind::Stage, node, Some(&version)),
                     readers: metrics.readers(&node.name),
                     flush_on_stop: !options.durable,
                 };
@@ -224,9 +238,11 @@ fn open(
         });
         match opened {
             Ok((source, site, version)) => {
+                let telemetry = telemetry(NodeKind::Source, node, Some(&version));
                 versions.push((node.name.clone(), version));
                 let task = SourceTask {
                     site,
+                    telemetry,
                     source,
                     broker: Arc::clone(broker),
                     flow: Arc::clone(flow),
@@ -262,13 +278,16 @@ impl Memory {
         Self { system: System::new().ok(), peak: 0, cpu_seconds: 0.0 }
     }
 
-    fn sample(&mut self) {
+    fn sample(&mut self, telemetry: Option<&Telemetry>) {
         let (Some(system), Ok(id)) = (&mut self.system, sysinfo::get_current_pid()) else { return };
         let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
         system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), false, what);
         if let Some(process) = system.process(id) {
             self.peak = self.peak.max(process.memory());
             self.cpu_seconds = process.accumulated_cpu_time() as f64 / 1e3;
+            if let Some(telemetry) = telemetry {
+                telemetry.process(process.memory(), self.cpu_seconds);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use driftline_broker::{Broker, BrokerError, Committed, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, Committed, Member, OffsetCommit, Poll, Unit};
 use driftline_stage::{Sink, StageError, operator::Counts};
 use driftline_types::{ErrorClass, Message, PipelineName, StageName, TopicPartition, wire};
 
@@ -14,6 +14,7 @@ use crate::{
     retry::Backoff,
     source_task::now,
     stage_task::{IDLE, with_causes},
+    telemetry::Node,
 };
 
 pub(crate) struct SinkTask {
@@ -25,6 +26,7 @@ pub(crate) struct SinkTask {
     pub broker: Arc<dyn Broker>,
     pub flow: Arc<Flow>,
     pub metrics: Arc<NodeMetrics>,
+    pub telemetry: Option<Node>,
 }
 
 impl SinkTask {
@@ -39,24 +41,12 @@ impl SinkTask {
             if self.flow.stopping() == Some(Stop::Now) {
                 return Ok(());
             }
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.note_lag(&*member);
+            }
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
                 Next::Batch(batch, first) => {
-                    let started = Instant::now();
-                    let note = self.write(&batch)?;
-                    for message in &batch {
-                        let place = TopicPartition::new(message.topic.clone(), message.partition);
-                        next.insert(place, message.offset + 1);
-                    }
-                    let offsets = next
-                        .iter()
-                        .map(|(partition, &next)| OffsetCommit {
-                            partition: partition.clone(),
-                            committed: Committed { next, metadata: note.clone() },
-                        })
-                        .collect();
-                    member.commit(Unit { outputs: Vec::new(), offsets }).map_err(RunError::Broker)?;
-                    self.metrics.busy(started.elapsed());
-                    self.settled(&batch, first);
+                    self.work(&mut *member, &mut next, &batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
                     let notes = partitions.iter().filter_map(|(_, committed)| committed.metadata.as_deref());
@@ -64,6 +54,7 @@ impl SinkTask {
                     let note = notes.max_by_key(|note| (note.len(), *note));
                     self.sink.resume(note).map_err(|error| RunError::stage(&self.name, &error))?;
                     next.extend(partitions.into_iter().map(|(place, committed)| (place, committed.next)));
+                    self.metrics.set_ready();
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
@@ -78,6 +69,44 @@ impl SinkTask {
                 }
             }
         }
+    }
+
+    /// Writes a batch out and commits it.
+    fn work(
+        &mut self,
+        member: &mut dyn Member,
+        next: &mut BTreeMap<TopicPartition, u64>,
+        batch: &[Message],
+        first: Instant,
+    ) -> Result<(), RunError> {
+        let started = Instant::now();
+        // Taken out for as long as the batch borrows it.
+        let telemetry = self.telemetry.take();
+        let watch = telemetry.as_ref().map(|telemetry| telemetry.batch(batch, first));
+        let note = self.write(batch)?;
+        if let Some(watch) = &watch {
+            watch.processed(batch, started, Ok(None));
+        }
+        for message in batch {
+            next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
+        }
+        let offsets = next
+            .iter()
+            .map(|(partition, &next)| OffsetCommit {
+                partition: partition.clone(),
+                committed: Committed { next, metadata: note.clone() },
+            })
+            .collect();
+        let committing = watch.as_ref().map(|_| Instant::now());
+        member.commit(Unit { outputs: Vec::new(), offsets }).map_err(RunError::Broker)?;
+        self.metrics.busy(started.elapsed());
+        if let Some((watch, committing)) = watch.zip(committing) {
+            watch.committed(committing, None);
+            watch.finished();
+        }
+        self.telemetry = telemetry;
+        self.settled(batch, first);
+        Ok(())
     }
 
     fn write(&mut self, batch: &[Message]) -> Result<Option<String>, RunError> {
@@ -105,7 +134,11 @@ impl SinkTask {
         for message in batch {
             let entered = wire::context(message).ingested.as_millis();
             let since = std::time::Duration::from_millis(now.saturating_sub(entered).max(0) as u64);
-            self.metrics.latency(since.max(first.elapsed()), 1);
+            let since = since.max(first.elapsed());
+            self.metrics.latency(since, 1);
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.left(since);
+            }
         }
     }
 }

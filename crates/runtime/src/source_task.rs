@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use driftline_broker::{Broker, BrokerError, Unit};
@@ -15,6 +15,7 @@ use crate::{
     metrics::NodeMetrics,
     retry::Backoff,
     stage_task::{into_unit, read_state, with_causes},
+    telemetry::Node,
 };
 
 pub(crate) struct SourceTask {
@@ -23,6 +24,7 @@ pub(crate) struct SourceTask {
     pub broker: Arc<dyn Broker>,
     pub flow: Arc<Flow>,
     pub metrics: Arc<NodeMetrics>,
+    pub telemetry: Option<Node>,
     /// How many nodes read what it writes.
     pub readers: i64,
 }
@@ -33,13 +35,14 @@ impl SourceTask {
         let entries = read_state(&*self.broker, &self.site, 0).map_err(RunError::Broker)?;
         self.source.restore(entries).map_err(at)?;
         let mut producer = self.broker.producer().map_err(RunError::Broker)?;
+        self.metrics.set_ready();
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         loop {
             self.flow.wait_for_room();
             if self.flow.stopping().is_some() {
                 break;
             }
-            let (effects, status) = match self.source.read(now()) {
+            let (mut effects, status) = match self.source.read(now()) {
                 Ok(read) => read,
                 Err(error) if error.class() == ErrorClass::Transient => {
                     let wait = backoff.next_wait();
@@ -51,6 +54,10 @@ impl SourceTask {
                 Err(error) => return Err(at(error)),
             };
             let counts = effects.counts;
+            let telling = self.telemetry.as_ref().map(|telemetry| {
+                let spans = telemetry.begin(&mut effects.outputs);
+                (telemetry, spans, std::mem::take(&mut effects.tallies), Instant::now())
+            });
             let mut unit = Unit::default();
             into_unit(&self.site, 0, effects, &mut unit);
             if !unit.outputs.is_empty() {
@@ -58,6 +65,9 @@ impl SourceTask {
                 self.metrics.count(&counts);
                 self.metrics.bytes(0, bytes_of(&unit));
                 producer.send(unit.outputs).map_err(|error| refused(&self.site, error))?;
+                if let Some((telemetry, spans, tallies, started)) = telling {
+                    telemetry.sent(started, spans, &tallies);
+                }
             }
             match status {
                 SourceStatus::More => {}

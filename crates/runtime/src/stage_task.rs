@@ -11,7 +11,7 @@ use bytes::Bytes;
 use driftline_broker::{Broker, BrokerError, Committed, Member, OffsetCommit, Poll, Unit, records};
 use driftline_stage::{
     OpenStage, StageError,
-    operator::{Counts, Effects, Operator, Site},
+    operator::{Counts, Effects, Operator, Site, Tally},
 };
 use driftline_types::{ErrorClass, Headers, Message, Outgoing, Partition, StageName, TopicPartition, wire};
 
@@ -22,6 +22,7 @@ use crate::{
     metrics::NodeMetrics,
     retry::Backoff,
     source_task::{bytes_of, now},
+    telemetry::{BatchWatch, Node},
 };
 
 /// How long a node waits for messages before it looks around.
@@ -35,6 +36,7 @@ pub(crate) struct StageTask {
     pub broker: Arc<dyn Broker>,
     pub flow: Arc<Flow>,
     pub metrics: Arc<NodeMetrics>,
+    pub telemetry: Option<Node>,
     /// How many nodes read what it writes.
     pub readers: i64,
     /// Whether a drained run flushes what is buffered even if it was asked to stop: true if there
@@ -56,12 +58,16 @@ impl StageTask {
             if self.flow.stopping() == Some(Stop::Now) {
                 return Ok(());
             }
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.note_lag(&*member);
+            }
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
                 Next::Batch(batch, first) => self.work(&mut *member, &mut operators, batch, first)?,
                 Next::Event(Poll::Assigned(partitions)) => {
                     for (assigned, _) in partitions {
                         self.operator(&mut operators, assigned.partition)?;
                     }
+                    self.metrics.set_ready();
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
@@ -104,6 +110,8 @@ impl StageTask {
         let read = batch.len();
         let read_bytes = batch.iter().map(|message| message.payload_bytes() as u64).sum();
         let started = Instant::now();
+        let watch = self.telemetry.as_ref().map(|telemetry| telemetry.batch(&batch, first));
+        let watch = watch.as_ref();
         let mut by_partition: BTreeMap<Partition, Vec<Message>> = BTreeMap::new();
         for message in batch {
             by_partition.entry(message.partition).or_default().push(message);
@@ -112,9 +120,9 @@ impl StageTask {
         let mut counts = Vec::new();
         let mut failed = Vec::new();
         for (partition, messages) in &by_partition {
-            match self.process(operators, *partition, messages, first.elapsed()) {
-                Ok(effects) => {
-                    counts.push(effects.counts);
+            match self.process(operators, *partition, messages, first.elapsed(), watch) {
+                Ok(mut effects) => {
+                    counts.push((effects.counts, std::mem::take(&mut effects.tallies)));
                     into_unit(&self.site, *partition, effects, &mut unit);
                     unit.offsets.extend(offsets_after(messages));
                 }
@@ -122,10 +130,10 @@ impl StageTask {
             }
         }
         let written = bytes_of(&unit);
-        match self.commit(member, unit) {
+        match self.commit(member, unit, watch) {
             Ok(()) => {
-                for counts in &counts {
-                    self.settled(counts);
+                for (counts, tallies) in &counts {
+                    self.settled(counts, tallies);
                 }
                 self.metrics.bytes(read_bytes, written);
             }
@@ -137,11 +145,14 @@ impl StageTask {
         for (partition, failure) in failed {
             operators.remove(&partition);
             let messages = by_partition.remove(&partition).unwrap_or_default();
-            self.recover(member, operators, partition, &messages, failure)?;
+            self.recover(member, operators, partition, &messages, failure, watch)?;
         }
         self.flow.add_backlog(-(read as i64));
         self.metrics.busy(started.elapsed());
         self.metrics.latency(first.elapsed(), read as u64);
+        if let Some(watch) = watch {
+            watch.finished();
+        }
         Ok(())
     }
 
@@ -154,6 +165,7 @@ impl StageTask {
         partition: Partition,
         messages: &[Message],
         failure: Failure,
+        watch: Option<&BatchWatch<'_>>,
     ) -> Result<(), RunError> {
         match failure {
             Failure::Fatal(error) => return Err(RunError::stage(&self.site.stage, &StageError::fatal(error))),
@@ -170,21 +182,21 @@ impl StageTask {
                     if self.flow.stopping() == Some(Stop::Now) {
                         return Ok(());
                     }
-                    match self.attempt(member, operators, partition, messages) {
+                    match self.attempt(member, operators, partition, messages, watch) {
                         Ok(()) => return Ok(()),
                         Err(Failure::Transient(again)) => error = again,
-                        Err(failure) => return self.recover(member, operators, partition, messages, failure),
+                        Err(failure) => return self.recover(member, operators, partition, messages, failure, watch),
                     }
                 }
             }
             Failure::Record(reason) => {
                 if let [message] = messages {
-                    return self.bury(member, operators, partition, message, reason);
+                    return self.bury(member, operators, partition, message, reason, watch);
                 }
                 let (left, right) = messages.split_at(messages.len() / 2);
                 for half in [left, right] {
-                    if let Err(failure) = self.attempt(member, operators, partition, half) {
-                        self.recover(member, operators, partition, half, failure)?;
+                    if let Err(failure) = self.attempt(member, operators, partition, half, watch) {
+                        self.recover(member, operators, partition, half, failure, watch)?;
                     }
                 }
             }
@@ -199,17 +211,18 @@ impl StageTask {
         operators: &mut Operators,
         partition: Partition,
         messages: &[Message],
+        watch: Option<&BatchWatch<'_>>,
     ) -> Result<(), Failure> {
         self.operator(operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
-        let outcome = self.process(operators, partition, messages, Duration::ZERO).and_then(|effects| {
-            let counts = effects.counts;
+        let outcome = self.process(operators, partition, messages, Duration::ZERO, watch).and_then(|mut effects| {
+            let settled = (effects.counts, std::mem::take(&mut effects.tallies));
             let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages) };
             into_unit(&self.site, partition, effects, &mut unit);
-            self.commit(member, unit).map(|()| counts)
+            self.commit(member, unit, watch).map(|()| settled)
         });
         match outcome {
-            Ok(counts) => {
-                self.settled(&counts);
+            Ok((counts, tallies)) => {
+                self.settled(&counts, &tallies);
                 Ok(())
             }
             Err(failure) => {
@@ -227,12 +240,13 @@ impl StageTask {
         partition: Partition,
         message: &Message,
         reason: String,
+        watch: Option<&BatchWatch<'_>>,
     ) -> Result<(), RunError> {
         let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
         let unit = Unit { outputs: vec![letter], offsets: offsets_after(std::slice::from_ref(message)) };
-        match self.commit(member, unit) {
+        match self.commit(member, unit, watch) {
             Ok(()) => {
-                self.settled(&Counts { read: 1, rejected: 1, ..Default::default() });
+                self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
                 self.operator(operators, partition)
             }
             Err(Failure::Fenced) => Ok(()),
@@ -246,47 +260,61 @@ impl StageTask {
         partition: Partition,
         messages: &[Message],
         waited: Duration,
+        watch: Option<&BatchWatch<'_>>,
     ) -> Result<Effects, Failure> {
         let operator = operators
             .get_mut(&partition)
             .ok_or_else(|| Failure::Fatal(format!("partition {partition} was read before it was assigned")))?;
-        match catch_unwind(AssertUnwindSafe(|| operator.process(messages, waited))) {
+        let started = watch.map(|_| Instant::now());
+        let mut outcome = match catch_unwind(AssertUnwindSafe(|| operator.process(messages, waited))) {
             Ok(Ok(effects)) => Ok(effects),
             Ok(Err(error)) => Err(Failure::of(&error)),
             Err(panic) => Err(Failure::Record(format!("the stage panicked: {}", panic_text(&*panic)))),
+        };
+        if let Some((watch, started)) = watch.zip(started) {
+            watch.processed(messages, started, outcome.as_mut().map(Some).map_err(|failure| failure.class()));
         }
+        outcome
     }
 
     fn flush(&self, member: &mut dyn Member, operators: &mut Operators) -> Result<(), RunError> {
         for (&partition, operator) in operators.iter_mut() {
             let effects = operator.flush().map_err(|error| RunError::stage(&self.site.stage, &error))?;
-            let counts = effects.counts;
+            let (counts, tallies) = (effects.counts, effects.tallies.clone());
             let mut unit = Unit::default();
             into_unit(&self.site, partition, effects, &mut unit);
             if !unit.outputs.is_empty() {
-                self.commit(member, unit).map_err(|failure| RunError::Text(failure.to_string()))?;
+                self.commit(member, unit, None).map_err(|failure| RunError::Text(failure.to_string()))?;
             }
-            self.settled(&counts);
+            self.settled(&counts, &tallies);
         }
         Ok(())
     }
 
-    fn commit(&self, member: &mut dyn Member, unit: Unit) -> Result<(), Failure> {
+    fn commit(&self, member: &mut dyn Member, unit: Unit, watch: Option<&BatchWatch<'_>>) -> Result<(), Failure> {
         if unit.outputs.is_empty() && unit.offsets.is_empty() {
             return Ok(());
         }
-        member.commit(unit).map_err(|error| match error {
+        let started = watch.map(|_| Instant::now());
+        let outcome = member.commit(unit).map_err(|error| match error {
             BrokerError::Fenced { .. } => Failure::Fenced,
             BrokerError::TooLarge { .. } => Failure::Record(error.to_string()),
             error if error.class() == ErrorClass::Transient => Failure::Transient(error.to_string()),
             error => Failure::Broker(error.to_string()),
-        })
+        });
+        if let Some((watch, started)) = watch.zip(started) {
+            watch.committed(started, outcome.as_ref().err().map(Failure::class));
+        }
+        outcome
     }
 
     /// Counts what was committed.
-    fn settled(&self, counts: &Counts) {
+    fn settled(&self, counts: &Counts, tallies: &[Tally]) {
         self.flow.add_backlog(counts.written as i64 * self.readers);
         self.metrics.count(counts);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.tally(tallies);
+        }
     }
 }
 
@@ -312,6 +340,17 @@ impl Failure {
             ErrorClass::Transient => Self::Transient(text),
             ErrorClass::Record => Self::Record(text),
             ErrorClass::Fatal => Self::Fatal(text),
+        }
+    }
+
+    /// Names the reaction, without the words.
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Transient(_) => "transient",
+            Self::Record(_) => "record",
+            Self::Fatal(_) => "fatal",
+            Self::Broker(_) => "broker",
+            Self::Fenced => "fenced",
         }
     }
 }

@@ -264,7 +264,7 @@ fn plan(run: &str, count: u64, settings: &str) -> Plan {
 async fn run(plan: &Plan, broker: &Arc<dyn Broker>, shutdown: impl Future<Output = ()>) -> Result<Report, RunError> {
     create_topics(&**broker, plan, Retention::default()).unwrap();
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions { follow: false, durable: true, limits: Limits::default() };
+    let options = RunOptions { follow: false, durable: true, limits: Limits::default(), telemetry: None };
     driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown).await
 }
 

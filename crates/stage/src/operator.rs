@@ -13,7 +13,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use driftline_stats::{
-    DROPPED, Direction, JointProfile, Profile, ProfileBody, ProfileKey, ProfileSet, Reference, UNKNOWN, Window,
+    DROPPED, Direction, JointProfile, NumberProfile, Profile, ProfileBody, ProfileKey, ProfileSet, Reference, Signal,
+    UNKNOWN, Window,
 };
 use driftline_types::{
     Code, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
@@ -36,6 +37,18 @@ pub struct Site {
     pub version: StageVersion,
     /// Width of a profile's window in event time, milliseconds.
     pub window_ms: i64,
+    /// Whether batches tell the sums of their signals.
+    pub tallies: Tallies,
+}
+
+/// Whether the sums of the signals of a batch are told beside its profiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tallies {
+    /// [`Effects::tallies`] is empty.
+    #[default]
+    Off,
+    /// [`Effects::tallies`] is filled.
+    On,
 }
 
 /// A stage of one partition, its types erased.
@@ -71,6 +84,8 @@ pub struct Effects {
     pub state: Vec<StateChange>,
     /// What it saw, a profile a direction and window.
     pub profiles: Vec<EncodedProfile>,
+    /// The sums of its numeric signals, if the site asks for them.
+    pub tallies: Vec<Tally>,
     /// What became of the records.
     pub counts: Counts,
 }
@@ -82,6 +97,21 @@ pub struct EncodedProfile {
     pub window: Timestamp,
     /// The encoded [`Profile`].
     pub bytes: Vec<u8>,
+}
+
+/// A numeric signal of a batch, on one side of the stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Tally {
+    /// Input or output.
+    pub direction: Direction,
+    /// The signal.
+    pub signal: &'static Signal,
+    /// The number of finite values.
+    pub values: u64,
+    /// Their sum.
+    pub sum: f64,
+    /// The number of missing values.
+    pub missing: u64,
 }
 
 /// Numbers of records. Over a whole run `read = used + dropped + rejected + held`.
@@ -150,12 +180,14 @@ impl Observer {
         &mut profile.body
     }
 
-    /// Encodes what was counted since the last call and forgets it.
-    pub(crate) fn take(&mut self) -> Vec<EncodedProfile> {
-        let mut encoded = Vec::new();
+    /// Moves what was counted since the last call to the effects of a batch.
+    pub(crate) fn take(&mut self, effects: &mut Effects) {
+        if self.site.tallies == Tallies::On {
+            effects.tallies = self.tallies();
+        }
         for ((start, _), profile) in &mut self.profiles {
             if !profile.body.is_empty() {
-                encoded.push(EncodedProfile { window: *start, bytes: profile.encode() });
+                effects.profiles.push(EncodedProfile { window: *start, bytes: profile.encode() });
             }
             match &mut profile.body {
                 ProfileBody::Input(set) | ProfileBody::Output(set) => set.clear(),
@@ -165,7 +197,22 @@ impl Observer {
         while self.profiles.len() > KEPT {
             self.profiles.pop_first();
         }
-        encoded
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        let sets = self.profiles.iter().filter_map(|((_, direction), profile)| match &profile.body {
+            ProfileBody::Input(set) | ProfileBody::Output(set) => Some((*direction, set)),
+            ProfileBody::Joint(_) => None,
+        });
+        let numbers = sets.flat_map(|(direction, set)| set.numbers().map(move |number| (direction, number)));
+        let tally = |(direction, (signal, profile)): (Direction, (&'static Signal, &NumberProfile))| Tally {
+            direction,
+            signal,
+            values: profile.finite(),
+            sum: profile.mean().unwrap_or(0.0) * profile.finite() as f64,
+            missing: profile.missing(),
+        };
+        numbers.map(tally).collect()
     }
 }
 
@@ -255,7 +302,7 @@ impl<S: Stage> StageOperator<S> {
             effects.outputs.push(self.encode(output, &timing, &mut effects.counts, &mut buffer)?);
         }
         effects.state = state;
-        effects.profiles = self.observer.take();
+        self.observer.take(&mut effects);
         Ok(effects)
     }
 

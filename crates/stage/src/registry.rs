@@ -274,7 +274,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
                 value: Some(Bytes::copy_from_slice(&self.sequence.to_le_bytes())),
             });
         }
-        effects.profiles = self.observer.take();
+        self.observer.take(&mut effects);
         Ok((effects, status))
     }
 }

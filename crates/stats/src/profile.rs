@@ -12,8 +12,8 @@ use std::{fmt, sync::Arc};
 use driftline_types::{Code, PipelineName, StageName, StageVersion, Timestamp};
 
 use crate::{
-    JointProfile, MergeError, Reference, ReferenceId, Signal, SignalBins, SignalProfile, SignalVisitor, edges::MISSING,
-    reference::CodeOfRecord, wire::Writer,
+    JointProfile, MergeError, NumberProfile, Reference, ReferenceId, Signal, SignalBins, SignalProfile, SignalVisitor,
+    edges::MISSING, reference::CodeOfRecord, wire::Writer,
 };
 
 /// A span of event time, `start` included and the end not.
@@ -252,6 +252,15 @@ impl ProfileSet {
     /// Returns the signals that were counted, by name: name, unit and profile.
     pub fn signals(&self) -> impl Iterator<Item = (&str, &str, &SignalProfile)> {
         self.sorted().into_iter().map(|entry| (&*entry.name, &*entry.unit, &entry.profile))
+    }
+
+    /// Visits the numeric signals that this set has counted itself, in the order in which they were
+    /// first seen: cheaper than [`ProfileSet::signals`], which sorts and knows decoded ones too.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static Signal, &NumberProfile)> {
+        self.entries.iter().filter_map(|entry| match (&entry.profile, entry.signal) {
+            (SignalProfile::Number(profile), Some(signal)) if profile.total() > 0 => Some((signal, profile)),
+            _ => None,
+        })
     }
 
     /// Returns the profile of a signal, `None` if it was not counted.

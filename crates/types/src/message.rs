@@ -51,6 +51,14 @@ impl Headers {
         self.0.push((name.into(), value.into()));
     }
 
+    /// Replaces the last value of a name, or appends it.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        match self.0.iter_mut().rev().find(|(n, _)| n == name) {
+            Some((_, old)) => *old = value.into(),
+            None => self.push(name, value),
+        }
+    }
+
     /// Returns the last value of a name, or `None`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Bytes> {

@@ -4,7 +4,10 @@ use std::{collections::HashSet, io::Write as _, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use driftline_payloads::{SearchResponse, Transcript};
-use driftline_stage::{Payload, StageDef, operator::Site};
+use driftline_stage::{
+    Payload, StageDef,
+    operator::{Site, Tallies},
+};
 use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
 
@@ -32,6 +35,7 @@ fn respond(config: &str, texts: &[&str]) -> Vec<SearchResponse> {
         stage: StageName::try_new("search").unwrap(),
         version: StageVersion::try_new("v1").unwrap(),
         window_ms: 10_000,
+        tallies: Tallies::Off,
     };
     let open = DEF.open(&config.parse().unwrap()).unwrap();
     let message = |(offset, text): (usize, &&str)| {
