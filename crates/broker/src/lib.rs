@@ -9,6 +9,7 @@
 mod contract;
 mod embedded;
 mod error;
+mod kafka;
 
 pub use contract::{
     Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Retention, TopicDescription,
@@ -16,3 +17,4 @@ pub use contract::{
 };
 pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;
+pub use kafka::{ALLOWED_PROPERTIES, Delivery, Kafka, KafkaConfig};

@@ -70,9 +70,27 @@ pub(crate) struct RunArgs {
     /// Waits for new input where the sources would end.
     #[arg(long)]
     pub follow: bool,
+    /// Runs only these sources, stages and sinks, separated by commas; other processes run the rest. Needs Kafka.
+    #[arg(long, value_delimiter = ',', value_parser = |name: &str| StageName::try_new(name))]
+    pub only: Vec<StageName>,
     /// Prints the summary as JSON instead of tables.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub summary: Format,
+}
+
+/// Runs one stage of a pipeline on Kafka; start as many as there are partitions to share the work.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct StageArgs {
+    /// The pipeline file.
+    #[arg(long)]
+    pub pipeline: PathBuf,
+    /// The stage.
+    #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
+    pub stage: StageName,
+    /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
+    #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
+    pub overrides: Vec<Override>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -24,14 +24,25 @@ use clap::{CommandFactory, Parser};
 pub use exit::Exit;
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, StageArgs},
     exit::Failure,
 };
 
 /// Runs the command with the arguments of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    finish(Args::try_parse(), |args: Args| execute(args.command))
+}
+
+/// Runs one stage, of one kind, until the process is asked to stop: what `driftline-vad` and its like are. They read the
+/// whole pipeline file, so they know every kind.
+#[must_use]
+pub fn stage(kind: &'static str) -> ExitCode {
+    finish(StageArgs::try_parse(), |args| run::stage(kind, &args))
+}
+
+fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exit, Failure>) -> ExitCode {
+    let args = match args {
         Ok(args) => args,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
@@ -49,7 +60,7 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .compact()
         .init();
-    match execute(args.command) {
+    match execute(args) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, message }) => {
             eprintln!("{message}");

@@ -5,10 +5,11 @@ use std::{io::IsTerminal, sync::Arc};
 use driftline_broker::Broker;
 use driftline_pipeline::Plan;
 use driftline_runtime::{End, Limits, Metrics, Report, RunOptions, profiles::Profiles};
+use driftline_types::StageName;
 
 use crate::{
     Exit,
-    args::{Format, RunArgs},
+    args::{Format, PipelineArgs, RunArgs, StageArgs},
     dead_letters,
     exit::Failure,
     log,
@@ -21,6 +22,7 @@ use crate::{
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
     let broker = log::open(&plan)?;
+    let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
     let report = execute(&plan, &broker, args.follow, Watch::Shown)?;
     match args.summary {
         Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
@@ -35,6 +37,43 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
 }
 
+/// Runs one stage as a process of its own.
+pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
+    let StageArgs { pipeline, stage, overrides } = args;
+    let args = PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone() };
+    let plan = log::load(&args)?;
+    match plan.stages.iter().find(|node| node.name == *stage) {
+        Some(node) if node.kind != kind => {
+            let file = pipeline.display();
+            return Err(Failure::usage(format!(
+                "{file}: stages.{stage}.kind: found {:?}, allowed is {kind:?}",
+                node.kind
+            )));
+        }
+        _ => {}
+    }
+    let broker = log::open(&plan)?;
+    let plan = part(plan, std::slice::from_ref(stage))?;
+    let report = execute(&plan, &broker, true, Watch::Hidden)?;
+    dead_letters::warn(&*broker, &plan, &report)?;
+    Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
+}
+
+/// Keeps the nodes that this process runs.
+fn part(plan: Plan, only: &[StageName]) -> Result<Plan, Failure> {
+    let file = plan.file.display().to_string();
+    if !log::is_durable(&plan) {
+        return Err(Failure::usage(format!(
+            "{file}: --only needs a log that others can read, broker.kind = \"kafka\""
+        )));
+    }
+    let names: Vec<_> = plan.nodes().map(|(_, node)| node.name.to_string()).collect();
+    plan.only(only).map_err(|unknown| {
+        let unknown: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+        Failure::usage(format!("{file}: --only: found {}, allowed are {}", unknown.join(", "), names.join(", ")))
+    })
+}
+
 /// Whether a run shows how far it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watch {
@@ -45,7 +84,7 @@ pub(crate) enum Watch {
 /// Runs a pipeline on a log until its sources end, or Ctrl-C or SIGTERM asks it to stop.
 pub(crate) fn execute(plan: &Plan, broker: &Arc<dyn Broker>, follow: bool, watch: Watch) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions { follow, durable: plan.broker.path.is_some(), limits: Limits::default() };
+    let options = RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default() };
     // Lines on the same terminal show the progress themselves.
     let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
     let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));

@@ -22,6 +22,7 @@ mod batch;
 mod flow;
 mod metrics;
 pub mod profiles;
+mod repeats;
 mod report;
 mod retry;
 mod run;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use driftline_broker::{Broker, BrokerError, Committed, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, OffsetCommit, Poll, Unit};
 use driftline_stage::{Sink, StageError, operator::Counts};
 use driftline_types::{ErrorClass, Message, PipelineName, StageName, TopicPartition, wire};
 
@@ -11,6 +11,7 @@ use crate::{
     batch::{BatchLimits, Batcher, Next},
     flow::{Flow, Stop},
     metrics::NodeMetrics,
+    repeats::Repeats,
     retry::Backoff,
     source_task::now,
     stage_task::{IDLE, with_causes},
@@ -35,13 +36,15 @@ impl SinkTask {
         // The next offset of each partition owned. Every commit names all of them, so that each
         // carries the sink's newest note.
         let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
+        let mut repeats = Repeats::default();
         loop {
             if self.flow.stopping() == Some(Stop::Now) {
                 return Ok(());
             }
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
-                Next::Batch(batch, first) => {
+                Next::Batch(mut batch, first) => {
                     let started = Instant::now();
+                    self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
                     let note = self.write(&batch)?;
                     for message in &batch {
                         let place = TopicPartition::new(message.topic.clone(), message.partition);
@@ -51,7 +54,7 @@ impl SinkTask {
                         .iter()
                         .map(|(partition, &next)| OffsetCommit {
                             partition: partition.clone(),
-                            committed: Committed { next, metadata: note.clone() },
+                            committed: repeats.committed(partition, next, note.as_deref()),
                         })
                         .collect();
                     member.commit(Unit { outputs: Vec::new(), offsets }).map_err(RunError::Broker)?;
@@ -59,14 +62,16 @@ impl SinkTask {
                     self.settled(&batch, first);
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
-                    let notes = partitions.iter().filter_map(|(_, committed)| committed.metadata.as_deref());
+                    let notes: Vec<String> =
+                        partitions.iter().filter_map(|(place, committed)| repeats.resume(place, committed)).collect();
                     // All notes of one commit are equal, and a later commit's note is longer or greater.
-                    let note = notes.max_by_key(|note| (note.len(), *note));
-                    self.sink.resume(note).map_err(|error| RunError::stage(&self.name, &error))?;
+                    let note = notes.iter().max_by_key(|note| (note.len(), *note));
+                    self.sink.resume(note.map(String::as_str)).map_err(|error| RunError::stage(&self.name, &error))?;
                     next.extend(partitions.into_iter().map(|(place, committed)| (place, committed.next)));
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
+                        repeats.forget(&lost);
                         next.remove(&lost);
                     }
                 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, FetchLimit, Member, OffsetCommit, Poll, Unit};
 use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site},
@@ -20,6 +20,7 @@ use crate::{
     batch::{BatchLimits, Batcher, Next},
     flow::{Flow, Stop},
     metrics::NodeMetrics,
+    repeats::Repeats,
     retry::Backoff,
     source_task::{bytes_of, now},
 };
@@ -52,19 +53,25 @@ impl StageTask {
         let mut member = self.broker.join(&group, &topics).map_err(RunError::Broker)?;
         let mut batcher = Batcher::default();
         let mut operators = Operators::new();
+        let mut repeats = Repeats::default();
         loop {
             if self.flow.stopping() == Some(Stop::Now) {
                 return Ok(());
             }
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
-                Next::Batch(batch, first) => self.work(&mut *member, &mut operators, batch, first)?,
+                Next::Batch(mut batch, first) => {
+                    self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
+                    self.work(&mut *member, &mut operators, &repeats, batch, first)?;
+                }
                 Next::Event(Poll::Assigned(partitions)) => {
-                    for (assigned, _) in partitions {
+                    for (assigned, committed) in partitions {
+                        repeats.resume(&assigned, &committed);
                         self.operator(&mut operators, assigned.partition)?;
                     }
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
+                        repeats.forget(&lost);
                         operators.remove(&lost.partition);
                     }
                 }
@@ -98,6 +105,7 @@ impl StageTask {
         &self,
         member: &mut dyn Member,
         operators: &mut Operators,
+        repeats: &Repeats,
         batch: Vec<Message>,
         first: Instant,
     ) -> Result<(), RunError> {
@@ -116,7 +124,7 @@ impl StageTask {
                 Ok(effects) => {
                     counts.push(effects.counts);
                     into_unit(&self.site, *partition, effects, &mut unit);
-                    unit.offsets.extend(offsets_after(messages));
+                    unit.offsets.extend(offsets_after(messages, repeats));
                 }
                 Err(failure) => failed.push((*partition, failure)),
             }
@@ -137,7 +145,7 @@ impl StageTask {
         for (partition, failure) in failed {
             operators.remove(&partition);
             let messages = by_partition.remove(&partition).unwrap_or_default();
-            self.recover(member, operators, partition, &messages, failure)?;
+            self.recover(member, operators, repeats, partition, &messages, failure)?;
         }
         self.flow.add_backlog(-(read as i64));
         self.metrics.busy(started.elapsed());
@@ -151,6 +159,7 @@ impl StageTask {
         &self,
         member: &mut dyn Member,
         operators: &mut Operators,
+        repeats: &Repeats,
         partition: Partition,
         messages: &[Message],
         failure: Failure,
@@ -170,21 +179,21 @@ impl StageTask {
                     if self.flow.stopping() == Some(Stop::Now) {
                         return Ok(());
                     }
-                    match self.attempt(member, operators, partition, messages) {
+                    match self.attempt(member, operators, repeats, partition, messages) {
                         Ok(()) => return Ok(()),
                         Err(Failure::Transient(again)) => error = again,
-                        Err(failure) => return self.recover(member, operators, partition, messages, failure),
+                        Err(failure) => return self.recover(member, operators, repeats, partition, messages, failure),
                     }
                 }
             }
             Failure::Record(reason) => {
                 if let [message] = messages {
-                    return self.bury(member, operators, partition, message, reason);
+                    return self.bury(member, operators, repeats, partition, message, reason);
                 }
                 let (left, right) = messages.split_at(messages.len() / 2);
                 for half in [left, right] {
-                    if let Err(failure) = self.attempt(member, operators, partition, half) {
-                        self.recover(member, operators, partition, half, failure)?;
+                    if let Err(failure) = self.attempt(member, operators, repeats, partition, half) {
+                        self.recover(member, operators, repeats, partition, half, failure)?;
                     }
                 }
             }
@@ -197,13 +206,14 @@ impl StageTask {
         &self,
         member: &mut dyn Member,
         operators: &mut Operators,
+        repeats: &Repeats,
         partition: Partition,
         messages: &[Message],
     ) -> Result<(), Failure> {
         self.operator(operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
         let outcome = self.process(operators, partition, messages, Duration::ZERO).and_then(|effects| {
             let counts = effects.counts;
-            let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages) };
+            let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages, repeats) };
             into_unit(&self.site, partition, effects, &mut unit);
             self.commit(member, unit).map(|()| counts)
         });
@@ -224,12 +234,13 @@ impl StageTask {
         &self,
         member: &mut dyn Member,
         operators: &mut Operators,
+        repeats: &Repeats,
         partition: Partition,
         message: &Message,
         reason: String,
     ) -> Result<(), RunError> {
         let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
-        let unit = Unit { outputs: vec![letter], offsets: offsets_after(std::slice::from_ref(message)) };
+        let unit = Unit { outputs: vec![letter], offsets: offsets_after(std::slice::from_ref(message), repeats) };
         match self.commit(member, unit) {
             Ok(()) => {
                 self.settled(&Counts { read: 1, rejected: 1, ..Default::default() });
@@ -333,13 +344,13 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// The offsets to commit once these messages are done: one a topic and partition.
-fn offsets_after(messages: &[Message]) -> Vec<OffsetCommit> {
+fn offsets_after(messages: &[Message], repeats: &Repeats) -> Vec<OffsetCommit> {
     let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
     for message in messages {
         next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
     }
     next.into_iter()
-        .map(|(partition, next)| OffsetCommit { partition, committed: Committed { next, metadata: None } })
+        .map(|(partition, next)| OffsetCommit { committed: repeats.committed(&partition, next, None), partition })
         .collect()
 }
 
