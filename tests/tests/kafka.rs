@@ -84,11 +84,14 @@ impl Pipeline {
     }
 
     fn lines(&self) -> Vec<Value> {
-        fs::read(self.out()).map_or_else(|_| Vec::new(), |bytes| {
-            // A sink that was killed may have left a part of a line, which its successor removes.
-            let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-            driftline::parse(&bytes[..whole])
-        })
+        fs::read(self.out()).map_or_else(
+            |_| Vec::new(),
+            |bytes| {
+                // A sink that was killed may have left a part of a line, which its successor removes.
+                let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+                driftline::parse(&bytes[..whole])
+            },
+        )
     }
 
     /// Waits for lines; tells what the processes said if they do not come.

@@ -15,6 +15,7 @@ mod run;
 mod table;
 mod tap;
 mod test;
+mod topics;
 mod validate;
 
 use std::process::ExitCode;
@@ -79,6 +80,9 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Test(args) => test::test(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
+        Command::Topics(args) => topics::topics(&args),
+        Command::Lag(args) => topics::lag(&args),
+        Command::Doctor(args) => topics::doctor(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "driftline", &mut std::io::stdout());
             Ok(Exit::Success)

@@ -23,16 +23,21 @@ pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {
 
 /// Opens the log of a pipeline, a temporary one if it names none, and creates its topics.
 pub(crate) fn open(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
-    let broker = match plan.broker.kind {
-        BrokerKind::Embedded => embedded(plan)?,
-        BrokerKind::Kafka => kafka(plan)?,
-    };
+    let broker = connect(plan)?;
     let retention = Retention {
         bytes: plan.broker.retention.bytes.map(|bytes| bytes.0),
         ms: plan.broker.retention.age.map(|age| age.0),
     };
     create_topics(&*broker, plan, retention).map_err(Failure::running)?;
     Ok(broker)
+}
+
+/// Opens the log of a pipeline as it is.
+pub(crate) fn connect(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
+    match plan.broker.kind {
+        BrokerKind::Embedded => embedded(plan),
+        BrokerKind::Kafka => kafka(plan),
+    }
 }
 
 fn kafka(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {

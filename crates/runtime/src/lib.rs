@@ -35,4 +35,4 @@ pub use flow::Limits;
 pub use metrics::{Metrics, NodeKind, NodeMetrics, NodeSnapshot};
 pub use report::{NodeReport, Percentiles, Report};
 pub use run::{End, RunError, RunOptions, run};
-pub use topics::create_topics;
+pub use topics::{create_topics, pipeline_topics};

@@ -81,6 +81,7 @@ pub fn kinds() -> Kinds {
     let stage =
         |name, input, output, paths, check| KindSpec { name, input: Some(input), output: Some(output), paths, check };
     Kinds {
+        properties: &["linger.ms", "sasl.mechanism", "sasl.password", "sasl.username", "security.protocol"],
         sources: vec![
             KindSpec {
                 name: "audio-files",
