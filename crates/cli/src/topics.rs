@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use driftline_broker::{Broker, Cleanup};
+use driftline_broker::{Broker, Cleanup, FetchLimit};
 use driftline_pipeline::{BrokerKind, Node, Plan};
 use driftline_runtime::pipeline_topics;
 use driftline_types::{StageName, Topic, TopicPartition};
@@ -90,7 +90,11 @@ fn behind(broker: &dyn Broker, plan: &Plan, node: &StageName, topic: &Topic) -> 
     for (partition, ends) in (0..).zip(&found.partitions) {
         let place = TopicPartition::new(topic.clone(), partition);
         let committed = broker.committed(&plan.name.group(node), &place).map_err(Failure::running)?;
-        behind.push((partition, committed.map_or(ends.low, |committed| committed.next), ends.high));
+        let next = committed.map_or(ends.low, |committed| committed.next);
+        // What is left may be the marks of transactions alone.
+        let limit = FetchLimit { records: 1, bytes: 1 };
+        let none_left = next >= ends.low && broker.read(&place, next, limit).map_err(Failure::running)?.is_empty();
+        behind.push((partition, if none_left { ends.high } else { next }, ends.high));
     }
     Ok(behind)
 }
@@ -148,7 +152,10 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
                     Ok(Some(found)) if topic.as_str().ends_with(".state") != compacted(&found.spec.cleanup) => {
                         Err("has the wrong cleanup policy: state is compacted, records are not".to_owned())
                     }
-                    Ok(Some(found)) => Ok(format!("{} partitions", found.spec.partitions)),
+                    Ok(Some(found)) => {
+                        let s = if found.spec.partitions == 1 { "" } else { "s" };
+                        Ok(format!("{} partition{s}", found.spec.partitions))
+                    }
                 };
                 check(&format!("topic {topic}"), outcome);
             }
