@@ -115,7 +115,7 @@ fn pass_through(load: &Load, folder: &Path) {
     thread::scope(|scope| {
         let (broker, a) = (&broker, &a);
         scope.spawn(move || {
-            let mut producer = broker.producer().expect("a producer");
+            let mut producer = broker.producer("test").expect("a producer");
             let value = noise(load.record_bytes);
             let mut sent = 0;
             while sent < records {

@@ -2,8 +2,10 @@
 //!
 //! Laws that every implementation keeps (and `tests/contract` checks):
 //!
-//! 1. Offsets of a partition are dense from its first record on, in the order of commits.
-//! 2. A [`Unit`] is visible whole or not at all, to readers and after a crash.
+//! 1. Offsets of a partition grow in the order of commits. A gap holds no record.
+//! 2. A [`Unit`] that fails, or is cut off by a crash, is never seen, not even in part; one whose commit
+//!    returned is seen whole by every later read. ([`crate::KafkaConfig::delivery`] can weaken this for units
+//!    without state.)
 //! 3. A partition is owned by at most one member of a group at a time. A member that has lost a
 //!    partition cannot commit it ([`BrokerError::Fenced`]).
 //! 4. A member starts each assigned partition at the group's committed offset, or at the first
@@ -46,11 +48,12 @@ pub trait Broker: Send + Sync {
     /// [`BrokerError::UnknownTopic`].
     fn join(&self, group: &GroupId, topics: &[Topic]) -> Result<Box<dyn Member>, BrokerError>;
 
-    /// Opens a producer outside any group, for sources and tools.
+    /// Opens a producer outside any group, for sources and tools. On a broker that several processes share, a
+    /// producer shuts out an earlier one of the same name, which may be a process that hangs.
     ///
     /// # Errors
     /// If the broker cannot be reached.
-    fn producer(&self) -> Result<Box<dyn Producer>, BrokerError>;
+    fn producer(&self, name: &str) -> Result<Box<dyn Producer>, BrokerError>;
 
     /// Returns what a group has committed for a partition; `None` if nothing yet.
     ///
@@ -59,7 +62,7 @@ pub trait Broker: Send + Sync {
     fn committed(&self, group: &GroupId, partition: &TopicPartition) -> Result<Option<Committed>, BrokerError>;
 
     /// Reads from a place in the log, outside any group: for tools and for restoring state. An
-    /// empty result means that `from` is the end of the log. On a compacted topic offsets have gaps.
+    /// empty result means that no record stands at or after `from`. Whatever was committed before the call is read.
     ///
     /// # Errors
     /// [`BrokerError::UnknownTopic`], or [`BrokerError::OutOfRange`] if `from` lies before the
@@ -83,25 +86,8 @@ pub trait Member: Send {
     /// [`BrokerError::TooLarge`], [`BrokerError::UnknownTopic`]. In each case nothing was written.
     fn commit(&mut self, unit: Unit) -> Result<(), BrokerError>;
 
-    /// Moves the next read of an assigned partition.
-    ///
-    /// # Errors
-    /// [`BrokerError::Fenced`] if it is not assigned here.
-    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), BrokerError>;
-
-    /// Stops fetching from these partitions until [`Member::resume`]. Keep polling while paused.
-    ///
-    /// # Errors
-    /// [`BrokerError::Fenced`] if one is not assigned here.
-    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
-
-    /// Fetches from these partitions again.
-    ///
-    /// # Errors
-    /// [`BrokerError::Fenced`] if one is not assigned here.
-    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
-
-    /// Returns the records written but not yet read by this member, over its partitions.
+    /// Returns about how many records were written but not yet read by this member, over its partitions; 0 if
+    /// and only if there are none. Until the group has said what this member reads, it is at least 1.
     ///
     /// # Errors
     /// If the broker cannot be reached.

@@ -99,6 +99,22 @@ pub enum BrokerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The cluster could not be reached or had no answer in time; the same call may succeed later.
+    #[error("kafka: cannot {action} now: {reason}")]
+    Unavailable {
+        /// What was asked of it.
+        action: &'static str,
+        /// What the client says.
+        reason: String,
+    },
+    /// The cluster refused, and will again.
+    #[error("kafka: cannot {action}: {reason}")]
+    Refused {
+        /// What was asked of it.
+        action: &'static str,
+        /// What the cluster says.
+        reason: String,
+    },
     /// The store below failed.
     #[error("the log's store failed: {0}")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -110,6 +126,7 @@ impl BrokerError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::TooLarge { .. } | Self::KeyMissing { .. } => ErrorClass::Record,
+            Self::Unavailable { .. } => ErrorClass::Transient,
             _ => ErrorClass::Fatal,
         }
     }

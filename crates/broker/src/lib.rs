@@ -9,6 +9,7 @@
 mod contract;
 mod embedded;
 mod error;
+mod kafka;
 mod records;
 
 pub use contract::{
@@ -17,4 +18,5 @@ pub use contract::{
 };
 pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;
+pub use kafka::{ALLOWED_PROPERTIES, Delivery, Kafka, KafkaConfig};
 pub use records::{Records, records};

@@ -79,7 +79,7 @@ mod tests {
             headers: Headers::default(),
             timestamp: Timestamp::from_millis(0),
         };
-        let mut producer = broker.producer().unwrap();
+        let mut producer = broker.producer("test").unwrap();
         for _ in 0..20 {
             producer.send(vec![message.clone(); 1_000]).unwrap();
         }

@@ -98,7 +98,7 @@ fn say(line: &str) {
 
 /// Writes the records that are still missing: units are whole, so their number says which.
 fn produce(broker: &Embedded, a: &Topic, records: u64, mut choices: Choices) {
-    let mut producer = broker.producer().unwrap();
+    let mut producer = broker.producer("test").unwrap();
     let mut next = written(broker, a);
     while next < records {
         let end = records.min(next + 1 + choices.below(200));

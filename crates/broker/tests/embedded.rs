@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
+#[path = "embedded/immediate.rs"]
+mod immediate;
 
 use std::{
     fs,
@@ -18,7 +20,7 @@ use driftline_types::{GroupId, Headers, Message, Outgoing, Timestamp, Topic, Top
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::contract::{Subject, groups, log, retention};
+use crate::contract::{Subject, groups, log};
 
 /// A folder in memory where the system has one: opening a log waits for the disk a dozen times, and
 /// nothing here is about the disk.
@@ -37,6 +39,8 @@ struct OnDisk {
 
 impl Subject for OnDisk {
     type Broker = Embedded;
+
+    const DENSE: bool = true;
 
     fn start() -> Self {
         let folder = folder();
@@ -64,6 +68,7 @@ macro_rules! laws {
 }
 
 contract::each_law!(laws);
+laws! { immediate::readers_see_units_whole, immediate::only_the_oldest_beyond_the_limits_go }
 
 fn topic(name: &str) -> Topic {
     Topic::try_new(name).unwrap()
@@ -278,7 +283,7 @@ fn a_member_that_does_not_give_up_in_time_loses_the_partition() {
     let broker = Embedded::temporary(config).unwrap();
     let t = topic("t");
     broker.create_topic(&t, &spec(2, None)).unwrap();
-    broker.producer().unwrap().send(vec![to(&t, 0, b"a"), to(&t, 1, b"b")]).unwrap();
+    broker.producer("test").unwrap().send(vec![to(&t, 0, b"a"), to(&t, 1, b"b")]).unwrap();
     let mut slow = broker.join(&group(), std::slice::from_ref(&t)).unwrap();
     assert!(matches!(slow.poll(ANY, Duration::ZERO).unwrap(), Poll::Assigned(all) if all.len() == 2));
     let mut second = broker.join(&group(), std::slice::from_ref(&t)).unwrap();
@@ -306,7 +311,7 @@ fn a_waiting_member_is_woken() {
             assert!(matches!(waiting.poll(ANY, patient).unwrap(), Poll::Assigned(_)), "when the first has left");
             assert!(matches!(waiting.poll(ANY, patient).unwrap(), Poll::Messages(_)), "what was not committed");
         });
-        let mut producer = broker.producer().unwrap();
+        let mut producer = broker.producer("test").unwrap();
         let reader = scope.spawn(move || {
             let read = member.poll(ANY, patient).unwrap();
             assert!(matches!(read, Poll::Messages(messages) if messages.len() == 1));
@@ -323,7 +328,7 @@ fn partitions_are_read_in_turn() {
     let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
     let t = topic("t");
     broker.create_topic(&t, &spec(3, None)).unwrap();
-    let mut producer = broker.producer().unwrap();
+    let mut producer = broker.producer("test").unwrap();
     producer.send((0..100).map(|i| to(&t, 0, &[i])).collect()).unwrap();
     producer.send(vec![to(&t, 1, b"a"), to(&t, 2, b"b")]).unwrap();
     let mut member = broker.join(&group(), std::slice::from_ref(&t)).unwrap();
@@ -343,7 +348,7 @@ fn retention_keeps_little_more_than_its_limit() {
     let t = topic("t");
     let limit = 1_000_000;
     broker.create_topic(&t, &spec(1, Some(limit))).unwrap();
-    let mut producer = broker.producer().unwrap();
+    let mut producer = broker.producer("test").unwrap();
     for _ in 0..400 {
         producer.send(vec![to(&t, 0, &[0; 10_000])]).unwrap();
     }
@@ -363,7 +368,7 @@ fn old_tombstones_are_forgotten() {
         value: value.map(|value| value.to_vec().into()),
         ..to(&t, 0, b"")
     };
-    let mut producer = broker.producer().unwrap();
+    let mut producer = broker.producer("test").unwrap();
     producer.send(vec![keyed(b"gone", Some(b"1")), keyed(b"kept", Some(b"2"))]).unwrap();
     producer.send(vec![keyed(b"gone", None)]).unwrap();
     let offsets = || -> Vec<u64> { broker.read(&place(&t, 0), 0, ANY).unwrap().iter().map(|m| m.offset).collect() };
@@ -383,7 +388,7 @@ fn the_store_and_the_memory_agree() {
     let broker = Embedded::temporary(small).unwrap();
     let t = topic("t");
     broker.create_topic(&t, &spec(2, None)).unwrap();
-    let mut producer = broker.producer().unwrap();
+    let mut producer = broker.producer("test").unwrap();
     for unit in 0..50_u8 {
         producer.send((0..7).map(|i| to(&t, u32::from(unit % 2), &[unit, i].repeat(20))).collect()).unwrap();
     }

@@ -34,18 +34,24 @@ pub(crate) enum Command {
     Graph(GraphArgs),
     /// Prints what a source or stage writes, one JSON line a record.
     ///
-    /// Reads the log at `broker.path`; without one, runs the pipeline first.
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Tap(TapArgs),
     /// Shows what every stage saw: the profiles of its inputs and outputs.
     ///
-    /// Reads the log at `broker.path`; without one, runs the pipeline first.
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Profiles(ProfilesArgs),
     /// Runs the `[[tests]]` of pipelines.
     Test(TestArgs),
     /// Looks at model files.
     Models(ModelsArgs),
-    /// Looks at dead letters, sends them again or sets them aside. Needs a log at `broker.path`.
+    /// Looks at dead letters, sends them again or sets them aside. Needs Kafka or a log at `broker.path`.
     Dlq(DlqArgs),
+    /// Makes or describes the topics of a pipeline. Needs Kafka or a log at `broker.path`.
+    Topics(TopicsArgs),
+    /// Shows how far each stage and sink is behind.
+    Lag(LagArgs),
+    /// Tries what a run relies on: models, broker, topics.
+    Doctor(DoctorArgs),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -70,9 +76,27 @@ pub(crate) struct RunArgs {
     /// Waits for new input where the sources would end.
     #[arg(long)]
     pub follow: bool,
+    /// Runs only these sources, stages and sinks, separated by commas; other processes run the rest. Needs Kafka.
+    #[arg(long, value_delimiter = ',', value_parser = |name: &str| StageName::try_new(name))]
+    pub only: Vec<StageName>,
     /// Prints the summary as JSON instead of tables.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub summary: Format,
+}
+
+/// Runs one stage of a pipeline on Kafka; start as many as there are partitions to share the work.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct StageArgs {
+    /// The pipeline file.
+    #[arg(long)]
+    pub pipeline: PathBuf,
+    /// The stage.
+    #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
+    pub stage: StageName,
+    /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
+    #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
+    pub overrides: Vec<Override>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -147,6 +171,41 @@ pub(crate) enum ModelsCommand {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopicsArgs {
+    #[command(subcommand)]
+    pub command: TopicsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicsCommand {
+    /// Makes the topics that are missing and checks those that are there.
+    Create(PipelineArgs),
+    /// Lists the topics with their partitions and offsets. Fails if one is missing.
+    Describe {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// The form of the output.
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LagArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The form of the output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
 }
 
 #[derive(Debug, clap::Args)]

@@ -105,7 +105,8 @@ fn commit(member: &mut dyn Member, outputs: Vec<Outgoing>, settled: &[Message]) 
 fn again(letter: &Message) -> Outgoing {
     let topic = letter.headers.get_str(wire::ERROR_TOPIC).and_then(|topic| Topic::try_new(topic).ok());
     let mut headers = letter.headers.clone();
-    headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX));
+    // Without the id it had: it would be taken for a repeat of the record that was refused.
+    headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX) && name != wire::CE_ID);
     Outgoing {
         topic: topic.unwrap_or_else(|| letter.topic.clone()),
         partition: Some(letter.partition),
@@ -147,7 +148,7 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report) -> Result<
     if total > shown as u64 {
         eprintln!("  and {} more", total - shown as u64);
     }
-    if plan.broker.path.is_none() {
+    if !log::is_durable(plan) {
         eprintln!("they are gone with the temporary log; --set broker.path=FOLDER keeps them for `driftline dlq`");
     }
     Ok(())

@@ -16,6 +16,7 @@ mod run;
 mod table;
 mod tap;
 mod test;
+mod topics;
 mod validate;
 
 use std::process::ExitCode;
@@ -26,14 +27,25 @@ use driftline_pipeline::LogFormat;
 pub use exit::Exit;
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, StageArgs},
     exit::Failure,
 };
 
 /// Runs the command with the arguments of the process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    finish(Args::try_parse(), |args: Args| execute(args.command))
+}
+
+/// Runs one stage, of one kind, until the process is asked to stop: what `driftline-vad` and its like are. They read the
+/// whole pipeline file, so they know every kind.
+#[must_use]
+pub fn stage(kind: &'static str) -> ExitCode {
+    finish(StageArgs::try_parse(), |args| run::stage(kind, &args))
+}
+
+fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exit, Failure>) -> ExitCode {
+    let args = match args {
         Ok(args) => args,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
@@ -42,7 +54,7 @@ pub fn main() -> ExitCode {
             return exit.into();
         }
     };
-    match execute(args.command) {
+    match execute(args) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, message }) => {
             eprintln!("{message}");
@@ -65,6 +77,9 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Test(args) => test::test(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
+        Command::Topics(args) => topics::topics(&args),
+        Command::Lag(args) => topics::lag(&args),
+        Command::Doctor(args) => topics::doctor(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "driftline", &mut std::io::stdout());
             Ok(Exit::Success)

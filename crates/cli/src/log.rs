@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use driftline_broker::{Broker, Durability, Embedded, EmbeddedConfig, Retention};
-use driftline_pipeline::{self as pipeline, Plan};
+use driftline_broker::{Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention};
+use driftline_pipeline::{self as pipeline, BrokerKind, Plan};
 use driftline_runtime::create_topics;
 
 use crate::{
@@ -23,6 +23,45 @@ pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {
 
 /// Opens the log of a pipeline, a temporary one if it names none, and creates its topics.
 pub(crate) fn open(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
+    let broker = connect(plan)?;
+    let retention = Retention {
+        bytes: plan.broker.retention.bytes.map(|bytes| bytes.0),
+        ms: plan.broker.retention.age.map(|age| age.0),
+    };
+    create_topics(&*broker, plan, retention).map_err(Failure::running)?;
+    Ok(broker)
+}
+
+/// Opens the log of a pipeline as it is.
+pub(crate) fn connect(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
+    match plan.broker.kind {
+        BrokerKind::Embedded => embedded(plan),
+        BrokerKind::Kafka => kafka(plan),
+    }
+}
+
+fn kafka(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
+    let mut config = KafkaConfig::new(plan.broker.bootstrap_servers.clone().unwrap_or_default());
+    config.prefix.clone_from(&plan.broker.prefix);
+    config.replication = plan.broker.replication;
+    config.delivery = match plan.broker.delivery {
+        pipeline::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
+        pipeline::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
+    };
+    let mut problems = Vec::new();
+    for (name, property) in &plan.broker.properties {
+        match property.read() {
+            Ok(value) => drop(config.properties.insert(name.clone(), value)),
+            Err(reason) => problems.push(format!("{}: broker.properties.{name:?}: {reason}", plan.file.display())),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Failure::usage(problems.join("\n")));
+    }
+    Ok(Arc::new(Kafka::connect(config).map_err(Failure::running)?))
+}
+
+fn embedded(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     let config = EmbeddedConfig {
         durability: match plan.broker.durability {
             pipeline::Durability::Process => Durability::Process,
@@ -34,18 +73,17 @@ pub(crate) fn open(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
         Some(path) => Embedded::open(path, config),
         None => Embedded::temporary(config),
     };
-    let broker: Arc<dyn Broker> = Arc::new(broker.map_err(Failure::running)?);
-    let retention = Retention {
-        bytes: plan.broker.retention.bytes.map(|bytes| bytes.0),
-        ms: plan.broker.retention.age.map(|age| age.0),
-    };
-    create_topics(&*broker, plan, retention).map_err(Failure::running)?;
-    Ok(broker)
+    Ok(Arc::new(broker.map_err(Failure::running)?))
+}
+
+/// Whether the log of a pipeline outlives a run.
+pub(crate) fn is_durable(plan: &Plan) -> bool {
+    plan.broker.kind == BrokerKind::Kafka || plan.broker.path.is_some()
 }
 
 /// Opens a log that outlives runs.
 pub(crate) fn open_durable(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
-    if plan.broker.path.is_none() {
+    if !is_durable(plan) {
         return Err(Failure::usage(format!(
             "{}: broker.path: is missing, a run leaves its log nowhere; set it in the file or by --set broker.path=FOLDER",
             plan.file.display()

@@ -19,7 +19,7 @@ pub(crate) const WHOLE: Window = Window { start: Timestamp::from_millis(0), mill
 pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
     let mut plan = log::load(&args.pipeline)?;
     let broker = log::open(&plan)?;
-    if plan.broker.path.is_none() {
+    if !log::is_durable(&plan) {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
         execute(&plan, &broker, false, Watch::Shown, None)?;

@@ -41,7 +41,12 @@ pub fn kinds(registry: &Registry) -> Kinds {
         paths: def.paths,
         check: def.check,
     });
-    Kinds { sources: sources.collect(), stages: stages.collect(), sinks: sinks.collect() }
+    Kinds {
+        sources: sources.collect(),
+        stages: stages.collect(),
+        sinks: sinks.collect(),
+        properties: &driftline_broker::ALLOWED_PROPERTIES,
+    }
 }
 
 #[cfg(test)]

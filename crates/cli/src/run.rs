@@ -5,10 +5,11 @@ use std::{io::IsTerminal, sync::Arc};
 use driftline_broker::Broker;
 use driftline_pipeline::Plan;
 use driftline_runtime::{End, Limits, Metrics, Report, RunOptions, Telemetry, profiles::Profiles};
+use driftline_types::StageName;
 
 use crate::{
     Exit,
-    args::{Format, RunArgs},
+    args::{Format, PipelineArgs, RunArgs, StageArgs},
     dead_letters,
     exit::Failure,
     log, logging,
@@ -24,6 +25,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let telemetry = telemetry.map(Arc::new);
     logging::start(plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open(&plan)?;
+    let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
     let report = execute(&plan, &broker, args.follow, Watch::Shown, telemetry)?;
     match args.summary {
         Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
@@ -36,6 +38,46 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     }
     dead_letters::warn(&*broker, &plan, &report)?;
     Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
+}
+
+/// Runs one stage as a process of its own.
+pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
+    let StageArgs { pipeline, stage, overrides } = args;
+    let args = PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone() };
+    let plan = log::load(&args)?;
+    let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
+    let telemetry = telemetry.map(Arc::new);
+    logging::start(plan.telemetry.logs, telemetry.as_deref());
+    match plan.stages.iter().find(|node| node.name == *stage) {
+        Some(node) if node.kind != kind => {
+            let file = pipeline.display();
+            return Err(Failure::usage(format!(
+                "{file}: stages.{stage}.kind: found {:?}, allowed is {kind:?}",
+                node.kind
+            )));
+        }
+        _ => {}
+    }
+    let broker = log::open(&plan)?;
+    let plan = part(plan, std::slice::from_ref(stage))?;
+    let report = execute(&plan, &broker, true, Watch::Hidden, telemetry)?;
+    dead_letters::warn(&*broker, &plan, &report)?;
+    Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
+}
+
+/// Keeps the nodes that this process runs.
+fn part(plan: Plan, only: &[StageName]) -> Result<Plan, Failure> {
+    let file = plan.file.display().to_string();
+    if !log::is_durable(&plan) {
+        return Err(Failure::usage(format!(
+            "{file}: --only needs a log that others can read, broker.kind = \"kafka\""
+        )));
+    }
+    let names: Vec<_> = plan.nodes().map(|(_, node)| node.name.to_string()).collect();
+    plan.only(only).map_err(|unknown| {
+        let unknown: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+        Failure::usage(format!("{file}: --only: found {}, allowed are {}", unknown.join(", "), names.join(", ")))
+    })
 }
 
 /// Whether a run shows how far it is.
@@ -54,7 +96,7 @@ pub(crate) fn execute(
     telemetry: Option<Arc<Telemetry>>,
 ) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions { follow, durable: plan.broker.path.is_some(), limits: Limits::default(), telemetry };
+    let options = RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry };
     // Lines on the same terminal show the progress themselves.
     let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
     let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));

@@ -6,7 +6,7 @@ use driftline_runtime::{End, NodeKind, Report, profiles::Profiles};
 use driftline_stats::{Profile, ProfileBody, SignalProfile};
 use serde_json::{Value, json};
 
-fn table(header: &[&str], numbers_from: usize) -> Table {
+pub(crate) fn table(header: &[&str], numbers_from: usize) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(header);
     for column in table.column_iter_mut().skip(numbers_from) {

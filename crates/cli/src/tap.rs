@@ -22,7 +22,7 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("stage {:?} is not in the pipeline, allowed are {allowed}", args.stage)));
     }
     let broker = log::open(&plan)?;
-    if plan.broker.path.is_none() {
+    if !log::is_durable(&plan) {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
         execute(&plan, &broker, false, Watch::Shown, None)?;

@@ -41,7 +41,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<Exit, Failure> {
 fn lines_of(file: &std::path::Path, case: &driftline_pipeline::TestCase) -> Result<Vec<Value>, String> {
     let mut plan = Plan::load(file, &case.overrides, &kinds(&REGISTRY)).map_err(|problems| problems.to_string())?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    plan.broker.path = None;
+    plan.broker = driftline_pipeline::BrokerConfig::default();
     for (number, sink) in plan.sinks.iter_mut().enumerate() {
         sink.kind = "jsonl";
         let path = folder.path().join(format!("{number}.jsonl"));

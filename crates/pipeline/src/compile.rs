@@ -11,7 +11,8 @@ use serde_json::{Map, Value as Json};
 use toml::{Table, Value};
 
 use crate::{
-    BatchConfig, KindSpec, Kinds, Node, Override, Plan, Problem, Problems, Role, SchemaSpec, Severity, TestCase,
+    BatchConfig, BrokerConfig, KindSpec, Kinds, Node, Override, Plan, Problem, Problems, Role, SchemaSpec, Severity,
+    TestCase, broker,
     document::{Document, shape},
     expect::Others,
     graph,
@@ -121,7 +122,7 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem::unknown_key(vec![key.clone()], &SECTIONS));
         }
         let pipeline: Option<PipelineSection> = self.section("pipeline", &[]);
-        let broker = self.section("broker", &["path"]);
+        let broker = self.broker();
         let monitor = self.section("monitor", &[]);
         let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
@@ -162,6 +163,25 @@ impl<'a> Compiler<'a> {
         let mut table = self.table(&[name.to_owned()], self.document.root.get(name))?.clone();
         self.resolve_paths(&mut table, &[name.to_owned()], paths);
         self.read(&Value::Table(table), &[name.to_owned()])
+    }
+
+    /// Reads who keeps the log.
+    fn broker(&mut self) -> Option<BrokerConfig> {
+        let at = vec!["broker".to_owned()];
+        let mut table = self.table(&at, self.document.root.get("broker"))?.clone();
+        self.resolve_paths(&mut table, &at, &["path"]);
+        if let Some(Value::Table(properties)) = table.get_mut("properties") {
+            for (name, property) in properties.iter_mut() {
+                if let Value::Table(place) = property {
+                    let at = ["broker".to_owned(), "properties".to_owned(), name.clone()];
+                    self.resolve_paths(place, &at, &["file"]);
+                }
+            }
+        }
+        for problem in broker::check(&table, self.kinds.properties) {
+            self.note_of(&at, problem);
+        }
+        self.read(&Value::Table(table), &at)
     }
 
     fn drafts(&mut self, role: Role) -> Vec<Draft<'a>> {

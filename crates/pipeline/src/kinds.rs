@@ -74,6 +74,8 @@ pub struct Kinds {
     pub stages: Vec<KindSpec>,
     /// The kinds of sinks.
     pub sinks: Vec<KindSpec>,
+    /// The client properties that `[broker.properties]` may set.
+    pub properties: &'static [&'static str],
 }
 
 impl Kinds {

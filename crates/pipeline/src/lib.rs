@@ -9,6 +9,7 @@
 //! Nothing here runs a pipeline, and the only file read is the TOML itself. `README.md` is the
 //! reference of the format.
 
+mod broker;
 mod compile;
 mod document;
 mod expect;
@@ -23,6 +24,8 @@ pub use expect::{Difference, Missing, Others, TestCase, TestFailure};
 pub use graph::{Edge, Graph, Vertex};
 pub use kinds::{KindSpec, Kinds, Role, SchemaSpec};
 pub use overrides::{Override, OverrideError};
-pub use plan::{BatchConfig, BrokerConfig, BrokerKind, Durability, MonitorConfig, Node, Plan, Retention};
+pub use plan::{
+    BatchConfig, BrokerConfig, BrokerKind, Delivery, Durability, MonitorConfig, Node, Plan, Property, Retention,
+};
 pub use problem::{Place, Problem, Problems, Severity};
 pub use telemetry::{LogFormat, OtlpEndpoint, Sampling, TelemetryConfig};

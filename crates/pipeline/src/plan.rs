@@ -1,6 +1,7 @@
 //! The plan: what the runtime needs to know of a pipeline.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -71,6 +72,19 @@ impl Plan {
         sources.chain(stages).chain(sinks)
     }
 
+    /// Keeps only these nodes: those that one of several processes runs.
+    ///
+    /// # Errors
+    /// The names that no node has.
+    pub fn only(mut self, names: &[StageName]) -> Result<Self, Vec<StageName>> {
+        let unknown: Vec<_> =
+            names.iter().filter(|name| !self.nodes().any(|(_, node)| node.name == **name)).cloned().collect();
+        for nodes in [&mut self.sources, &mut self.stages, &mut self.sinks] {
+            nodes.retain(|node| names.contains(&node.name));
+        }
+        if unknown.is_empty() { Ok(self) } else { Err(unknown) }
+    }
+
     /// Draws the graph.
     #[must_use]
     pub fn graph(&self) -> Graph {
@@ -123,12 +137,22 @@ impl Default for BatchConfig {
 pub struct BrokerConfig {
     /// The kind of broker.
     pub kind: BrokerKind,
-    /// The folder of the log; `None` is an empty temporary one, removed afterwards.
+    /// The folder of an embedded log; `None` is an empty temporary one, removed afterwards.
     pub path: Option<PathBuf>,
     /// What of a topic may be removed.
     pub retention: Retention,
-    /// What a commit survives.
+    /// What a commit to an embedded log survives.
     pub durability: Durability,
+    /// The brokers of a Kafka cluster, `host:port` separated by commas.
+    pub bootstrap_servers: Option<String>,
+    /// What a unit without state guarantees on Kafka.
+    pub delivery: Delivery,
+    /// Put before the name of every topic, group and transaction on Kafka.
+    pub prefix: String,
+    /// Copies of each partition on Kafka; `None` is the cluster's default.
+    pub replication: Option<u16>,
+    /// Properties of the Kafka client, by librdkafka's names.
+    pub properties: BTreeMap<String, Property>,
 }
 
 /// The kind of broker.
@@ -138,6 +162,78 @@ pub enum BrokerKind {
     /// A log in this process.
     #[default]
     Embedded,
+    /// A Kafka cluster.
+    Kafka,
+}
+
+/// What a unit without state guarantees on Kafka. One that changes state is a transaction in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Outputs, then offsets; a repeat after a crash has the same ids and is dropped by whoever reads it.
+    #[default]
+    AtLeastOnce,
+    /// Outputs and offsets in one transaction.
+    ExactlyOnce,
+}
+
+/// The value of a client property: text, or where to find a secret. It is read when the broker is opened and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Property {
+    /// As it stands in the file.
+    Text(String),
+    /// The content of a file, without the line's end.
+    File(PathBuf),
+    /// The value of an environment variable.
+    Env(String),
+}
+
+impl Property {
+    /// Reads the value.
+    ///
+    /// # Errors
+    /// A sentence that names the file or variable, never what it holds.
+    pub fn read(&self) -> Result<String, String> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(path) => fs::read_to_string(path)
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| format!("the file {} cannot be read: {error}", path.display())),
+            Self::Env(name) => {
+                std::env::var(name).map_err(|_| format!("the environment variable {name} is not set, or no UTF-8"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Property {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(..)"),
+            Self::File(path) => write!(f, "File({path:?})"),
+            Self::Env(name) => write!(f, "Env({name:?})"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Property {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const ALLOWED: &str = "a text, a number, true or false, { file = \"PATH\" } or { env = \"NAME\" }";
+        let wrong = |found: de::Unexpected<'_>| de::Error::invalid_value(found, &ALLOWED);
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) => Ok(Self::Text(text)),
+            toml::Value::Integer(number) => Ok(Self::Text(number.to_string())),
+            toml::Value::Boolean(on) => Ok(Self::Text(on.to_string())),
+            toml::Value::Table(table) if table.len() == 1 => match (table.get("file"), table.get("env")) {
+                (Some(toml::Value::String(path)), None) => Ok(Self::File(path.into())),
+                (None, Some(toml::Value::String(name))) => Ok(Self::Env(name.clone())),
+                _ => Err(wrong(de::Unexpected::Map)),
+            },
+            toml::Value::Table(_) => Err(wrong(de::Unexpected::Map)),
+            toml::Value::Array(_) => Err(wrong(de::Unexpected::Seq)),
+            _ => Err(wrong(de::Unexpected::Other("a value of another type"))),
+        }
+    }
 }
 
 /// Limits beyond which the oldest records of a partition may be removed; `None` is no limit.

@@ -40,7 +40,7 @@ fn wrong_overrides() {
         "sinks.out={ kind = \"jsonl\", inputs = [\"mic\"], path = \"-\", color = 1 }",
         "pipeline.name.first=x",
         "stages.vad.threshold=0.5",
-        "broker.kind=kafka",
+        "broker.kind=redpanda",
         "sources.micro.path=x",
         "tests.0.name=x",
     ];

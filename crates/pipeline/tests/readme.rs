@@ -6,7 +6,7 @@ mod kinds;
 
 use std::fs;
 
-use driftline_pipeline::{Plan, Problems};
+use driftline_pipeline::{BrokerKind, Plan, Problems, Property};
 
 const README: &str = include_str!("../README.md");
 
@@ -62,8 +62,17 @@ fn what_the_example_hides_is_right_too() {
 }
 
 #[test]
+fn the_example_of_kafka_is_right() {
+    let nodes = examples()[0].split_once("[sources.microphone]").unwrap().1;
+    let text = format!("pipeline.name = \"speech\"\n{}\n[sources.microphone]{nodes}", examples()[1]);
+    let plan = load(&text).unwrap();
+    assert_eq!(plan.broker.kind, BrokerKind::Kafka);
+    assert!(matches!(plan.broker.properties["sasl.password"], Property::File(_)));
+}
+
+#[test]
 fn the_example_of_a_test_is_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[1])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
     assert_eq!((plan.tests.len(), plan.tests[0].expect.len(), plan.tests[0].overrides.len()), (1, 1, 1));
 }
 
@@ -78,6 +87,11 @@ fn the_reference_is_complete() {
         "broker.durability",
         "broker.retention.bytes",
         "broker.retention.age",
+        "broker.bootstrap_servers",
+        "broker.delivery",
+        "broker.prefix",
+        "broker.replication",
+        "broker.properties",
         "monitor.window",
         "telemetry.otlp",
         "telemetry.sampling",

@@ -62,9 +62,9 @@ impl Flow {
         self.changed.notify_all();
     }
 
-    /// Returns whether all these nodes have written their last record.
+    /// Returns whether all these nodes have written their last record. One that runs in another process never has.
     pub(crate) fn finished<'a>(&self, nodes: impl IntoIterator<Item = &'a StageName>) -> bool {
-        nodes.into_iter().all(|name| self.finished.get(name).is_none_or(|flag| flag.load(Ordering::Acquire)))
+        nodes.into_iter().all(|name| self.finished.get(name).is_some_and(|flag| flag.load(Ordering::Acquire)))
     }
 
     /// Asks every node to end; a stronger request replaces a weaker one.

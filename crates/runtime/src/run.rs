@@ -90,6 +90,7 @@ pub async fn run(
 ) -> Result<Report, RunError> {
     let nodes = || plan.sources.iter().chain(&plan.stages).chain(&plan.sinks);
     let flow = Arc::new(Flow::new(nodes().map(|node| node.name.clone()), options.limits));
+    let alone = nodes().flat_map(|node| &node.inputs).all(|input| nodes().any(|node| node.name == *input));
     let (tasks, versions) = open(plan, registry, &broker, &flow, &metrics, &options)?;
 
     let (done, mut ended) = mpsc::unbounded_channel();
@@ -123,7 +124,8 @@ pub async fn run(
             }
             () = &mut shutdown, if end == End::Finished => {
                 end = End::Stopped;
-                flow.stop(Stop::Drain);
+                // What other processes write never ends: the batch in hand is committed, and the next owner goes on.
+                flow.stop(if alone { Stop::Drain } else { Stop::Now });
                 deadline.as_mut().reset(tokio::time::Instant::now() + DRAIN);
             }
             () = &mut deadline, if end == End::Stopped => {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use driftline_broker::{Broker, BrokerError, Committed, Member, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit};
 use driftline_stage::{Sink, StageError, operator::Counts};
 use driftline_types::{ErrorClass, Message, PipelineName, StageName, TopicPartition, wire};
 
@@ -11,6 +11,7 @@ use crate::{
     batch::{BatchLimits, Batcher, Next},
     flow::{Flow, Stop},
     metrics::NodeMetrics,
+    repeats::Repeats,
     retry::Backoff,
     source_task::now,
     stage_task::{IDLE, with_causes},
@@ -37,6 +38,7 @@ impl SinkTask {
         // The next offset of each partition owned. Every commit names all of them, so that each
         // carries the sink's newest note.
         let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
+        let mut repeats = Repeats::default();
         loop {
             if self.flow.stopping() == Some(Stop::Now) {
                 return Ok(());
@@ -45,19 +47,22 @@ impl SinkTask {
                 telemetry.note_lag(&*member);
             }
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
-                Next::Batch(batch, first) => {
-                    self.work(&mut *member, &mut next, &batch, first)?;
+                Next::Batch(mut batch, first) => {
+                    self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
+                    self.work(&mut *member, &mut next, &repeats, &batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
-                    let notes = partitions.iter().filter_map(|(_, committed)| committed.metadata.as_deref());
+                    let notes: Vec<String> =
+                        partitions.iter().filter_map(|(place, committed)| repeats.resume(place, committed)).collect();
                     // All notes of one commit are equal, and a later commit's note is longer or greater.
-                    let note = notes.max_by_key(|note| (note.len(), *note));
-                    self.sink.resume(note).map_err(|error| RunError::stage(&self.name, &error))?;
+                    let note = notes.iter().max_by_key(|note| (note.len(), *note));
+                    self.sink.resume(note.map(String::as_str)).map_err(|error| RunError::stage(&self.name, &error))?;
                     next.extend(partitions.into_iter().map(|(place, committed)| (place, committed.next)));
                     self.metrics.set_ready();
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
+                        repeats.forget(&lost);
                         next.remove(&lost);
                     }
                 }
@@ -76,6 +81,7 @@ impl SinkTask {
         &mut self,
         member: &mut dyn Member,
         next: &mut BTreeMap<TopicPartition, u64>,
+        repeats: &Repeats,
         batch: &[Message],
         first: Instant,
     ) -> Result<(), RunError> {
@@ -90,15 +96,8 @@ impl SinkTask {
         for message in batch {
             next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
         }
-        let offsets = next
-            .iter()
-            .map(|(partition, &next)| OffsetCommit {
-                partition: partition.clone(),
-                committed: Committed { next, metadata: note.clone() },
-            })
-            .collect();
         let committing = watch.as_ref().map(|_| Instant::now());
-        member.commit(Unit { outputs: Vec::new(), offsets }).map_err(RunError::Broker)?;
+        self.commit(member, next, repeats, note.as_deref())?;
         self.metrics.busy(started.elapsed());
         if let Some((watch, committing)) = watch.zip(committing) {
             watch.committed(committing, None);
@@ -107,6 +106,36 @@ impl SinkTask {
         self.telemetry = telemetry;
         self.settled(batch, first);
         Ok(())
+    }
+
+    /// Commits how far the sink is. A partition that was taken over meanwhile is begun anew by its next owner, who cuts off
+    /// what was written past the last commit.
+    fn commit(
+        &self,
+        member: &mut dyn Member,
+        next: &BTreeMap<TopicPartition, u64>,
+        repeats: &Repeats,
+        note: Option<&str>,
+    ) -> Result<(), RunError> {
+        let mut backoff = Backoff::new(u64::from(std::process::id()));
+        loop {
+            let offsets = next
+                .iter()
+                .map(|(partition, &next)| OffsetCommit {
+                    partition: partition.clone(),
+                    committed: repeats.committed(partition, next, note),
+                })
+                .collect();
+            match member.commit(Unit { outputs: Vec::new(), offsets }) {
+                Ok(()) | Err(BrokerError::Fenced { .. }) => return Ok(()),
+                Err(error) if error.class() == ErrorClass::Transient && self.flow.stopping() != Some(Stop::Now) => {
+                    let wait = backoff.next_wait();
+                    tracing::warn!(sink = %self.name, %error, ?wait, "commit failed, trying again");
+                    self.flow.wait(wait);
+                }
+                Err(error) => return Err(RunError::Broker(error)),
+            }
+        }
     }
 
     fn write(&mut self, batch: &[Message]) -> Result<Option<String>, RunError> {

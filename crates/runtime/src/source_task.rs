@@ -34,7 +34,8 @@ impl SourceTask {
         let at = |error: StageError| RunError::stage(&self.site.stage, &error);
         let entries = read_state(&*self.broker, &self.site, 0).map_err(RunError::Broker)?;
         self.source.restore(entries).map_err(at)?;
-        let mut producer = self.broker.producer().map_err(RunError::Broker)?;
+        let mut producer =
+            self.broker.producer(self.site.pipeline.group(&self.site.stage).as_str()).map_err(RunError::Broker)?;
         self.metrics.set_ready();
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         loop {

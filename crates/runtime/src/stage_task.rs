@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Committed, Member, OffsetCommit, Poll, Unit, records};
+use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit, records};
 use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site, Tally},
@@ -20,6 +20,7 @@ use crate::{
     batch::{BatchLimits, Batcher, Next},
     flow::{Flow, Stop},
     metrics::NodeMetrics,
+    repeats::Repeats,
     retry::Backoff,
     source_task::{bytes_of, now},
     telemetry::{BatchWatch, Node},
@@ -47,6 +48,14 @@ pub(crate) struct StageTask {
 /// The operators of the partitions this task owns.
 type Operators = BTreeMap<Partition, Box<dyn Operator>>;
 
+/// What working off one batch needs at every step.
+struct Turn<'a> {
+    member: &'a mut dyn Member,
+    operators: &'a mut Operators,
+    repeats: &'a Repeats,
+    watch: Option<&'a BatchWatch<'a>>,
+}
+
 impl StageTask {
     pub(crate) fn run(self) -> Result<(), RunError> {
         let topics: Vec<_> = self.inputs.iter().map(|input| self.site.pipeline.output_topic(input)).collect();
@@ -54,6 +63,7 @@ impl StageTask {
         let mut member = self.broker.join(&group, &topics).map_err(RunError::Broker)?;
         let mut batcher = Batcher::default();
         let mut operators = Operators::new();
+        let mut repeats = Repeats::default();
         loop {
             if self.flow.stopping() == Some(Stop::Now) {
                 return Ok(());
@@ -62,15 +72,20 @@ impl StageTask {
                 telemetry.note_lag(&*member);
             }
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
-                Next::Batch(batch, first) => self.work(&mut *member, &mut operators, batch, first)?,
+                Next::Batch(mut batch, first) => {
+                    self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
+                    self.work(&mut *member, &mut operators, &repeats, batch, first)?;
+                }
                 Next::Event(Poll::Assigned(partitions)) => {
-                    for (assigned, _) in partitions {
+                    for (assigned, committed) in partitions {
+                        repeats.resume(&assigned, &committed);
                         self.operator(&mut operators, assigned.partition)?;
                     }
                     self.metrics.set_ready();
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
+                        repeats.forget(&lost);
                         operators.remove(&lost.partition);
                     }
                 }
@@ -104,6 +119,7 @@ impl StageTask {
         &self,
         member: &mut dyn Member,
         operators: &mut Operators,
+        repeats: &Repeats,
         batch: Vec<Message>,
         first: Instant,
     ) -> Result<(), RunError> {
@@ -111,7 +127,7 @@ impl StageTask {
         let read_bytes = batch.iter().map(|message| message.payload_bytes() as u64).sum();
         let started = Instant::now();
         let watch = self.telemetry.as_ref().map(|telemetry| telemetry.batch(&batch, first));
-        let watch = watch.as_ref();
+        let turn = &mut Turn { member, operators, repeats, watch: watch.as_ref() };
         let mut by_partition: BTreeMap<Partition, Vec<Message>> = BTreeMap::new();
         for message in batch {
             by_partition.entry(message.partition).or_default().push(message);
@@ -120,17 +136,17 @@ impl StageTask {
         let mut counts = Vec::new();
         let mut failed = Vec::new();
         for (partition, messages) in &by_partition {
-            match self.process(operators, *partition, messages, first.elapsed(), watch) {
+            match self.process(turn, *partition, messages, first.elapsed()) {
                 Ok(mut effects) => {
                     counts.push((effects.counts, std::mem::take(&mut effects.tallies)));
                     into_unit(&self.site, *partition, effects, &mut unit);
-                    unit.offsets.extend(offsets_after(messages));
+                    unit.offsets.extend(offsets_after(messages, repeats));
                 }
                 Err(failure) => failed.push((*partition, failure)),
             }
         }
         let written = bytes_of(&unit);
-        match self.commit(member, unit, watch) {
+        match commit(turn, unit) {
             Ok(()) => {
                 for (counts, tallies) in &counts {
                     self.settled(counts, tallies);
@@ -143,14 +159,14 @@ impl StageTask {
             }
         }
         for (partition, failure) in failed {
-            operators.remove(&partition);
+            turn.operators.remove(&partition);
             let messages = by_partition.remove(&partition).unwrap_or_default();
-            self.recover(member, operators, partition, &messages, failure, watch)?;
+            self.recover(turn, partition, &messages, failure)?;
         }
         self.flow.add_backlog(-(read as i64));
         self.metrics.busy(started.elapsed());
         self.metrics.latency(first.elapsed(), read as u64);
-        if let Some(watch) = watch {
+        if let Some(watch) = &watch {
             watch.finished();
         }
         Ok(())
@@ -160,12 +176,10 @@ impl StageTask {
     /// operator is gone; each attempt begins with the committed state.
     fn recover(
         &self,
-        member: &mut dyn Member,
-        operators: &mut Operators,
+        turn: &mut Turn<'_>,
         partition: Partition,
         messages: &[Message],
         failure: Failure,
-        watch: Option<&BatchWatch<'_>>,
     ) -> Result<(), RunError> {
         match failure {
             Failure::Fatal(error) => return Err(RunError::stage(&self.site.stage, &StageError::fatal(error))),
@@ -182,21 +196,21 @@ impl StageTask {
                     if self.flow.stopping() == Some(Stop::Now) {
                         return Ok(());
                     }
-                    match self.attempt(member, operators, partition, messages, watch) {
+                    match self.attempt(turn, partition, messages) {
                         Ok(()) => return Ok(()),
                         Err(Failure::Transient(again)) => error = again,
-                        Err(failure) => return self.recover(member, operators, partition, messages, failure, watch),
+                        Err(failure) => return self.recover(turn, partition, messages, failure),
                     }
                 }
             }
             Failure::Record(reason) => {
                 if let [message] = messages {
-                    return self.bury(member, operators, partition, message, reason, watch);
+                    return self.bury(turn, partition, message, reason);
                 }
                 let (left, right) = messages.split_at(messages.len() / 2);
                 for half in [left, right] {
-                    if let Err(failure) = self.attempt(member, operators, partition, half, watch) {
-                        self.recover(member, operators, partition, half, failure, watch)?;
+                    if let Err(failure) = self.attempt(turn, partition, half) {
+                        self.recover(turn, partition, half, failure)?;
                     }
                 }
             }
@@ -205,20 +219,13 @@ impl StageTask {
     }
 
     /// Processes messages of one partition from the committed state and commits them.
-    fn attempt(
-        &self,
-        member: &mut dyn Member,
-        operators: &mut Operators,
-        partition: Partition,
-        messages: &[Message],
-        watch: Option<&BatchWatch<'_>>,
-    ) -> Result<(), Failure> {
-        self.operator(operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
-        let outcome = self.process(operators, partition, messages, Duration::ZERO, watch).and_then(|mut effects| {
+    fn attempt(&self, turn: &mut Turn<'_>, partition: Partition, messages: &[Message]) -> Result<(), Failure> {
+        self.operator(turn.operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
+        let outcome = self.process(turn, partition, messages, Duration::ZERO).and_then(|mut effects| {
             let settled = (effects.counts, std::mem::take(&mut effects.tallies));
-            let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages) };
+            let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages, turn.repeats) };
             into_unit(&self.site, partition, effects, &mut unit);
-            self.commit(member, unit, watch).map(|()| settled)
+            commit(turn, unit).map(|()| settled)
         });
         match outcome {
             Ok((counts, tallies)) => {
@@ -226,7 +233,7 @@ impl StageTask {
                 Ok(())
             }
             Err(failure) => {
-                operators.remove(&partition);
+                turn.operators.remove(&partition);
                 Err(failure)
             }
         }
@@ -235,19 +242,17 @@ impl StageTask {
     /// Writes the dead letter of one message and passes its offset.
     fn bury(
         &self,
-        member: &mut dyn Member,
-        operators: &mut Operators,
+        turn: &mut Turn<'_>,
         partition: Partition,
         message: &Message,
         reason: String,
-        watch: Option<&BatchWatch<'_>>,
     ) -> Result<(), RunError> {
         let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
-        let unit = Unit { outputs: vec![letter], offsets: offsets_after(std::slice::from_ref(message)) };
-        match self.commit(member, unit, watch) {
+        let unit = Unit { outputs: vec![letter], offsets: offsets_after(std::slice::from_ref(message), turn.repeats) };
+        match commit(turn, unit) {
             Ok(()) => {
                 self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
-                self.operator(operators, partition)
+                self.operator(turn.operators, partition)
             }
             Err(Failure::Fenced) => Ok(()),
             Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),
@@ -256,13 +261,14 @@ impl StageTask {
 
     fn process(
         &self,
-        operators: &mut Operators,
+        turn: &mut Turn<'_>,
         partition: Partition,
         messages: &[Message],
         waited: Duration,
-        watch: Option<&BatchWatch<'_>>,
     ) -> Result<Effects, Failure> {
-        let operator = operators
+        let watch = turn.watch;
+        let operator = turn
+            .operators
             .get_mut(&partition)
             .ok_or_else(|| Failure::Fatal(format!("partition {partition} was read before it was assigned")))?;
         let started = watch.map(|_| Instant::now());
@@ -284,28 +290,11 @@ impl StageTask {
             let mut unit = Unit::default();
             into_unit(&self.site, partition, effects, &mut unit);
             if !unit.outputs.is_empty() {
-                self.commit(member, unit, None).map_err(|failure| RunError::Text(failure.to_string()))?;
+                member.commit(unit).map_err(RunError::Broker)?;
             }
             self.settled(&counts, &tallies);
         }
         Ok(())
-    }
-
-    fn commit(&self, member: &mut dyn Member, unit: Unit, watch: Option<&BatchWatch<'_>>) -> Result<(), Failure> {
-        if unit.outputs.is_empty() && unit.offsets.is_empty() {
-            return Ok(());
-        }
-        let started = watch.map(|_| Instant::now());
-        let outcome = member.commit(unit).map_err(|error| match error {
-            BrokerError::Fenced { .. } => Failure::Fenced,
-            BrokerError::TooLarge { .. } => Failure::Record(error.to_string()),
-            error if error.class() == ErrorClass::Transient => Failure::Transient(error.to_string()),
-            error => Failure::Broker(error.to_string()),
-        });
-        if let Some((watch, started)) = watch.zip(started) {
-            watch.committed(started, outcome.as_ref().err().map(Failure::class));
-        }
-        outcome
     }
 
     /// Counts what was committed.
@@ -316,6 +305,26 @@ impl StageTask {
             telemetry.tally(tallies);
         }
     }
+}
+
+/// Commits a unit, if there is anything in it.
+fn commit(turn: &mut Turn<'_>, unit: Unit) -> Result<(), Failure> {
+    if unit.outputs.is_empty() && unit.offsets.is_empty() {
+        return Ok(());
+    }
+    let started = turn.watch.map(|_| Instant::now());
+    let outcome = turn.member.commit(unit).map_err(|error| match error {
+        BrokerError::Fenced { .. } => Failure::Fenced,
+        error => match error.class() {
+            ErrorClass::Record => Failure::Record(error.to_string()),
+            ErrorClass::Transient => Failure::Transient(error.to_string()),
+            ErrorClass::Fatal => Failure::Broker(error.to_string()),
+        },
+    });
+    if let Some((watch, started)) = turn.watch.zip(started) {
+        watch.committed(started, outcome.as_ref().err().map(Failure::class));
+    }
+    outcome
 }
 
 /// Why a batch was not committed.
@@ -372,13 +381,13 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// The offsets to commit once these messages are done: one a topic and partition.
-fn offsets_after(messages: &[Message]) -> Vec<OffsetCommit> {
+fn offsets_after(messages: &[Message], repeats: &Repeats) -> Vec<OffsetCommit> {
     let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
     for message in messages {
         next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
     }
     next.into_iter()
-        .map(|(partition, next)| OffsetCommit { partition, committed: Committed { next, metadata: None } })
+        .map(|(partition, next)| OffsetCommit { committed: repeats.committed(&partition, next, None), partition })
         .collect()
 }
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Payload, operator::Emitted};
 
+/// The first index in the id of an output that was flushed, see [`crate::Stage::flush`].
+pub const FLUSHED: u32 = 1 << 31;
+
 /// Takes what a stage makes of its input. It derives key, event time, trace and lineage of each
 /// output from the parent record, and accounts for every input: one that was neither emitted from,
 /// held nor rejected when `process` returns counts as *dropped*.
@@ -80,7 +83,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// Makes an emitter for [`crate::Stage::flush`]: there are no inputs, and the ids of its
     /// outputs cannot meet those of a trigger that has caused outputs before.
     pub(crate) fn for_flush() -> Self {
-        Self { first_index: 1 << 31, ..Self::new(&[]) }
+        Self { first_index: FLUSHED, ..Self::new(&[]) }
     }
 
     pub(crate) fn into_emitted(self) -> Emitted<T> {

@@ -21,7 +21,7 @@ pub use driftline_types::{
     Context, Key, Record, RecordId, SchemaId, Timestamp,
     config::{self, ConfigProblem},
 };
-pub use emitter::{Emitter, Held, StateChange};
+pub use emitter::{Emitter, FLUSHED, Held, StateChange};
 pub use error::{CodecError, StageError};
 pub use payload::Payload;
 pub use registry::{OpenSource, OpenStage, Registry, SinkDef, SourceDef, StageDef};

@@ -269,7 +269,9 @@ impl<S: Stage> StageOperator<S> {
         mut effects: Effects,
         took: Duration,
     ) -> Result<Effects, StageError> {
-        let Emitted { fates, outputs, rejected, dropped_held, state } = emitted;
+        let Emitted { fates, mut outputs, rejected, dropped_held, state } = emitted;
+        // In the order of their causes, however the stage came to them: readers rely on it to recognise repeats.
+        outputs.sort_by(|a, b| a.context.id.cmp(&b.context.id));
         for (input, fate) in inputs.iter().zip(&fates) {
             match fate {
                 Fate::Dropped => {

@@ -24,7 +24,6 @@ struct Reading {
     next: Offset,
     /// The row that holds `next`, if it is open.
     row: Option<RowReader>,
-    paused: bool,
     /// Given up at the next poll: not read any more.
     revoking: bool,
 }
@@ -120,7 +119,6 @@ impl EmbeddedMember {
                         partition: partition.partition,
                         next: start.next,
                         row: None,
-                        paused: false,
                         revoking: false,
                     });
                     (partition, start)
@@ -136,7 +134,7 @@ impl EmbeddedMember {
         for i in 0..n {
             let at = (self.turn + i) % n;
             let reading = &mut self.readings[at];
-            if reading.paused || reading.revoking {
+            if reading.revoking {
                 continue;
             }
             let outcome = reading.read(&self.log, &mut fetched);
@@ -152,16 +150,6 @@ impl EmbeddedMember {
             }
         }
         Ok(fetched.messages)
-    }
-
-    fn reading(&mut self, partition: &TopicPartition) -> Result<&mut Reading, BrokerError> {
-        let (group, of) = (&self.group.name, |reading: &Reading| {
-            reading.topic == partition.topic && reading.partition == partition.partition
-        });
-        self.readings
-            .iter_mut()
-            .find(|reading| of(reading))
-            .ok_or_else(|| BrokerError::Fenced { group: group.clone(), partition: partition.clone() })
     }
 }
 
@@ -238,7 +226,6 @@ pub(super) fn read(
         partition: partition.partition,
         next: from,
         row: None,
-        paused: false,
         revoking: false,
     };
     reading.read(log, &mut fetched)?;
@@ -276,21 +263,6 @@ impl Member for EmbeddedMember {
             commits.push(SlotCommit { slot, committed });
         }
         self.log.append(&unit.outputs, Some((&self.group.name, commits)))
-    }
-
-    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), BrokerError> {
-        let reading = self.reading(partition)?;
-        reading.next = offset;
-        reading.row = None;
-        Ok(())
-    }
-
-    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
-        partitions.iter().try_for_each(|partition| self.reading(partition).map(|reading| reading.paused = true))
-    }
-
-    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
-        partitions.iter().try_for_each(|partition| self.reading(partition).map(|reading| reading.paused = false))
     }
 
     fn lag(&self) -> Result<u64, BrokerError> {

@@ -303,7 +303,7 @@ impl Broker for Embedded {
         Ok(Box::new(EmbeddedMember::join(&self.0, group, topics)?))
     }
 
-    fn producer(&self) -> Result<Box<dyn Producer>, BrokerError> {
+    fn producer(&self, _name: &str) -> Result<Box<dyn Producer>, BrokerError> {
         Ok(Box::new(EmbeddedProducer(Arc::clone(&self.0))))
     }
 
@@ -329,7 +329,7 @@ mod tests {
     fn a_temporary_log_is_removed_with_its_last_handle() {
         let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
         let folder = broker.0._folder.as_ref().unwrap().path().to_owned();
-        let producer = broker.clone().producer().unwrap();
+        let producer = broker.clone().producer("test").unwrap();
         drop(broker);
         assert!(folder.join("FORMAT").exists());
         drop(producer);

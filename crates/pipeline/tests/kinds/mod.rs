@@ -83,6 +83,7 @@ pub fn kinds() -> Kinds {
     let sink =
         |name, input| KindSpec { name, input: Some(input), output: None, paths: &["path"], check: check::<JsonLines> };
     Kinds {
+        properties: &["linger.ms", "sasl.mechanism", "sasl.password", "sasl.username", "security.protocol"],
         sources: vec![
             KindSpec {
                 name: "audio-files",

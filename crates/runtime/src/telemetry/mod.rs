@@ -279,5 +279,6 @@ fn resource(plan: &Plan) -> Resource {
 fn system(kind: BrokerKind) -> &'static str {
     match kind {
         BrokerKind::Embedded => NAME,
+        BrokerKind::Kafka => "kafka",
     }
 }

@@ -1,0 +1,232 @@
+//! What all handles of one cluster share: names, topics and their limits, ends of partitions.
+
+use std::time::Duration;
+
+use dashmap::DashMap;
+use driftline_types::{GroupId, Offset, Partition, Topic, TopicPartition};
+use futures_executor::block_on;
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use super::{config::CALL, reader::Readers};
+use crate::{BrokerError, Cleanup, KafkaConfig, Retention, TopicDescription, TopicSpec, Watermarks};
+
+/// Shared by the handle, its members and producers.
+pub(super) struct Cluster {
+    pub config: KafkaConfig,
+    pub readers: Readers,
+    admin: AdminClient<DefaultClientContext>,
+    /// Sees records of open transactions too, so it knows the true ends.
+    ends: BaseConsumer,
+    topics: DashMap<Topic, Limits>,
+}
+
+/// What a message for a topic must fit.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub partitions: u32,
+    pub compacted: bool,
+    pub message_bytes: usize,
+}
+
+/// Room for what Kafka stores around the bytes of a message.
+const OVERHEAD: usize = 512;
+
+impl Cluster {
+    pub(super) fn connect(config: KafkaConfig) -> Result<Self, BrokerError> {
+        let admin = config.admin().create().map_err(|error| failed("connect", &error))?;
+        let ends: BaseConsumer =
+            config.reader("read_uncommitted").create().map_err(|error| failed("connect", &error))?;
+        // Fails here, with the servers named, instead of waiting in the first stage.
+        ends.fetch_metadata(None, CALL).map_err(|error| {
+            let reason = format!("{} did not answer within {} s: {error}", config.bootstrap_servers, CALL.as_secs());
+            BrokerError::Unavailable { action: "connect", reason }
+        })?;
+        Ok(Self { readers: Readers::new(&config), config, admin, ends, topics: DashMap::new() })
+    }
+
+    /// The name of a topic on the cluster.
+    pub(super) fn topic_name(&self, topic: &Topic) -> String {
+        format!("{}{topic}", self.config.prefix)
+    }
+
+    /// The name of a group on the cluster.
+    pub(super) fn group_name(&self, group: &GroupId) -> String {
+        format!("{}{group}", self.config.prefix)
+    }
+
+    /// Our name of a topic of the cluster; `None` if it is somebody else's.
+    pub(super) fn our_topic(&self, name: &str) -> Option<Topic> {
+        Topic::try_new(name.strip_prefix(self.config.prefix.as_str())?).ok()
+    }
+
+    pub(super) fn topics(&self) -> Result<Vec<Topic>, BrokerError> {
+        let metadata = self.ends.fetch_metadata(None, CALL).map_err(|error| failed("list topics", &error))?;
+        let names =
+            metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name).filter(|name| !name.starts_with("__"));
+        let mut topics: Vec<Topic> = names.filter_map(|name| self.our_topic(name)).collect();
+        topics.sort();
+        Ok(topics)
+    }
+
+    /// The number of partitions; `None` if the topic does not exist.
+    fn partitions(&self, name: &str) -> Result<Option<u32>, BrokerError> {
+        let metadata = self.ends.fetch_metadata(Some(name), CALL).map_err(|error| failed("describe topic", &error))?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == name);
+        Ok(found.map(|topic| topic.partitions().len() as u32).filter(|&partitions| partitions > 0))
+    }
+
+    /// What messages for a topic must fit, looked up once.
+    pub(super) fn limits(&self, topic: &Topic) -> Result<Limits, BrokerError> {
+        if let Some(limits) = self.topics.get(topic) {
+            return Ok(*limits);
+        }
+        let name = self.topic_name(topic);
+        let unknown = || BrokerError::UnknownTopic { topic: topic.clone() };
+        let partitions = self.partitions(&name)?.ok_or_else(unknown)?;
+        let settings = self.settings(&name)?;
+        let number = |key: &str| settings.iter().find(|(name, _)| name == key).and_then(|(_, v)| v.parse().ok());
+        let limits = Limits {
+            partitions,
+            compacted: settings.iter().any(|(name, value)| name == "cleanup.policy" && value.contains("compact")),
+            message_bytes: number("max.message.bytes").unwrap_or(1_048_588_usize).saturating_sub(OVERHEAD),
+        };
+        self.topics.insert(topic.clone(), limits);
+        Ok(limits)
+    }
+
+    fn settings(&self, name: &str) -> Result<Vec<(String, String)>, BrokerError> {
+        let options = AdminOptions::new().request_timeout(Some(CALL));
+        let described = block_on(self.admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options))
+            .map_err(|error| failed("describe topic", &error))?;
+        let resource = described.into_iter().next().ok_or_else(|| refused("describe topic", "no answer"))?;
+        let resource = resource.map_err(|code| refused("describe topic", code))?;
+        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    }
+
+    pub(super) fn create_topic(&self, topic: &Topic, spec: &TopicSpec) -> Result<(), BrokerError> {
+        const MOST: u32 = 10_000;
+        if spec.partitions == 0 || spec.partitions > MOST {
+            let (found, allowed) = (spec.partitions, MOST);
+            return Err(BrokerError::PartitionCount { topic: topic.clone(), found, allowed });
+        }
+        let name = self.topic_name(topic);
+        let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
+        let settings: Vec<(&str, String)> = match &spec.cleanup {
+            Cleanup::Compact => vec![("cleanup.policy", "compact".into())],
+            Cleanup::Delete(Retention { bytes, ms }) => {
+                let limit = |limit: &Option<u64>| limit.map_or_else(|| "-1".to_owned(), |limit| limit.to_string());
+                vec![("retention.bytes", limit(bytes)), ("retention.ms", limit(ms))]
+            }
+        };
+        let mut new = NewTopic::new(&name, spec.partitions as i32, replication);
+        for (key, value) in &settings {
+            new = new.set(key, value);
+        }
+        let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
+        let created =
+            block_on(self.admin.create_topics([&new], &options)).map_err(|error| failed("create topic", &error))?;
+        match created.into_iter().next() {
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+            Some(Err((_, code))) => return Err(refused("create topic", format!("{topic}: {code}"))),
+            _ => {}
+        }
+        // A new topic is known to every broker a moment later.
+        let mut found = None;
+        for attempt in 0..100_u32 {
+            found = self.partitions(&name)?;
+            if found.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(u64::from(5 + attempt)));
+        }
+        match found {
+            Some(found) if found == spec.partitions => Ok(()),
+            Some(found) => Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted: spec.partitions }),
+            None => Err(BrokerError::UnknownTopic { topic: topic.clone() }),
+        }
+    }
+
+    pub(super) fn delete_topic(&self, topic: &Topic) -> Result<(), BrokerError> {
+        let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
+        block_on(self.admin.delete_topics(&[&self.topic_name(topic)], &options))
+            .map_err(|error| failed("delete topic", &error))?;
+        self.topics.remove(topic);
+        Ok(())
+    }
+
+    pub(super) fn describe_topic(&self, topic: &Topic) -> Result<Option<TopicDescription>, BrokerError> {
+        let name = self.topic_name(topic);
+        let Some(count) = self.partitions(&name)? else { return Ok(None) };
+        let settings = self.settings(&name)?;
+        let of = |key: &str| settings.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+        let cleanup = if of("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+            Cleanup::Compact
+        } else {
+            let limit = |key| of(key).and_then(|value| value.parse::<i64>().ok()).and_then(|v| u64::try_from(v).ok());
+            Cleanup::Delete(Retention { bytes: limit("retention.bytes"), ms: limit("retention.ms") })
+        };
+        let ends = |partition| self.watermarks(&TopicPartition::new(topic.clone(), partition));
+        let partitions = (0..count).map(ends).collect::<Result<_, _>>()?;
+        Ok(Some(TopicDescription { spec: TopicSpec { partitions: count, cleanup }, partitions }))
+    }
+
+    /// The ends of a partition, records of open transactions included.
+    pub(super) fn watermarks(&self, place: &TopicPartition) -> Result<Watermarks, BrokerError> {
+        let name = self.topic_name(&place.topic);
+        let (low, high) =
+            self.ends.fetch_watermarks(&name, place.partition as i32, CALL).map_err(|error| {
+                match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                        BrokerError::UnknownTopic { topic: place.topic.clone() }
+                    }
+                    _ => failed("look up the ends of a partition", &error),
+                }
+            })?;
+        Ok(Watermarks { low: low as Offset, high: high as Offset })
+    }
+
+    /// Fails if a partition does not exist.
+    pub(super) fn check(&self, place: &TopicPartition) -> Result<(), BrokerError> {
+        let partitions = self.limits(&place.topic)?.partitions;
+        if place.partition < partitions {
+            return Ok(());
+        }
+        Err(BrokerError::UnknownPartition { partition: place.clone(), partitions })
+    }
+}
+
+/// Returns a partition as Kafka's clients count it.
+pub(super) fn signed(partition: Partition) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+/// What a failed call means: most pass, because a broker was restarted or a connection broke.
+pub(super) fn failed(action: &'static str, error: &KafkaError) -> BrokerError {
+    use RDKafkaErrorCode as Code;
+    let reason = error.to_string();
+    let fatal = matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+                | Code::UnsupportedFeature
+                | Code::UnsupportedVersion
+                | Code::Fatal
+                | Code::Fenced
+        )
+    ) || matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(..));
+    if fatal { BrokerError::Refused { action, reason } } else { BrokerError::Unavailable { action, reason } }
+}
+
+pub(super) fn refused(action: &'static str, reason: impl std::fmt::Display) -> BrokerError {
+    BrokerError::Refused { action, reason: reason.to_string() }
+}

@@ -1,0 +1,607 @@
+//! A consumer of a group.
+//!
+//! One thread polls the client without a pause ([`Poller`]), so that a stage may compute for as long as it likes without
+//! losing its partitions. It keeps at most [`BUFFERED`] bytes beyond what the client itself holds. A partition that is to
+//! be given up goes through three states: *owned* → *revoking*, when the group asks for it and the member is told →
+//! given up, when the member polls again; one that the group has given to somebody else is *lost* at once.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use driftline_types::{GroupId, Message, Offset, Topic, TopicPartition};
+use parking_lot::{Condvar, Mutex};
+use rdkafka::{
+    ClientContext, Offset as Place, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    types::RDKafkaRespErr,
+};
+
+use super::{
+    cluster::{Cluster, failed, refused, signed},
+    config::CALL,
+    convert,
+    writer::{Failed, Offsets, Writer},
+};
+use crate::{BrokerError, Committed, Delivery, FetchLimit, Member, OffsetCommit, Poll, Unit};
+
+/// Bytes that wait for the member, beyond which the client is left alone.
+const BUFFERED: usize = 16 << 20;
+/// How long that may last before partitions are paused: pausing throws away what the client has fetched.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// How long the poller waits for the client, and so at most for anything else.
+const TURN: Duration = Duration::from_millis(10);
+/// How long leaving a group is waited for.
+const LEAVE: Duration = Duration::from_secs(5);
+/// The longest note with an offset: Kafka's default limit, less our mark.
+const NOTE: usize = 4095;
+
+/// What the group asks of the client; filled in by its callback.
+#[derive(Default)]
+struct Rebalances {
+    waiting: Mutex<VecDeque<Rebalance>>,
+    closing: AtomicBool,
+}
+
+enum Rebalance {
+    Assign(TopicPartitionList),
+    Revoke { lost: bool },
+}
+
+impl ClientContext for Rebalances {}
+
+impl ConsumerContext for Rebalances {
+    /// Notes what is asked for; the group waits until the poller has answered.
+    fn rebalance(&self, client: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.closing.load(Ordering::Acquire) {
+            // A client that is closed waits for this, and nobody else will answer any more.
+            let _ = client.unassign();
+            return;
+        }
+        let rebalance = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(list.clone()),
+            _ => Rebalance::Revoke { lost: client.assignment_lost() },
+        };
+        self.waiting.lock().push_back(rebalance);
+    }
+}
+
+type Client = BaseConsumer<Rebalances>;
+
+/// What poller and member share.
+#[derive(Default)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    /// For the member: something came in.
+    filled: Condvar,
+    /// For the poller: there is room, or something to do.
+    emptied: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct Inbox {
+    /// Comes before messages.
+    events: VecDeque<Poll>,
+    /// Comes after events and before messages.
+    failure: Option<BrokerError>,
+    messages: VecDeque<Message>,
+    bytes: usize,
+    /// The member knows that its partitions are taken away, and has polled again.
+    agreed: bool,
+    /// The group has said what this member reads, if only that it is nothing.
+    settled: bool,
+    /// What proves that the newest assignment is this member's: commits carry the proof of the assignment that the
+    /// member knows of, so that they fail if it sleeps through a rebalance.
+    generation: Option<Arc<ConsumerGroupMetadata>>,
+}
+
+/// The thread's side.
+struct Poller {
+    cluster: Arc<Cluster>,
+    client: Arc<Client>,
+    shared: Arc<Shared>,
+    /// The topics as the cluster names them.
+    names: Vec<(String, Topic)>,
+    /// Whether partitions are assigned and not being taken away.
+    reading: bool,
+    full_since: Option<Instant>,
+    paused: bool,
+}
+
+impl Poller {
+    fn run(mut self, ended: &mpsc::Sender<()>) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            if let Err(error) = self.turn() {
+                self.fail(error);
+            }
+        }
+        self.client.context().closing.store(true, Ordering::Release);
+        let _ = self.client.unassign();
+        // The last handle: dropping it leaves the group.
+        drop(self.client);
+        let _ = ended.send(());
+    }
+
+    fn fail(&self, error: BrokerError) {
+        self.shared.inbox.lock().failure.get_or_insert(error);
+        self.shared.filled.notify_all();
+    }
+
+    fn turn(&mut self) -> Result<(), BrokerError> {
+        if std::mem::take(&mut self.shared.inbox.lock().agreed) {
+            self.give_up()?;
+        }
+        let rebalance = self.client.context().waiting.lock().pop_front();
+        match rebalance {
+            Some(Rebalance::Assign(list)) => self.assign(&list),
+            Some(Rebalance::Revoke { lost }) => self.revoke(lost),
+            None => self.fetch(),
+        }
+    }
+
+    fn give_up(&mut self) -> Result<(), BrokerError> {
+        self.client.unassign().map_err(|error| failed("give up partitions", &error))
+    }
+
+    /// Begins to read what the group has assigned, each partition where the group had come to.
+    fn assign(&mut self, list: &TopicPartitionList) -> Result<(), BrokerError> {
+        let mut start = TopicPartitionList::new();
+        let mut assigned = Vec::new();
+        let mut missing = None;
+        if list.count() > 0 {
+            let committed = loop {
+                match self.client.committed_offsets(list.clone(), CALL) {
+                    Ok(committed) => break committed,
+                    Err(error) if self.shared.stop.load(Ordering::Acquire) => {
+                        return Err(failed("look up committed offsets", &error));
+                    }
+                    Err(error) => tracing::warn!(%error, "committed offsets cannot be looked up, trying again"),
+                }
+            };
+            for element in committed.elements() {
+                let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else { continue };
+                let place = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());
+                let ends = self.cluster.watermarks(&place)?;
+                let committed = committed_of(element.offset(), element.metadata())
+                    .unwrap_or(Committed { next: ends.low, metadata: None });
+                if committed.next < ends.low {
+                    let partition = place.clone();
+                    let (offset, low, high) = (committed.next, ends.low, ends.high);
+                    missing = Some(BrokerError::OutOfRange { partition, offset, low, high });
+                }
+                start
+                    .add_partition_offset(element.topic(), element.partition(), Place::Offset(committed.next as i64))
+                    .map_err(|error| failed("take over partitions", &error))?;
+                assigned.push((place, committed));
+            }
+        }
+        self.client.assign(&start).map_err(|error| failed("take over partitions", &error))?;
+        self.reading = !assigned.is_empty();
+        self.paused = false;
+        let mut inbox = self.shared.inbox.lock();
+        inbox.settled = true;
+        inbox.generation = self.client.group_metadata().map(Arc::new);
+        if self.reading {
+            inbox.events.push_back(Poll::Assigned(assigned));
+            inbox.failure = inbox.failure.take().or(missing);
+            self.shared.filled.notify_all();
+        }
+        Ok(())
+    }
+
+    fn revoke(&mut self, lost: bool) -> Result<(), BrokerError> {
+        let had = std::mem::replace(&mut self.reading, false);
+        let mut inbox = self.shared.inbox.lock();
+        inbox.settled = false;
+        inbox.messages.clear();
+        inbox.bytes = 0;
+        // An assignment that the member was never told of ends without its knowledge.
+        let before = inbox.events.len();
+        inbox.events.retain(|event| !matches!(event, Poll::Assigned(_)));
+        let told = had && inbox.events.len() == before;
+        if told {
+            // The member knows which ones it has.
+            inbox.events.push_back(if lost { Poll::Lost(Vec::new()) } else { Poll::Revoking(Vec::new()) });
+            self.shared.filled.notify_all();
+        }
+        drop(inbox);
+        if told && !lost { Ok(()) } else { self.give_up() }
+    }
+
+    /// Takes messages from the client, if there is room for them.
+    fn fetch(&mut self) -> Result<(), BrokerError> {
+        const MESSAGES: usize = 1024;
+        {
+            let mut inbox = self.shared.inbox.lock();
+            if inbox.bytes >= BUFFERED && !self.paused {
+                let since = *self.full_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < PAUSE_AFTER {
+                    self.shared.emptied.wait_for(&mut inbox, TURN);
+                    return Ok(());
+                }
+            }
+        }
+        self.pause_or_resume()?;
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        let mut wait = TURN;
+        while messages.len() < MESSAGES && bytes < BUFFERED / 8 {
+            match self.client.poll(wait) {
+                None => break,
+                Some(Ok(message)) => {
+                    if let Some((_, topic)) =
+                        self.names.iter().find(|(name, _)| name == rdkafka::Message::topic(&message))
+                    {
+                        let message = convert::message(topic.clone(), &message);
+                        bytes += message.payload_bytes();
+                        messages.push(message);
+                    }
+                }
+                Some(Err(error)) => self.judge(&error)?,
+            }
+            wait = Duration::ZERO;
+            if !self.client.context().waiting.lock().is_empty() {
+                break;
+            }
+        }
+        if !messages.is_empty() && self.reading {
+            let mut inbox = self.shared.inbox.lock();
+            inbox.messages.extend(messages);
+            inbox.bytes += bytes;
+            self.shared.filled.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Pauses the client where the member has been too slow for a while; goes on when half of the room is free.
+    fn pause_or_resume(&mut self) -> Result<(), BrokerError> {
+        let bytes = self.shared.inbox.lock().bytes;
+        let full = bytes >= BUFFERED;
+        if !full {
+            self.full_since = None;
+        }
+        if (full && !self.paused) || (self.paused && bytes < BUFFERED / 2) {
+            let all = self.client.assignment().map_err(|error| failed("pause", &error))?;
+            let outcome = if full { self.client.pause(&all) } else { self.client.resume(&all) };
+            outcome.map_err(|error| failed("pause", &error))?;
+            self.paused = full;
+        }
+        Ok(())
+    }
+
+    /// Tells what ends the member from what the client overcomes by itself.
+    fn judge(&self, error: &KafkaError) -> Result<(), BrokerError> {
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                let position = self.client.position().map_err(|error| failed("read", &error))?;
+                for element in position.elements() {
+                    let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else {
+                        continue;
+                    };
+                    let partition = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());
+                    let ends = self.cluster.watermarks(&partition)?;
+                    if let Place::Offset(at) = element.offset()
+                        && (at as Offset) < ends.low
+                    {
+                        let (offset, low, high) = (at as Offset, ends.low, ends.high);
+                        return Err(BrokerError::OutOfRange { partition, offset, low, high });
+                    }
+                }
+                Ok(())
+            }
+            _ => match failed("read", error) {
+                refused @ BrokerError::Refused { .. } => Err(refused),
+                _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(refused("read", error)),
+                _ => {
+                    tracing::debug!(%error, "reading");
+                    Ok(())
+                }
+            },
+        }
+    }
+}
+
+/// A member of a group of a Kafka cluster.
+pub(super) struct KafkaMember {
+    cluster: Arc<Cluster>,
+    group: GroupId,
+    /// `None` when it leaves.
+    client: Option<Arc<Client>>,
+    shared: Arc<Shared>,
+    /// What it was told that it owns, and the next offset it has not seen.
+    owned: BTreeMap<TopicPartition, Offset>,
+    /// What proves that it does.
+    generation: Option<Arc<ConsumerGroupMetadata>>,
+    /// It was told that its partitions are taken away by the next poll.
+    revoking: bool,
+    plain: Writer,
+    transactions: Writer,
+    ended: mpsc::Receiver<()>,
+}
+
+impl KafkaMember {
+    pub(super) fn join(cluster: &Arc<Cluster>, group: &GroupId, topics: &[Topic]) -> Result<Self, BrokerError> {
+        for topic in topics {
+            cluster.limits(topic)?;
+        }
+        let name = cluster.group_name(group);
+        let client: Client = cluster
+            .config
+            .member(&name)
+            .create_with_context(Rebalances::default())
+            .map_err(|error| failed("join a group", &error))?;
+        let names: Vec<(String, Topic)> =
+            topics.iter().map(|topic| (cluster.topic_name(topic), topic.clone())).collect();
+        let subscribed: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+        client.subscribe(&subscribed).map_err(|error| failed("join a group", &error))?;
+        let (client, shared) = (Arc::new(client), Arc::new(Shared::default()));
+        let (ending, ended) = mpsc::channel();
+        let poller = Poller {
+            cluster: Arc::clone(cluster),
+            client: Arc::clone(&client),
+            shared: Arc::clone(&shared),
+            names,
+            reading: false,
+            full_since: None,
+            paused: false,
+        };
+        std::thread::Builder::new()
+            .name(format!("{group}-poll"))
+            .spawn(move || poller.run(&ending))
+            .map_err(|error| refused("join a group", error))?;
+        // A static member keeps its id, so that its restart ends at once what it left open.
+        let instance = cluster.config.properties.get("group.instance.id").cloned();
+        let instance = instance.unwrap_or_else(|| format!("{:016x}", RandomState::new().hash_one(std::process::id())));
+        Ok(Self {
+            plain: Writer::new(Arc::clone(cluster), None),
+            transactions: Writer::new(Arc::clone(cluster), Some(format!("{name}-{instance}"))),
+            cluster: Arc::clone(cluster),
+            group: group.clone(),
+            client: Some(client),
+            shared,
+            owned: BTreeMap::new(),
+            generation: None,
+            revoking: false,
+            ended,
+        })
+    }
+
+    fn client(&self) -> Result<&Arc<Client>, BrokerError> {
+        self.client.as_ref().ok_or_else(|| refused("commit", "the member has left its group"))
+    }
+
+    /// Whether the member knows of the newest assignment.
+    fn is_current(&self) -> bool {
+        match (&self.generation, &self.shared.inbox.lock().generation) {
+            (Some(known), Some(newest)) => Arc::ptr_eq(known, newest),
+            _ => false,
+        }
+    }
+
+    fn fenced(&self, partition: Option<&TopicPartition>) -> BrokerError {
+        let any = || TopicPartition::new(Topic::try_new("any").expect("a valid name"), 0);
+        BrokerError::Fenced { group: self.group.clone(), partition: partition.cloned().unwrap_or_else(any) }
+    }
+
+    /// Checks offsets and puts them as the client wants them.
+    fn offsets(&self, commits: &[OffsetCommit]) -> Result<TopicPartitionList, BrokerError> {
+        let mut list = TopicPartitionList::new();
+        for OffsetCommit { partition, committed } in commits {
+            let Some(&position) = self.owned.get(partition) else {
+                return Err(self.fenced(Some(partition)));
+            };
+            if committed.next > position {
+                let ends = self.cluster.watermarks(partition)?;
+                if committed.next > ends.high {
+                    let (offset, low, high) = (committed.next, ends.low, ends.high);
+                    return Err(BrokerError::OutOfRange { partition: partition.clone(), offset, low, high });
+                }
+            }
+            let name = self.cluster.topic_name(&partition.topic);
+            let mut element = list.add_partition(&name, signed(partition.partition));
+            element.set_offset(Place::Offset(committed.next as i64)).map_err(|error| failed("commit", &error))?;
+            if let Some(note) = &committed.metadata {
+                if note.len() > NOTE {
+                    let (found, allowed) = (note.len(), NOTE);
+                    return Err(BrokerError::MetadataTooLarge { partition: partition.clone(), found, allowed });
+                }
+                element.set_metadata(format!("={note}"));
+            }
+        }
+        Ok(list)
+    }
+
+    fn commit_whole(&mut self, unit: &Unit, list: &TopicPartitionList) -> Result<(), BrokerError> {
+        let generation = self.generation.clone();
+        let offsets = generation.as_deref().map(|group| Offsets { list, group }).filter(|_| list.count() > 0);
+        match self.transactions.transact(&unit.outputs, offsets.as_ref()) {
+            Ok(()) => Ok(()),
+            Err(Failed::Nothing(error)) => Err(error),
+            Err(Failed::Fenced) => Err(self.fenced(unit.offsets.first().map(|offset| &offset.partition))),
+            Err(Failed::Unknown(reason)) => self.resolve(unit, reason),
+        }
+    }
+
+    /// Finds out what became of a unit whose end was not heard: offsets and outputs were written together or not at all.
+    fn resolve(&mut self, unit: &Unit, reason: String) -> Result<(), BrokerError> {
+        // Opening the producer anew ends what is open.
+        self.transactions.open()?;
+        let Some(offset) = unit.offsets.first() else {
+            return Err(refused("commit", format!("it is not known whether a unit was written: {reason}")));
+        };
+        let found = committed(&self.cluster, self.client()?, &offset.partition)?;
+        if found.as_ref() == Some(&offset.committed) {
+            return Ok(());
+        }
+        Err(BrokerError::Unavailable { action: "commit", reason })
+    }
+
+    /// Writes outputs, then offsets.
+    fn commit_in_turn(&mut self, unit: &Unit, list: &TopicPartitionList) -> Result<(), BrokerError> {
+        if !unit.outputs.is_empty() {
+            self.plain.write(&unit.outputs)?;
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        // The client would prove the newest assignment, of which this member may not know yet.
+        if !self.is_current() {
+            return Err(self.fenced(unit.offsets.first().map(|offset| &offset.partition)));
+        }
+        match self.client()?.commit(list, CommitMode::Sync) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(match error.rdkafka_error_code() {
+                Some(
+                    Code::IllegalGeneration
+                    | Code::UnknownMemberId
+                    | Code::RebalanceInProgress
+                    | Code::FencedInstanceId
+                    | Code::AssignmentLost,
+                ) => self.fenced(unit.offsets.first().map(|offset| &offset.partition)),
+                _ => failed("commit", &error),
+            }),
+        }
+    }
+}
+
+/// What a group has committed for a partition.
+pub(super) fn committed<C: ConsumerContext>(
+    cluster: &Cluster,
+    client: &BaseConsumer<C>,
+    place: &TopicPartition,
+) -> Result<Option<Committed>, BrokerError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(&cluster.topic_name(&place.topic), signed(place.partition));
+    let found = client.committed_offsets(list, CALL).map_err(|error| failed("look up committed offsets", &error))?;
+    Ok(found.elements().first().and_then(|element| committed_of(element.offset(), element.metadata())))
+}
+
+fn committed_of(offset: Place, metadata: &str) -> Option<Committed> {
+    match offset {
+        Place::Offset(next) => {
+            Some(Committed { next: next as Offset, metadata: metadata.strip_prefix('=').map(str::to_owned) })
+        }
+        _ => None,
+    }
+}
+
+impl Member for KafkaMember {
+    fn poll(&mut self, limit: FetchLimit, timeout: Duration) -> Result<Poll, BrokerError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut inbox = self.shared.inbox.lock();
+        if std::mem::take(&mut self.revoking) {
+            self.owned.clear();
+            inbox.agreed = true;
+            self.shared.emptied.notify_all();
+        }
+        loop {
+            if let Some(event) = inbox.events.pop_front() {
+                return Ok(match event {
+                    Poll::Assigned(assigned) => {
+                        self.generation.clone_from(&inbox.generation);
+                        self.owned =
+                            assigned.iter().map(|(place, committed)| (place.clone(), committed.next)).collect();
+                        Poll::Assigned(assigned)
+                    }
+                    Poll::Revoking(_) => {
+                        self.revoking = true;
+                        Poll::Revoking(self.owned.keys().cloned().collect())
+                    }
+                    Poll::Lost(_) => Poll::Lost(std::mem::take(&mut self.owned).into_keys().collect()),
+                    other => other,
+                });
+            }
+            if let Some(error) = inbox.failure.take() {
+                return Err(error);
+            }
+            if !inbox.messages.is_empty() {
+                break;
+            }
+            let timed_out = match deadline {
+                Some(deadline) => self.shared.filled.wait_until(&mut inbox, deadline).timed_out(),
+                None => {
+                    self.shared.filled.wait(&mut inbox);
+                    false
+                }
+            };
+            if timed_out && inbox.events.is_empty() && inbox.messages.is_empty() && inbox.failure.is_none() {
+                return Ok(Poll::Idle);
+            }
+        }
+        let mut messages: Vec<Message> = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = inbox.messages.front() {
+            let size = next.payload_bytes();
+            if !messages.is_empty() && (messages.len() >= limit.records || bytes + size > limit.bytes) {
+                break;
+            }
+            bytes += size;
+            messages.extend(inbox.messages.pop_front());
+        }
+        inbox.bytes = inbox.bytes.saturating_sub(bytes);
+        self.shared.emptied.notify_all();
+        drop(inbox);
+        for (index, message) in messages.iter().enumerate() {
+            let last_of_its_own = messages
+                .get(index + 1)
+                .is_none_or(|next| next.partition != message.partition || next.topic != message.topic);
+            if last_of_its_own {
+                let place = TopicPartition::new(message.topic.clone(), message.partition);
+                self.owned.insert(place, message.offset + 1);
+            }
+        }
+        Ok(Poll::Messages(messages))
+    }
+
+    fn commit(&mut self, unit: Unit) -> Result<(), BrokerError> {
+        let list = self.offsets(&unit.offsets)?;
+        Writer::check(&self.cluster, &unit.outputs)?;
+        if unit.outputs.is_empty() && list.count() == 0 {
+            return Ok(());
+        }
+        let whole = self.cluster.config.delivery == Delivery::ExactlyOnce
+            || unit.outputs.iter().any(|o| self.cluster.limits(&o.topic).is_ok_and(|limits| limits.compacted));
+        if whole { self.commit_whole(&unit, &list) } else { self.commit_in_turn(&unit, &list) }
+    }
+
+    fn lag(&self) -> Result<u64, BrokerError> {
+        {
+            let inbox = self.shared.inbox.lock();
+            if !inbox.settled || !inbox.events.is_empty() {
+                return Ok(1);
+            }
+        }
+        let mut lag = 0;
+        for (place, &next) in &self.owned {
+            let high = self.cluster.watermarks(place)?.high;
+            if next < high {
+                // What follows may be the marks of transactions alone.
+                let limit = FetchLimit { records: 1, bytes: 1 };
+                if !self.cluster.readers.read(&self.cluster, place, next, limit)?.is_empty() {
+                    lag += high - next;
+                }
+            }
+        }
+        Ok(lag)
+    }
+}
+
+impl Drop for KafkaMember {
+    fn drop(&mut self) {
+        self.client = None;
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.emptied.notify_all();
+        if self.ended.recv_timeout(LEAVE).is_err() {
+            tracing::warn!(group = %self.group, "the group's coordinator does not answer: left without a word");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Writing: an idempotent producer, with or without transactions.
+//!
+//! A call that ends a transaction can time out while its answer is under way. librdkafka cannot tell such an answer from
+//! one to a later transaction, so after a time-out the client is thrown away; a new one with the same id makes the broker
+//! finish or abort what is open, and only then the caller may ask what became of it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use driftline_types::Outgoing;
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, TopicPartitionList,
+    consumer::ConsumerGroupMetadata,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::DeliveryResult,
+    producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig},
+};
+
+use super::{
+    cluster::{Cluster, failed, refused},
+    config::CALL,
+    convert,
+};
+use crate::BrokerError;
+
+/// How long deliveries and the end of a transaction are waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Remembers the first delivery of a unit that failed.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    failed: Mutex<Option<KafkaError>>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.failed.lock().get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+/// Offsets that are committed with a unit.
+pub(super) struct Offsets<'a> {
+    pub list: &'a TopicPartitionList,
+    pub group: &'a ConsumerGroupMetadata,
+}
+
+/// Why a unit was not written.
+pub(super) enum Failed {
+    /// Nothing of it was written.
+    Nothing(BrokerError),
+    /// The group has moved on; nothing of it was written.
+    Fenced,
+    /// It may or may not have been written as a whole.
+    Unknown(String),
+}
+
+/// A producer.
+pub(super) struct Writer {
+    cluster: Arc<Cluster>,
+    transactional_id: Option<String>,
+    /// `None` before the first use, and after a call whose outcome is unknown.
+    client: Option<BaseProducer<Deliveries>>,
+}
+
+impl Writer {
+    pub(super) fn new(cluster: Arc<Cluster>, transactional_id: Option<String>) -> Self {
+        Self { cluster, transactional_id, client: None }
+    }
+
+    /// Connects. For a producer of transactions this ends whatever one of the same id has left open.
+    pub(super) fn open(&mut self) -> Result<&BaseProducer<Deliveries>, BrokerError> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => {
+                let id = self.transactional_id.as_deref();
+                let client: BaseProducer<Deliveries> = self
+                    .cluster
+                    .config
+                    .producer(id)
+                    .create_with_context(Deliveries::default())
+                    .map_err(|error| failed("start a producer", &error))?;
+                if id.is_some() {
+                    until_settled(PATIENCE, || client.init_transactions(CALL))
+                        .map_err(|error| failed("start transactions", &error))?;
+                }
+                client
+            }
+        };
+        Ok(self.client.insert(client))
+    }
+
+    /// Checks messages against what their topics take; nothing is sent.
+    pub(super) fn check(cluster: &Cluster, outputs: &[Outgoing]) -> Result<(), BrokerError> {
+        for output in outputs {
+            let limits = cluster.limits(&output.topic)?;
+            if let Some(partition) = output.partition
+                && partition >= limits.partitions
+            {
+                let partition = driftline_types::TopicPartition::new(output.topic.clone(), partition);
+                return Err(BrokerError::UnknownPartition { partition, partitions: limits.partitions });
+            }
+            let found = output.payload_bytes();
+            if found > limits.message_bytes {
+                let (topic, allowed) = (output.topic.clone(), limits.message_bytes);
+                return Err(BrokerError::TooLarge { topic, found, allowed });
+            }
+            if limits.compacted && output.key.is_none() {
+                return Err(BrokerError::KeyMissing { topic: output.topic.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes messages, in order within each partition, and waits until all are stored.
+    pub(super) fn write(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
+        let cluster = Arc::clone(&self.cluster);
+        let client = self.open()?;
+        let sent = send(client, &cluster, outputs).and_then(|()| delivered(client));
+        sent.map_err(|error| {
+            // What is still under way would otherwise land after a repeat, out of order.
+            self.client = None;
+            failed("write", &error)
+        })
+    }
+
+    /// Begins a transaction and writes messages in it.
+    pub(super) fn begin(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
+        let cluster = Arc::clone(&self.cluster);
+        begin(self.open()?, &cluster, outputs, None)
+            .map_err(|(Broken::Before(error) | Broken::Ending(error))| failed("write", &error))
+    }
+
+    /// Writes messages and offsets in one transaction.
+    pub(super) fn transact(&mut self, outputs: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), Failed> {
+        let cluster = Arc::clone(&self.cluster);
+        let client = self.open().map_err(Failed::Nothing)?;
+        let outcome = begin(client, &cluster, outputs, offsets)
+            .and_then(|()| until_settled(PATIENCE, || client.commit_transaction(PATIENCE)).map_err(Broken::Ending));
+        let error = match outcome {
+            Ok(()) => return Ok(()),
+            Err(Broken::Before(error)) => {
+                if abort(client).is_err() {
+                    // A new client with the same id aborts it.
+                    self.client = None;
+                }
+                error
+            }
+            Err(Broken::Ending(error)) if requires_abort(&error) => {
+                if abort(client).is_err() {
+                    self.client = None;
+                }
+                error
+            }
+            Err(Broken::Ending(error)) => {
+                self.client = None;
+                return Err(Failed::Unknown(error.to_string()));
+            }
+        };
+        Err(match error.rdkafka_error_code() {
+            Some(
+                Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId | Code::RebalanceInProgress,
+            ) => Failed::Fenced,
+            Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
+                self.client = None;
+                let reason = "another process has taken this producer's place";
+                Failed::Nothing(refused("write", reason))
+            }
+            _ => Failed::Nothing(failed("write", &error)),
+        })
+    }
+}
+
+/// Where a transaction broke.
+enum Broken {
+    Before(KafkaError),
+    Ending(KafkaError),
+}
+
+fn begin(
+    client: &BaseProducer<Deliveries>,
+    cluster: &Cluster,
+    outputs: &[Outgoing],
+    offsets: Option<&Offsets<'_>>,
+) -> Result<(), Broken> {
+    client.begin_transaction().map_err(Broken::Before)?;
+    send(client, cluster, outputs).and_then(|()| delivered(client)).map_err(Broken::Before)?;
+    if let Some(Offsets { list, group }) = offsets {
+        until_settled(PATIENCE, || client.send_offsets_to_transaction(list, group, PATIENCE))
+            .map_err(Broken::Before)?;
+    }
+    Ok(())
+}
+
+fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
+    client.purge(PurgeConfig::default().queue().inflight());
+    // Deliveries that were thrown away are reported as failed, which is known.
+    let _ = delivered(client);
+    until_settled(PATIENCE, || client.abort_transaction(PATIENCE))
+}
+
+/// Hands messages over; waits where the client's buffer is full.
+fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoing]) -> Result<(), KafkaError> {
+    *client.context().failed.lock() = None;
+    let mut named: Option<(&driftline_types::Topic, String, u32)> = None;
+    for output in outputs {
+        let (name, partitions) = match &named {
+            Some((topic, name, partitions)) if *topic == &output.topic => (name.as_str(), *partitions),
+            _ => {
+                let partitions = cluster.limits(&output.topic).map_or(1, |limits| limits.partitions);
+                let (_, name, _) = named.insert((&output.topic, cluster.topic_name(&output.topic), partitions));
+                (name.as_str(), partitions)
+            }
+        };
+        let partition = output.partition.unwrap_or_else(|| match &output.key {
+            Some(key) => driftline_types::wire::partition_of(key, partitions),
+            None => spread(partitions),
+        });
+        let mut record = convert::record(name, partition, output);
+        loop {
+            match client.send(record) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                    client.poll(Duration::from_millis(5));
+                    record = back;
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The partition of a message without a key: all in turn.
+fn spread(partitions: u32) -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed) % partitions.max(1)
+}
+
+/// Waits for every delivery. `flush` would wait in steps of 100 ms.
+fn delivered(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + PATIENCE;
+    client.poll(Duration::ZERO);
+    while client.in_flight_count() > 0 {
+        if Instant::now() > deadline {
+            return Err(KafkaError::Flush(Code::OperationTimedOut));
+        }
+        client.poll(Duration::from_millis(1));
+    }
+    match client.context().failed.lock().take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Repeats a call while the client says that this is all it takes.
+fn until_settled(patience: Duration, mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match call() {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn requires_abort(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
+}

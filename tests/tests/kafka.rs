@@ -1,0 +1,280 @@
+//! Pipelines on Kafka as processes that are killed, stopped and joined by others.
+//!
+//! `DRIFTLINE_KAFKA` names the cluster, as `deploy/kafka-local start` prints it; without it the tests say that they were
+//! skipped. Numbers of the long forms are in `benches/README.md`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod driftline;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use driftline::driftline;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Long enough that only a group that hangs reaches it.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A pipeline on Kafka, in a corner of the cluster of its own.
+struct Pipeline {
+    file: PathBuf,
+    settings: Vec<String>,
+    folder: TempDir,
+}
+
+impl Pipeline {
+    /// `None`, with a word, where there is no cluster.
+    fn new(file: &str, delivery: &str) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let Ok(servers) = std::env::var("DRIFTLINE_KAFKA") else {
+            eprintln!("skipped: DRIFTLINE_KAFKA names no cluster");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = format!("e2e-{}-{}.", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let settings = [
+            "broker.kind=kafka".to_owned(),
+            format!("broker.bootstrap_servers={servers}"),
+            format!("broker.delivery={delivery}"),
+            format!("broker.prefix={prefix}"),
+            // A killed process is missed after two seconds.
+            "broker.properties.\"session.timeout.ms\"=2000".to_owned(),
+            "broker.properties.\"heartbeat.interval.ms\"=300".to_owned(),
+            "broker.properties.\"transaction.timeout.ms\"=2000".to_owned(),
+            "sinks.responses.kind=jsonl".to_owned(),
+            format!("sinks.responses.path={}", folder.path().join("out.jsonl").display()),
+        ];
+        Some(Self { file: driftline::root().join(file), settings: settings.into(), folder })
+    }
+
+    fn set(mut self, setting: String) -> Self {
+        self.settings.push(setting);
+        self
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out.jsonl")
+    }
+
+    fn command(&self, only: &[&str]) -> Command {
+        let mut command = driftline(&["run"]);
+        command.arg(&self.file).args(self.settings.iter().flat_map(|setting| ["--set", setting]));
+        if !only.is_empty() {
+            command.arg("--only").arg(only.join(","));
+        }
+        command
+    }
+
+    fn start(&self, only: &str) -> Process {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join(format!("{only}.log")))
+            .unwrap();
+        let child = self.command(&[only]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Process(child)
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        fs::read(self.out()).map_or_else(
+            |_| Vec::new(),
+            |bytes| {
+                // A sink that was killed may have left a part of a line, which its successor removes.
+                let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+                driftline::parse(&bytes[..whole])
+            },
+        )
+    }
+
+    /// Waits for lines; tells what the processes said if they do not come.
+    fn wait_for(&self, lines: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.lines().len() < lines {
+            if Instant::now() > deadline {
+                let mut said = String::new();
+                for entry in fs::read_dir(self.folder.path()).unwrap().flatten() {
+                    if entry.path().extension().is_some_and(|extension| extension == "log") {
+                        said += &fs::read_to_string(entry.path()).unwrap();
+                    }
+                }
+                panic!("{} of {lines} lines\n{said}", self.lines().len());
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A process that does not outlive its test.
+struct Process(Child);
+
+impl Process {
+    /// Asks it to stop and waits; returns the exit code.
+    fn terminate(&mut self) -> Option<i32> {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.0.wait().unwrap().code()
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a line says, without what differs from run to run.
+fn told(lines: &[Value]) -> Vec<String> {
+    let mut told: Vec<String> = lines
+        .iter()
+        .map(|line| {
+            let mut line = line.clone();
+            line.as_object_mut().unwrap().remove("timings_ms");
+            line.to_string()
+        })
+        .collect();
+    told.sort();
+    told
+}
+
+fn on_the_embedded_broker() -> Vec<String> {
+    told(&driftline::lines(&["run", "pipelines/speech.toml"]))
+}
+
+#[test]
+fn one_process_on_kafka_tells_what_the_embedded_broker_tells() {
+    for delivery in ["at_least_once", "exactly_once"] {
+        let Some(pipeline) = Pipeline::new("pipelines/speech.toml", delivery) else { return };
+        let output = pipeline.command(&[]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(told(&pipeline.lines()), on_the_embedded_broker(), "{delivery}");
+    }
+}
+
+/// Every stage twice, each killed once and replaced: the group takes over, and the lines are the same.
+fn stages_are_killed(delivery: &str) {
+    let Some(pipeline) = Pipeline::new("pipelines/speech.toml", delivery) else { return };
+    let expected = on_the_embedded_broker();
+    let stages = ["vad", "asr", "search"];
+    let mut running: BTreeMap<&str, Vec<Process>> =
+        stages.into_iter().map(|stage| (stage, vec![pipeline.start(stage), pipeline.start(stage)])).collect();
+    let mut sink = pipeline.start("responses");
+    let mut source = pipeline.start("microphone");
+    for (round, stage) in stages.into_iter().enumerate() {
+        pipeline.wait_for(1 + 2 * round);
+        let processes = running.get_mut(stage).unwrap();
+        processes[round % 2].kill();
+        processes[round % 2] = pipeline.start(stage);
+        if round == 1 {
+            sink.kill();
+            sink = pipeline.start("responses");
+        }
+    }
+    pipeline.wait_for(expected.len());
+    assert!(source.0.wait().unwrap().success(), "the source has come to its end");
+    for process in running.values_mut().flatten() {
+        assert_eq!(process.terminate(), Some(130));
+    }
+    assert_eq!(sink.terminate(), Some(130));
+    assert_eq!(told(&pipeline.lines()), expected);
+}
+
+#[test]
+fn killed_stages_lose_and_repeat_nothing_at_least_once() {
+    stages_are_killed("at_least_once");
+}
+
+#[test]
+fn killed_stages_lose_and_repeat_nothing_exactly_once() {
+    stages_are_killed("exactly_once");
+}
+
+/// Numbered records from a file to a file, source and sink killed in turn.
+fn copied(lines: u64, kills: u64, delivery: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let input: String = (0..lines).map(|n| format!("{{\"user\":\"u{}\",\"n\":{n}}}\n", n % 97)).collect();
+    fs::write(folder.path().join("in.jsonl"), &input).unwrap();
+    let text = "[pipeline]\nname = \"copy\"\npartitions = 3\n\
+         [sources.input]\nkind = \"jsonl\"\npath = \"in.jsonl\"\nkey = \"user\"\n\
+         [sinks.responses]\nkind = \"jsonl\"\ninputs = [\"input\"]\npath = \"out.jsonl\"\n";
+    let file = folder.path().join("copy.toml");
+    fs::write(&file, text).unwrap();
+    let Some(pipeline) = Pipeline::new(file.to_str().unwrap(), delivery) else { return };
+    let (mut source, mut sink) = (pipeline.start("input"), pipeline.start("responses"));
+    let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let mut killed = 0;
+    for kill in 1..=kills {
+        let enough = input.len() as u64 * kill / (kills + 1);
+        while length(&pipeline.out()) < enough {
+            std::thread::yield_now();
+        }
+        let (process, name) = if kill % 2 == 0 { (&mut source, "input") } else { (&mut sink, "responses") };
+        if process.0.try_wait().unwrap().is_none() {
+            process.kill();
+            killed += 1;
+        }
+        *process = pipeline.start(name);
+    }
+    pipeline.wait_for(lines as usize);
+    assert!(source.0.wait().unwrap().success());
+    assert_eq!(sink.terminate(), Some(130));
+    let output = pipeline.lines();
+    let mut last_of_user = BTreeMap::new();
+    let mut seen = vec![0u32; lines as usize];
+    for line in &output {
+        let n = line["n"].as_u64().unwrap();
+        seen[n as usize] += 1;
+        if let Some(last) = last_of_user.insert(line["user"].as_str().unwrap().to_owned(), n) {
+            assert!(last < n, "the order of a key is kept");
+        }
+    }
+    let lost = seen.iter().filter(|&&times| times == 0).count();
+    let repeated = seen.iter().filter(|&&times| times > 1).count();
+    eprintln!("{delivery}: {lines} records, killed {killed} times: {lost} lost, {repeated} repeated");
+    assert_eq!((lost, repeated), (0, 0));
+}
+
+#[test]
+fn a_killed_source_and_sink_lose_and_repeat_nothing() {
+    copied(20_000, 4, "at_least_once");
+    copied(20_000, 4, "exactly_once");
+}
+
+/// The long form: `cargo test --release -p driftline-tests --test kafka -- --ignored --nocapture`.
+#[test]
+#[ignore = "the long form takes minutes"]
+fn a_source_and_a_sink_killed_20_times_lose_and_repeat_nothing() {
+    copied(100_000, 20, "at_least_once");
+    copied(100_000, 20, "exactly_once");
+}
+
+#[test]
+fn bad_records_become_dead_letters_on_kafka_too() {
+    let Some(pipeline) = Pipeline::new("pipelines/speech.toml", "at_least_once") else { return };
+    let samples = driftline::root().join("pipelines/samples/voice-search");
+    let bad = pipeline.folder.path().join("bad");
+    fs::create_dir(&bad).unwrap();
+    for entry in fs::read_dir(samples).unwrap().flatten().take(3) {
+        fs::copy(entry.path(), bad.join(entry.file_name())).unwrap();
+    }
+    fs::write(bad.join("no-audio.wav"), "no audio").unwrap();
+    let pipeline = pipeline.set(format!("sources.microphone.path={}", bad.display()));
+    let output = pipeline.command(&[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 dead letters"), "{said}");
+    assert!(pipeline.lines().len() >= 3);
+}
