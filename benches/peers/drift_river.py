@@ -64,7 +64,7 @@ def delays(question: dict) -> list[dict]:
             length = run_length(make, values)
             if length >= question["run_length"] or (length == len(values)):
                 break
-        setting = make().delta if name == "ADWIN" else make().alpha
+        setting = f"δ = {make().delta:g}" if name == "ADWIN" else f"α = {make().alpha:g}"
         found = {"detector": name, "setting": setting, "run_length": length, "delays": {}}
         for change in question["changes"]:
             repeats = question["repeats"] if name == "ADWIN" else max(5, question["repeats"] // 10)

@@ -236,9 +236,13 @@ mod tests {
     #[test]
     fn an_anchored_detector_learns_nothing() {
         let (mut detector, mut noise) = (Detector::new(1), Noise(5));
-        (0..500).for_each(|window| drop(detector.observe(hour(window), &[noise.next()])));
+        for window in 0..500 {
+            detector.observe(hour(window), &[noise.next()]);
+        }
         let mut anchored = detector.anchored();
-        (0..500).for_each(|window| drop(anchored.observe(hour(window), &[9.0 + noise.next()])));
+        for window in 0..500 {
+            anchored.observe(hour(window), &[9.0 + noise.next()]);
+        }
         assert_eq!(anchored.streams[0].healthy, detector.streams[0].healthy);
         assert_eq!(anchored.streams[0].season, detector.streams[0].season);
         assert!(anchored.evidence().is_finite());
@@ -247,7 +251,9 @@ mod tests {
     #[test]
     fn state_survives_a_restart() {
         let (mut detector, mut noise) = (Detector::new(2), Noise(7));
-        (0..300).for_each(|window| drop(detector.observe(hour(window), &[noise.next(), f64::NAN])));
+        for window in 0..300 {
+            detector.observe(hour(window), &[noise.next(), f64::NAN]);
+        }
         let text = serde_json::to_string(&detector).unwrap();
         let mut again: Detector = serde_json::from_str(&text).unwrap();
         assert_eq!(again, detector);

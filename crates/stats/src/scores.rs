@@ -82,8 +82,7 @@ impl ScoreBasis {
                 let projections = profile.projections().iter().enumerate();
                 let mut tables: Vec<Table> = projections
                     .map(|(at, counts)| {
-                        let aspects =
-                            [Aspect::ProjectionLocation(at as u8), Aspect::ProjectionSpread(at as u8)];
+                        let aspects = [Aspect::ProjectionLocation(at as u8), Aspect::ProjectionSpread(at as u8)];
                         Table::polynomials(counts, &aspects[..PROJECTION_POLYNOMIALS])
                     })
                     .collect();
@@ -140,7 +139,8 @@ impl ScoreBasis {
     /// there are any; if not, `scores` is empty.
     pub fn scores_into(&self, rows: &[&[u64]], scores: &mut Vec<f64>) -> bool {
         scores.clear();
-        if rows.len() != self.tables.len() || rows.iter().zip(&self.tables).any(|(row, table)| row.len() != table.slots) {
+        if rows.len() != self.tables.len() || rows.iter().zip(&self.tables).any(|(row, table)| row.len() != table.slots)
+        {
             return false;
         }
         for (row, table) in rows.iter().zip(&self.tables) {
@@ -168,7 +168,8 @@ impl ScoreBasis {
 impl Table {
     fn polynomials(counts: &[u64], aspects: &[Aspect]) -> Self {
         let finite = finite_slots(counts.len());
-        let functions = orthonormal(&counts[finite.clone()], aspects.len());
+        let used: Vec<f64> = counts[finite.clone()].iter().map(|&count| (count as f64).max(0.5)).collect();
+        let functions = orthonormal(&used, aspects.len());
         let mut table = Self { slots: counts.len(), aspects: Vec::new(), weights: Vec::new() };
         for (aspect, function) in aspects.iter().zip(functions) {
             let mut weights = vec![0.0; counts.len()];
@@ -224,23 +225,25 @@ fn residual(counts: &[u64], chosen: impl Fn(usize) -> bool) -> Vec<f64> {
 }
 
 /// Returns up to `degree` polynomials in the normal score of ordered slots: Σ p_k φ_i(k) φ_j(k) = 1
-/// if i = j, else 0, and Σ p_k φ_j(k) = 0, where p are the shares with half a record added to empty
-/// slots. Slots with no room for another polynomial give fewer.
-pub(crate) fn orthonormal(counts: &[u64], degree: usize) -> Vec<Vec<f64>> {
-    let used: Vec<f64> = counts.iter().map(|&count| (count as f64).max(0.5)).collect();
-    let n: f64 = used.iter().sum();
-    let shares: Vec<f64> = used.iter().map(|count| count / n).collect();
+/// if i = j, else 0, and Σ p_k φ_j(k) = 0, where p are the shares of `weights`. A slot of weight 0
+/// has the polynomials' values at its place between its neighbours. Slots with no room for another
+/// polynomial give fewer.
+pub(crate) fn orthonormal(weights: &[f64], degree: usize) -> Vec<Vec<f64>> {
+    let n: f64 = weights.iter().sum();
+    let shares: Vec<f64> = weights.iter().map(|weight| weight / n).collect();
     let mut below = 0.0;
     let points: Vec<f64> = shares
         .iter()
         .map(|share| {
             below += share;
-            quantile((below - 0.5 * share).clamp(1e-12, 1.0 - 1e-12))
+            let end = (0.5 / n).clamp(1e-12, 0.5);
+            quantile((below - 0.5 * share).clamp(end, 1.0 - end))
         })
         .collect();
     let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).zip(&shares).map(|((a, b), p)| a * b * p).sum::<f64>();
+    let room = weights.iter().filter(|&&weight| weight > 0.0).count().saturating_sub(1);
     let mut basis = vec![vec![1.0; points.len()]];
-    for _ in 0..degree.min(points.len().saturating_sub(1)) {
+    for _ in 0..degree.min(room) {
         let last = &basis[basis.len() - 1];
         let mut next: Vec<f64> = last.iter().zip(&points).map(|(value, x)| value * x).collect();
         // Twice is enough (Giraud, Langou, Rozložník 2005).
@@ -269,8 +272,8 @@ mod tests {
     proptest! {
         #[test]
         fn polynomials_are_orthonormal(counts in proptest::collection::vec(0..1000u64, 2..40)) {
-            let basis = orthonormal(&counts, 4);
             let used: Vec<f64> = counts.iter().map(|&count| (count as f64).max(0.5)).collect();
+            let basis = orthonormal(&used, 4);
             let n: f64 = used.iter().sum();
             let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).zip(&used).map(|((a, b), p)| a * b * p / n).sum::<f64>();
             let ones = vec![1.0; counts.len()];

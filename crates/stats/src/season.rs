@@ -99,7 +99,8 @@ impl Season {
     pub fn scale(&self, slot: HourOfWeek) -> f64 {
         let cell = &self.slots[usize::from(slot.0)];
         let freedom = (cell.n - 1.0).max(0.0);
-        let variance = (cell.squares * freedom / cell.n.max(1.0) + SCALE_WEIGHT * self.within) / (freedom + SCALE_WEIGHT);
+        let variance =
+            (cell.squares * freedom / cell.n.max(1.0) + SCALE_WEIGHT * self.within) / (freedom + SCALE_WEIGHT);
         // A signal that never varied still has counting noise of some size.
         variance.max(1e-6).sqrt()
     }

@@ -20,7 +20,15 @@ pub fn run(length: Length) -> anyhow::Result<Table> {
     let windows = length.of(1_000_000, 20_000);
     let mut table = Table::new(
         format!("E3: alarms in {windows} windows without a change, threshold A = 10⁴ windows"),
-        &["what stays the same", "detector", "signals", "alarms", "a million windows", "upper 95 % limit", "µs a window"],
+        &[
+            "what stays the same",
+            "detector",
+            "signals",
+            "alarms",
+            "a million windows",
+            "upper 95 % limit",
+            "µs a window",
+        ],
     );
     let laws = Laws::new();
     for null in Null::ALL {
@@ -33,8 +41,24 @@ pub fn run(length: Length) -> anyhow::Result<Table> {
         }
         match peers::window_means(null, &means(&laws, null, length.of(200_000, 5_000)))? {
             Some(found) => {
-                row(&mut table, null, "ADWIN (River, δ = .002) on window means", 1, found.adwin, found.adwin_windows, None);
-                row(&mut table, null, "KSWIN (River, α = .005) on window means", 1, found.kswin, found.kswin_windows, None);
+                row(
+                    &mut table,
+                    null,
+                    "ADWIN (River, δ = .002) on window means",
+                    1,
+                    found.adwin,
+                    found.adwin_windows,
+                    None,
+                );
+                row(
+                    &mut table,
+                    null,
+                    "KSWIN (River, α = .005) on window means",
+                    1,
+                    found.kswin,
+                    found.kswin_windows,
+                    None,
+                );
             }
             None => table.row([null.name(), "ADWIN, KSWIN", "1", "not installed", "", "", ""]),
         }
@@ -78,9 +102,8 @@ fn ours(laws: &Laws, null: Null, signals: usize, windows: u64) -> Run {
     let basis = ScoreBasis::number(&reference());
     let detector = Detector::new(basis.aspects().count());
     let seeds = (0..signals as u64).map(|signal| 1_000 * signals as u64 + signal);
-    let mut watched: Vec<Watched> = seeds
-        .map(|seed| Watched { signal: Simulated::new(null, seed), detector: detector.clone() })
-        .collect();
+    let mut watched: Vec<Watched> =
+        seeds.map(|seed| Watched { signal: Simulated::new(null, seed), detector: detector.clone() }).collect();
     let (mut counts, mut scores) = ([0; SLOTS], Vec::new());
     let mut advance = |watched: &mut [Watched], from: u64, to: u64, sums: &mut Vec<f64>| {
         let mut psis = 0;

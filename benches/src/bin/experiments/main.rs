@@ -7,15 +7,15 @@
 //! that the script makes; without them their rows say so.
 
 mod alarms;
-//T mod attribution;
-//T mod delay;
-//T mod label_free;
-//T mod merge;
+mod attribution;
+mod delay;
+mod label_free;
+mod merge;
 mod peers;
 mod report;
-//T mod same_law;
+mod same_law;
 mod simulate;
-//T mod speed;
+mod speed;
 
 use std::io::Write;
 
@@ -72,13 +72,13 @@ fn main() -> anyhow::Result<()> {
     let mut tables: Vec<Table> = Vec::new();
     for experiment in wanted {
         let table = match experiment {
-//T            Experiment::E1 => merge::run(length)?,
-            Experiment::E3 => alarms::run(length)?, _ => anyhow::bail!("later"),
-//T            Experiment::E4 => same_law::run(length)?,
-//T            Experiment::E5 => delay::run(length)?,
-//T            Experiment::E6 => attribution::run(length)?,
-//T            Experiment::E7 => label_free::run(length)?,
-//T            Experiment::E8 => speed::run(length)?,
+            Experiment::E1 => merge::run(length)?,
+            Experiment::E3 => alarms::run(length)?,
+            Experiment::E4 => same_law::run(length)?,
+            Experiment::E5 => delay::run(length)?,
+            Experiment::E6 => attribution::run(length)?,
+            Experiment::E7 => label_free::run(length)?,
+            Experiment::E8 => speed::run(length)?,
         };
         if !arguments.json {
             writeln!(std::io::stdout(), "{table}")?;

@@ -13,7 +13,11 @@ use crate::simulate::Null;
 
 /// Runs a script of `benches/peers` in the environment of that name, with JSON in and out; `None` if
 /// the environment is not installed.
-pub fn ask<T: DeserializeOwned>(environment: &str, script: &str, question: &impl Serialize) -> anyhow::Result<Option<T>> {
+pub fn ask<T: DeserializeOwned>(
+    environment: &str,
+    script: &str,
+    question: &impl Serialize,
+) -> anyhow::Result<Option<T>> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
     let folder = std::env::var_os("DRIFTLINE_PEERS").map_or_else(|| peers.join("environments"), PathBuf::from);
     let python = folder.join(environment).join("bin/python");

@@ -43,6 +43,29 @@ pub fn reference() -> [u64; SLOTS] {
     counts
 }
 
+/// Makes the table from ten random bits to the bin of a normal value.
+pub fn table(mean: f64, deviation: f64) -> [u8; ENTRIES] {
+    let (law, bounds) = (standard(), bounds());
+    std::array::from_fn(|at| {
+        let x = mean + deviation * law.inverse_cdf((at as f64 + 0.5) / ENTRIES as f64);
+        bounds.partition_point(|bound| *bound <= x) as u8
+    })
+}
+
+/// Draws `n` independent records of a law.
+pub fn draw(table: &[u8; ENTRIES], counts: &mut [u64; SLOTS], n: usize, random: &mut SmallRng) {
+    counts.fill(0);
+    let mut left = n;
+    while left > 0 {
+        let mut bits = random.next_u64();
+        for _ in 0..left.min(6) {
+            counts[FIRST + usize::from(table[bits as usize % ENTRIES])] += 1;
+            bits >>= 10;
+        }
+        left -= left.min(6);
+    }
+}
+
 /// Tables from random bits to bins.
 pub struct Laws {
     shifted: Vec<[u8; ENTRIES]>,
@@ -53,14 +76,6 @@ pub struct Laws {
 impl Laws {
     pub fn new() -> Self {
         let law = standard();
-        let table = |mean: f64, deviation: f64| {
-            let mut table = [0; ENTRIES];
-            for (at, entry) in table.iter_mut().enumerate() {
-                let x = mean + deviation * law.inverse_cdf((at as f64 + 0.5) / ENTRIES as f64);
-                *entry = bounds().partition_point(|bound| *bound <= x) as u8;
-            }
-            table
-        };
         let shifted = (-STEPS..=STEPS).map(|step| table(f64::from(step) * STEP, 1.0)).collect();
         let middle = |k: usize| law.inverse_cdf((k as f64 + 0.5) / BINS as f64);
         let after = (0..BINS).map(|bin| table(0.5 * middle(bin), 0.75f64.sqrt())).collect();
@@ -70,17 +85,7 @@ impl Laws {
     /// Draws `n` independent records with a mean of `shift` σ.
     pub fn draw(&self, counts: &mut [u64; SLOTS], n: usize, shift: f64, random: &mut SmallRng) {
         let step = ((shift / STEP).round() as i32).clamp(-STEPS, STEPS);
-        let table = &self.shifted[(step + STEPS) as usize];
-        counts.fill(0);
-        let mut left = n;
-        while left > 0 {
-            let mut bits = random.next_u64();
-            for _ in 0..left.min(6) {
-                counts[FIRST + usize::from(table[bits as usize % ENTRIES])] += 1;
-                bits >>= 10;
-            }
-            left -= left.min(6);
-        }
+        draw(&self.shifted[(step + STEPS) as usize], counts, n, random);
     }
 
     /// Draws `n` records of which each is correlated by about 0.5 with the one before.
