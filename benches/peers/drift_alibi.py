@@ -1,7 +1,7 @@
 """Alibi Detect's online Cramér–von Mises detector over the changes from standard input; JSON in, JSON out.
 
-Its threshold is simulated, and a run length of R needs more than R simulations: R = 10⁴ is what is practical, a
-hundred times shorter than the others'. Versions are in requirements-alibi.txt.
+Its threshold is simulated, and a run length of R needs more than R simulations, which must fit in memory: R = 10³ is
+what is practical, a thousand times shorter than the others'. Versions are in requirements-alibi.txt.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from alibi_detect.cd import CVMDriftOnline  # noqa: E402
 question = json.load(sys.stdin)
 random = np.random.default_rng(5)
 np.random.seed(5)
-ERT, WINDOWS = 10_000, [50, 200]
+ERT, WINDOWS = 1_000, [50, 200]
 with contextlib.redirect_stdout(sys.stderr):
-    detector = CVMDriftOnline(random.standard_normal(5_000), ert=ERT, window_sizes=WINDOWS, n_bootstraps=25_000, verbose=False)
+    detector = CVMDriftOnline(random.standard_normal(5_000), ert=ERT, window_sizes=WINDOWS, n_bootstraps=2_500, verbose=False)
 
 
 def delay(change: dict, limit: int):

@@ -5,9 +5,11 @@ Started by the experiments (benches/src/bin/experiments); versions are in requir
 
 import contextlib
 import json
+import os
 import sys
 import warnings
 
+os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
 warnings.filterwarnings("ignore")
 with contextlib.redirect_stdout(sys.stderr):
     import nannyml as nml

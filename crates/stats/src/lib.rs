@@ -5,6 +5,9 @@
 //! code became which output code. A [`Profile`] is either of them with what it describes, and goes
 //! over the wire as bytes. The README beside this crate explains why profiles are made this way.
 //!
+//! A [`ScoreBasis`] makes scores of a window's counts, a [`Detector`] says whether they have changed,
+//! [`speed`] how fast, [`ConditionalBasis`] and [`attribute`] by whose fault; `DRIFT.md` explains how.
+//!
 //! Nothing here does I/O or knows a clock.
 
 mod attribution;

@@ -5,8 +5,7 @@
 //!
 //! **Speed.** Four curves are fitted to z by least squares: a constant, a step, a ramp that rises from one window to
 //! another and stays, and a daily wave with its first overtone. The one of least BIC = n·ln(RSS/n) + k·ln n
-//! (Schwarz 1978) is believed if it beats the constant by more than 6; a ramp must beat the step by as
-//! much. Sums over prefixes give each step and ramp in constant time, so all of them are tried.
+//! (Schwarz 1978) is believed if it beats the constant by more than 6. Sums over prefixes give each step and ramp in constant time, so all of them are tried.
 
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +101,7 @@ pub fn speed(series: &[f64], day: usize) -> Speed {
     {
         return Speed::Seasonal { period: day, amplitude };
     }
-    if ramp < step - BETTER && ramp_end - ramp_at >= NARROWEST {
+    if ramp < step && ramp_end - ramp_at >= NARROWEST {
         let width = ramp_end - ramp_at;
         return Speed::Gradual { onset: skipped + ramp_at, width, velocity: rise / width as f64 };
     }

@@ -25,17 +25,6 @@ pub fn bounds() -> [f64; BINS - 1] {
     std::array::from_fn(|k| standard().inverse_cdf((k + 1) as f64 / BINS as f64))
 }
 
-/// Returns the chance of each bin for normal values of this mean and deviation.
-pub fn shares(mean: f64, deviation: f64) -> [f64; BINS] {
-    let law = standard();
-    let upto = |k: usize| match k {
-        0 => 0.0,
-        BINS => 1.0,
-        k => law.cdf((bounds()[k - 1] - mean) / deviation),
-    };
-    std::array::from_fn(|k| upto(k + 1) - upto(k))
-}
-
 /// Returns the counts that a reference of normal values has.
 pub fn reference() -> [u64; SLOTS] {
     let mut counts = [0; SLOTS];
