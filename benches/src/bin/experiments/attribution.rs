@@ -342,7 +342,7 @@ fn hidden(cases: usize, random: &mut SmallRng) -> anyhow::Result<(usize, usize)>
         let salt: u64 = random.random();
         let stage = |x: u64, hidden: u64, changed: bool| {
             let mixed = (x * 31 + hidden).wrapping_mul(salt | 1) >> 32;
-            if changed && mixed % 10 == 0 { (x + 3) % CELLS as u64 } else { (x + hidden) % CELLS as u64 }
+            if changed && mixed.is_multiple_of(10) { (x + 3) % CELLS as u64 } else { (x + hidden) % CELLS as u64 }
         };
         let mut count = |limit: u64, changed: bool| {
             let mut counts = vec![0; CELLS * CELLS];

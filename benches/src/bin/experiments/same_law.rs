@@ -50,7 +50,7 @@ pub fn run(length: Length) -> anyhow::Result<Table> {
             percent(1.0),
         ]);
     }
-    report.note(format!("4,000 windows each, ranked among {HEALTHY} healthy ones; χ² and PSI compare two windows. A location, spread, skew and tail score each make a test; their mean is shown."));
+    report.note(format!("{} windows each, ranked among {HEALTHY} healthy ones; χ² and PSI compare two windows. A location, spread, skew and tail score each make a test; their mean is shown.", length.of(4_000, 100)));
     Ok(report)
 }
 
