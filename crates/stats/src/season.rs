@@ -8,7 +8,7 @@
 //! [`Memory`] predicts a standardised score from the three before it. Coefficients solve the
 //! Yule–Walker equations (Levinson 1947, Durbin 1960). Three and not one: effects that come and go
 //! over windows, seen through the noise of counting, are an ARMA(1, 1) process, of which AR(1)
-//! leaves a third of the dependence.
+//! leaves a part of the dependence.
 
 use driftline_types::Timestamp;
 use serde::{Deserialize, Serialize};
