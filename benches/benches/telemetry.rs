@@ -206,8 +206,8 @@ fn plan(records: u64, telemetry: &str) -> Plan {
     let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
     let kinds = Kinds {
         properties: &[],
-        sources: vec![spec("blobs", None, blob, REGISTRY.sources[0].check)],
-        stages: vec![spec("pass", blob, blob, REGISTRY.stages[0].check)],
+        sources: vec![spec("blobs", None, blob.clone(), REGISTRY.sources[0].check)],
+        stages: vec![spec("pass", blob.clone(), blob, REGISTRY.stages[0].check)],
         sinks: vec![spec("nowhere", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
     };
     let folder = tempfile::tempdir().expect("a folder");

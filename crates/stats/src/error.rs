@@ -169,3 +169,54 @@ pub enum DecodeProblem {
         found: ReferenceId,
     },
 }
+
+/// Says why a change cannot be attributed over a graph.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AttributionError {
+    /// Two tables do not fit each other.
+    #[error(
+        "tables of a node have {reference} and {current} cells, allowed are equal multiples of its outputs, {outputs}"
+    )]
+    Shape {
+        /// The node's output cells.
+        outputs: usize,
+        /// The cells of the reference.
+        reference: usize,
+        /// The cells of the current counts.
+        current: usize,
+    },
+    /// The number of nodes is out of range.
+    #[error("graph has {found} nodes, allowed are 1 to 64")]
+    NodeCount {
+        /// The number found.
+        found: usize,
+    },
+    /// A parent does not come before its child.
+    #[error("node {node} has the parent {parent}, allowed are nodes before it")]
+    Order {
+        /// The child.
+        node: usize,
+        /// The parent.
+        parent: usize,
+    },
+    /// A table has not one row for each combination of its parents' cells.
+    #[error(
+        "table of node {node} has {found} rows, allowed are {expected}, one for each combination of its parents' cells"
+    )]
+    Rows {
+        /// The node.
+        node: usize,
+        /// The rows found.
+        found: usize,
+        /// The rows wanted.
+        expected: usize,
+    },
+    /// Branches carry too many cells together.
+    #[error("branches that reach node {node} have too many cells together, allowed are {max}")]
+    Size {
+        /// The node.
+        node: usize,
+        /// The most cells allowed.
+        max: usize,
+    },
+}

@@ -1,0 +1,39 @@
+"""DoWhy's distribution_change over the scenarios from standard input; JSON in, JSON out.
+
+Started by the experiments (benches/src/bin/experiments); versions are in requirements-dowhy.txt.
+"""
+
+import contextlib
+import json
+import sys
+import time
+import warnings
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+from dowhy import gcm
+
+warnings.filterwarnings("ignore")
+gcm.config.disable_progress_bars()
+gcm.config.set_default_n_jobs(1)
+gcm.util.general.set_random_seed(6)
+
+
+def attribute(question: dict) -> dict:
+    """Returns DoWhy's Shapley values by node."""
+    names = [str(node) for node in range(len(question["parents"]))]
+    graph = nx.DiGraph()
+    graph.add_nodes_from(names)
+    graph.add_edges_from((str(parent), str(node)) for node, parents in enumerate(question["parents"]) for parent in parents)
+    before, after = (pd.DataFrame(np.array(question[side], dtype=float), columns=names) for side in ("before", "after"))
+    model = gcm.ProbabilisticCausalModel(graph)
+    started = time.perf_counter()
+    gcm.auto.assign_causal_mechanisms(model, pd.concat([before, after]))
+    values = gcm.distribution_change(model, before, after, names[-1], num_samples=1000)
+    return {"values": {name: float(value) for name, value in values.items()}, "millis": (time.perf_counter() - started) * 1e3}
+
+
+with contextlib.redirect_stdout(sys.stderr):
+    answers = [attribute(question) for question in json.load(sys.stdin)]
+json.dump(answers, sys.stdout)

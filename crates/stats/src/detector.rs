@@ -1,0 +1,269 @@
+//! The detector: bets against "nothing changed", kept up window after window.
+//!
+//! Each score of a signal is freed of its [season](Season) and of what its [memory](Memory) predicts,
+//! ranked among past [healthy](Healthy) residuals, and eight bets (four strengths, high and low) are
+//! paid by its rank. A bet that starts anew at every window and is kept running is the
+//! Shiryaev–Roberts statistic R_t = (R_{t−1} + 1)·e_t. It is an e-detector: E[R_τ] ≤ E[τ] at any
+//! stopping time τ without a change, so the first time that R ≥ A takes at least A windows on average
+//! (Shin, Ramdas, Rinaldo 2022, arXiv 2203.03532). A mean of e-detectors is one, whatever the
+//! dependence between them: so means are taken, over bets, over scores, over signals, over lanes, and
+//! the one number at the end has the same threshold and the same promise.
+//!
+//! A window is learned from only once [`QUARANTINE`] more have passed without an alarm.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BETS, Healthy, HourOfWeek, Memory, Run, Season};
+
+/// The windows that must pass without an alarm before one counts as healthy.
+pub const QUARANTINE: usize = 16;
+
+/// Residuals are compared on a grid of 1/4096 of a standard deviation, so that rounding errors are
+/// ties: a constant signal ranks nowhere.
+const GRID: f64 = 4096.0;
+
+/// Whether a detector goes on learning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// Learns from healthy windows for ever: its threshold follows slow, harmless change.
+    Adaptive,
+    /// Judges by what it had learned when it was anchored: sees slow change.
+    Anchored,
+}
+
+/// The state of one signal's detector.
+///
+/// ```
+/// use driftline_stats::{Detector, HourOfWeek};
+/// use driftline_types::Timestamp;
+///
+/// let mut detector = Detector::new(1);
+/// for window in 0..600 {
+///     let hour = HourOfWeek::of(Timestamp::from_millis(window * 3_600_000));
+///     let shift = if window < 590 { 0.0 } else { 6.0 };
+///     detector.observe(hour, &[(window as f64 * 1.618).sin() + shift]);
+/// }
+/// assert!(detector.evidence() > 10_000.0);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detector {
+    lane: Lane,
+    streams: Vec<Stream>,
+    evidence: f64,
+}
+
+/// One score of a signal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Stream {
+    season: Season,
+    memory: Memory,
+    healthy: Healthy,
+    quarantine: VecDeque<Held>,
+    /// R of each bet.
+    running: [f64; BETS],
+    /// The standardised score of the last window.
+    last: f64,
+}
+
+/// A window that is not yet known to be healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Held {
+    hour: HourOfWeek,
+    score: f64,
+    residual: f32,
+    run: Run,
+}
+
+impl Detector {
+    /// Makes a detector of so many scores that has learned nothing.
+    #[must_use]
+    pub fn new(scores: usize) -> Self {
+        Self { lane: Lane::Adaptive, streams: vec![Stream::default(); scores], evidence: 0.0 }
+    }
+
+    /// Returns a detector that judges by what this one has learned and learns no more.
+    #[must_use]
+    pub fn anchored(&self) -> Self {
+        let mut anchored = Self { lane: Lane::Anchored, ..self.clone() };
+        anchored.reset();
+        anchored
+    }
+
+    /// Returns the lane.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Takes the scores of the next window, oldest first and in the order of the basis, and returns the
+    /// [evidence](Self::evidence). Scores that are missing or not finite leave their part as it was, as
+    /// does a window that is left out.
+    pub fn observe(&mut self, hour: HourOfWeek, scores: &[f64]) -> f64 {
+        let mut sum = 0.0;
+        for (stream, score) in self.streams.iter_mut().zip(scores) {
+            if score.is_finite() {
+                stream.observe(hour, *score, self.lane);
+            }
+            sum += stream.evidence();
+        }
+        for stream in self.streams.iter().skip(scores.len()) {
+            sum += stream.evidence();
+        }
+        self.evidence = sum / self.streams.len().max(1) as f64;
+        self.evidence
+    }
+
+    /// Returns the evidence for a change since the last reset: the mean of all Shiryaev–Roberts
+    /// statistics, 0 or more. Without a change it reaches A after at least A windows on average.
+    #[must_use]
+    pub fn evidence(&self) -> f64 {
+        self.evidence
+    }
+
+    /// Returns the evidence of each score, in the order of the basis.
+    pub fn by_score(&self) -> impl ExactSizeIterator<Item = f64> + '_ {
+        self.streams.iter().map(Stream::evidence)
+    }
+
+    /// Returns the last window's scores less their season, in standard deviations of healthy windows.
+    pub fn standardised(&self) -> impl ExactSizeIterator<Item = f64> + '_ {
+        self.streams.iter().map(|stream| stream.last)
+    }
+
+    /// Returns the number of healthy windows kept to compare with, the fewest over the scores.
+    /// Below [`MIN_HISTORY`](crate::MIN_HISTORY) the detector only learns.
+    #[must_use]
+    pub fn history(&self) -> usize {
+        self.streams.iter().map(|stream| stream.healthy.len()).min().unwrap_or(0)
+    }
+
+    /// Starts anew after an alarm: the evidence is 0 and windows in quarantine are never learned.
+    pub fn reset(&mut self) {
+        self.evidence = 0.0;
+        for stream in &mut self.streams {
+            stream.running = [0.0; BETS];
+            stream.quarantine.clear();
+        }
+    }
+}
+
+impl Stream {
+    fn observe(&mut self, hour: HourOfWeek, score: f64, lane: Lane) {
+        self.last = self.season.standardise(hour, score);
+        let (residual, run) = self.memory.whiten(self.last);
+        let residual = (residual * GRID).round() as f32 / GRID as f32;
+        if !self.healthy.is_empty() {
+            let payments = self.healthy.payments(residual);
+            if self.healthy.len() >= crate::MIN_HISTORY {
+                for (running, payment) in self.running.iter_mut().zip(payments) {
+                    *running = ((*running + 1.0) * payment).min(1e200);
+                }
+            }
+        }
+        if lane == Lane::Anchored {
+            return;
+        }
+        self.quarantine.push_back(Held { hour, score, residual, run });
+        if self.quarantine.len() > QUARANTINE
+            && let Some(held) = self.quarantine.pop_front()
+        {
+            self.season.learn(held.hour, held.score);
+            self.memory.learn(&held.run);
+            self.healthy.admit(held.residual);
+        }
+    }
+
+    fn evidence(&self) -> f64 {
+        self.running.iter().sum::<f64>() / BETS as f64
+    }
+}
+
+/// Returns which of several detectors to name when their mean has reached `level`, strongest
+/// first: the largest k whose k-th strongest has k·R ≥ K·level (e-BH; Wang, Ramdas 2022), and always
+/// the strongest. Over an endless stream this bounds no false discovery rate in the classical sense
+/// (arXiv 2501.04130): it orders and cuts a list once there is an alarm. Empty only without detectors.
+#[must_use]
+pub fn listed(evidence: &[f64], level: f64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..evidence.len()).collect();
+    order.sort_by(|&a, &b| evidence[b].total_cmp(&evidence[a]));
+    let needed = evidence.len() as f64 * level;
+    let passing = order.iter().enumerate().rev().find(|&(at, &which)| (at + 1) as f64 * evidence[which] >= needed);
+    let count = passing.map_or(1, |(at, _)| at + 1);
+    order.truncate(count);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Uniform numbers from a linear congruential generator (Knuth's MMIX), as normal ones.
+    struct Noise(u64);
+
+    impl Noise {
+        fn next(&mut self) -> f64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            crate::normal::quantile(((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64)
+        }
+    }
+
+    fn hour(window: usize) -> HourOfWeek {
+        HourOfWeek::of(driftline_types::Timestamp::from_millis(window as i64 * 3_600_000))
+    }
+
+    #[test]
+    fn a_change_is_seen_and_noise_is_not() {
+        let (mut detector, mut noise) = (Detector::new(2), Noise(3));
+        for window in 0..3000 {
+            let evidence = detector.observe(hour(window), &[noise.next(), noise.next()]);
+            assert!(evidence < 10_000.0, "window {window}: {evidence}");
+        }
+        let mut anchored = detector.anchored();
+        assert_eq!(anchored.evidence(), 0.0);
+        let delay = (0..50).position(|after| {
+            let scores = [noise.next(), noise.next() + 3.0];
+            anchored.observe(hour(3000 + after), &scores);
+            detector.observe(hour(3000 + after), &scores) > 10_000.0
+        });
+        assert!(delay.unwrap() < 6 && anchored.evidence() > 1000.0, "{delay:?}");
+        let by_score: Vec<f64> = detector.by_score().collect();
+        assert!(by_score[1] > 100.0 * by_score[0], "{by_score:?}");
+    }
+
+    #[test]
+    fn an_anchored_detector_learns_nothing() {
+        let (mut detector, mut noise) = (Detector::new(1), Noise(5));
+        for window in 0..500 {
+            detector.observe(hour(window), &[noise.next()]);
+        }
+        let mut anchored = detector.anchored();
+        for window in 0..500 {
+            anchored.observe(hour(window), &[9.0 + noise.next()]);
+        }
+        assert_eq!(anchored.streams[0].healthy, detector.streams[0].healthy);
+        assert_eq!(anchored.streams[0].season, detector.streams[0].season);
+        assert!(anchored.evidence().is_finite());
+    }
+
+    #[test]
+    fn state_survives_a_restart() {
+        let (mut detector, mut noise) = (Detector::new(2), Noise(7));
+        for window in 0..300 {
+            detector.observe(hour(window), &[noise.next(), f64::NAN]);
+        }
+        let text = serde_json::to_string(&detector).unwrap();
+        let mut again: Detector = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, detector);
+        assert_eq!(again.observe(hour(300), &[2.0, 1.0]), detector.observe(hour(300), &[2.0, 1.0]));
+    }
+
+    #[test]
+    fn the_strongest_are_listed() {
+        assert_eq!(listed(&[0.1, 50_000.0, 3.0, 30_000.0], 10_000.0), [1, 3]);
+        assert_eq!(listed(&[1.0, 2.0], 10_000.0), [1]);
+        assert!(listed(&[], 1.0).is_empty());
+    }
+}
