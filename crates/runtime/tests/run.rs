@@ -240,6 +240,7 @@ fn kinds() -> Kinds {
     let number = Some(SchemaSpec::Exactly(Number::SCHEMA));
     let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
     Kinds {
+        properties: &[],
         sources: vec![spec("counter", None, number.clone(), REGISTRY.sources[0].check)],
         stages: vec![spec("sum", number.clone(), number, REGISTRY.stages[0].check)],
         sinks: vec![spec("keep", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],

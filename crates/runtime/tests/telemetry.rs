@@ -233,8 +233,9 @@ fn plan(count: u64, settings: &str, telemetry: &str) -> Plan {
     let text = Some(SchemaSpec::Exactly(Text::SCHEMA));
     let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
     let kinds = Kinds {
-        sources: vec![spec("texts", None, text, REGISTRY.sources[0].check)],
-        stages: REGISTRY.stages.iter().map(|def| spec(def.kind, text, text, def.check)).collect(),
+        properties: &[],
+        sources: vec![spec("texts", None, text.clone(), REGISTRY.sources[0].check)],
+        stages: REGISTRY.stages.iter().map(|def| spec(def.kind, text.clone(), text.clone(), def.check)).collect(),
         sinks: vec![spec("nowhere", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
     };
     let kind = if settings.contains("kind") { "" } else { "kind = \"pass\"" };
