@@ -9,8 +9,10 @@
 //! The receiver that stands for a collector runs in this process, so its work is counted as well; it
 //! reads requests and decodes nothing.
 
+mod blobs;
+
 use std::{
-    env, fs, future,
+    env, future,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
@@ -18,142 +20,10 @@ use std::{
     time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
+use blobs::{REGISTRY, plan};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
-use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
+use driftline_pipeline::Plan;
 use driftline_runtime::{Limits, Metrics, RunOptions, Telemetry, create_topics};
-use driftline_stage::{
-    CodecError, Emitter, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
-    SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
-    Timestamp,
-};
-use driftline_types::Message;
-use serde::Deserialize;
-
-const RECORD_BYTES: usize = 200;
-
-struct Blob(Bytes);
-
-static LENGTH: Signal = Signal::number("blob.length", "By", "Length.", Scale::Log { lo: 1.0, hi: 1e6 });
-
-impl Payload for Blob {
-    const SCHEMA: SchemaId = SchemaId::new("blob.v1");
-    const CONTENT_TYPE: &'static str = "application/octet-stream";
-
-    fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
-        out.extend_from_slice(&self.0);
-        Ok(())
-    }
-
-    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        Ok(Self(bytes.clone()))
-    }
-
-    fn signals(&self, visit: &mut dyn SignalVisitor) {
-        visit.number(&LENGTH, Some(self.0.len() as f64));
-    }
-}
-
-struct Blobs {
-    value: Bytes,
-    left: std::ops::Range<u64>,
-}
-
-#[derive(Deserialize)]
-struct BlobsConfig {
-    count: u64,
-}
-
-impl Source for Blobs {
-    type Output = Blob;
-
-    fn restore(&mut self, _entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        Ok(())
-    }
-
-    fn read(&mut self, out: &mut SourceBatch<Blob>) -> Result<SourceStatus, StageError> {
-        for n in self.left.by_ref().take(256) {
-            let key = Key::new(Bytes::copy_from_slice(&(n % 64).to_be_bytes()));
-            out.emit(key, Timestamp::from_millis(n as i64), Blob(self.value.clone()));
-        }
-        Ok(if self.left.is_empty() { SourceStatus::End } else { SourceStatus::More })
-    }
-}
-
-impl SourceKind for Blobs {
-    const KIND: &'static str = "blobs";
-    type Config = BlobsConfig;
-
-    fn open(config: BlobsConfig, _follow: bool) -> Result<Self, StageError> {
-        Ok(Self { value: Bytes::from(vec![7; RECORD_BYTES]), left: 0..config.count })
-    }
-}
-
-struct Pass;
-
-#[derive(Deserialize)]
-struct Nothing {}
-
-impl Stage for Pass {
-    type Input = Blob;
-    type Output = Blob;
-
-    fn process(&mut self, batch: &[Record<Blob>], out: &mut Emitter<'_, Blob>) -> Result<(), StageError> {
-        for record in batch {
-            out.emit(record, Blob(record.value.0.clone()));
-        }
-        Ok(())
-    }
-}
-
-impl StageKind for Pass {
-    const KIND: &'static str = "pass";
-    type Config = Nothing;
-    type Stage = Self;
-
-    fn open(_config: Nothing) -> Result<Self, StageError> {
-        Ok(Self)
-    }
-
-    fn fingerprint(&self) -> String {
-        String::new()
-    }
-
-    fn instance(&self) -> Self {
-        Self
-    }
-}
-
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn resume(&mut self, _note: Option<&str>) -> Result<(), StageError> {
-        Ok(())
-    }
-
-    fn write(&mut self, _records: &[Message]) -> Result<(), StageError> {
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<Option<String>, StageError> {
-        Ok(None)
-    }
-}
-
-impl SinkKind for Nowhere {
-    const KIND: &'static str = "nowhere";
-    type Config = Nothing;
-
-    fn open(_config: Nothing) -> Result<Self, StageError> {
-        Ok(Self)
-    }
-}
-
-static REGISTRY: Registry = Registry {
-    sources: &[SourceDef::of::<Blobs>()],
-    stages: &[StageDef::of::<Pass>()],
-    sinks: &[SinkDef::of::<Nowhere>()],
-};
 
 fn main() {
     let mut args = env::args().skip(1).filter(|arg| !arg.starts_with("--"));
@@ -161,7 +31,10 @@ fn main() {
     let records: u64 = args.next().map_or(300_000, |arg| arg.parse().expect("a number of records"));
     let collector = receiver();
     let off = plan(records, "");
-    let on = plan(records, &format!("otlp = \"http://{collector}\"\nsampling = 0.01\nprometheus = \"127.0.0.1:0\""));
+    let on = plan(
+        records,
+        &format!("[telemetry]\notlp = \"http://{collector}\"\nsampling = 0.01\nprometheus = \"127.0.0.1:0\""),
+    );
     let (mut cpu, mut clock) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let (without, with) = (run(&off), run(&on));
@@ -199,26 +72,6 @@ fn run(plan: &Plan) -> Took {
     let run = driftline_runtime::run(plan, &REGISTRY, broker, metrics, options, future::pending());
     runtime.block_on(run).expect("the run ends well");
     Took { cpu: cpu_seconds() - cpu, seconds: start.elapsed().as_secs_f64() }
-}
-
-fn plan(records: u64, telemetry: &str) -> Plan {
-    let blob = Some(SchemaSpec::Exactly(Blob::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
-    let kinds = Kinds {
-        properties: &[],
-        sources: vec![spec("blobs", None, blob.clone(), REGISTRY.sources[0].check)],
-        stages: vec![spec("pass", blob.clone(), blob, REGISTRY.stages[0].check)],
-        sinks: vec![spec("nowhere", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
-    };
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("blobs.toml");
-    let text = format!(
-        "[pipeline]\nname = \"blobs\"\n[sources.blobs]\nkind = \"blobs\"\ncount = {records}\n\
-         [stages.pass]\nkind = \"pass\"\ninputs = [\"blobs\"]\n\
-         [sinks.out]\nkind = \"nowhere\"\ninputs = [\"pass\"]\n[telemetry]\n{telemetry}\n"
-    );
-    fs::write(&file, text).expect("written");
-    Plan::load(&file, &[], &kinds).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Takes every request and says that all is well.

@@ -1,0 +1,184 @@
+//! A pass-through stage on Kafka against a bare loop of librdkafka that consumes and produces, on one cluster with the
+//! same client settings: records of 1 KB in four partitions, at least once and exactly once with a commit every 100 ms.
+//!
+//! ```text
+//! DRIFTLINE_KAFKA=$(deploy/kafka-local start) cargo bench -p driftline-benches --bench kafka [-- ROUNDS [RECORDS]]
+//! ```
+//!
+//! Time counts from the first record read to the last one committed. The stage decodes, profiles both sides and writes
+//! CloudEvents headers (some 400 B a record); the bare loop copies key and value.
+
+mod blobs;
+
+use std::{
+    env,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use blobs::{REGISTRY, plan};
+use driftline_broker::{Broker, Delivery, Kafka, KafkaConfig, Retention};
+use driftline_runtime::{Limits, Metrics, RunOptions, create_topics};
+use driftline_types::{Headers, Outgoing, StageName, Timestamp, Topic};
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+const RECORD_BYTES: usize = 1000;
+const COMMIT: Duration = Duration::from_millis(100);
+const CALL: Duration = Duration::from_secs(30);
+
+fn main() {
+    let mut args = env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let rounds: u64 = args.next().map_or(3, |arg| arg.parse().expect("a number of rounds"));
+    let records: u64 = args.next().map_or(300_000, |arg| arg.parse().expect("a number of records"));
+    let servers = env::var("DRIFTLINE_KAFKA").expect("DRIFTLINE_KAFKA names a cluster");
+    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+        let mut ratios = Vec::new();
+        for round in 0..rounds {
+            let mut config = KafkaConfig::new(&servers);
+            config.prefix = format!("bench-{}-{delivery:?}-{round}.", std::process::id());
+            config.delivery = delivery;
+            let bare = bare(&config, records);
+            let ours = ours(&config, records);
+            println!(
+                "{delivery:?}: bare {:7.0} records/s, ours {:7.0} records/s, ratio {:.2}",
+                records as f64 / bare,
+                records as f64 / ours,
+                bare / ours
+            );
+            ratios.push(bare / ours);
+        }
+        ratios.sort_by(f64::total_cmp);
+        println!("{delivery:?}: median ratio {:.2}", ratios[ratios.len() / 2]);
+    }
+}
+
+/// Makes the topics anew and fills the first one.
+fn filled(config: &KafkaConfig, records: u64) -> Kafka {
+    let broker = Kafka::connect(config.clone()).expect("the cluster answers");
+    create_topics(&broker, &plan(records, ""), Retention::default()).expect("topics");
+    let topic = Topic::try_new("blobs.blobs").expect("a topic");
+    let mut producer = broker.producer("fill").expect("a producer");
+    let value = bytes::Bytes::from((0..RECORD_BYTES).map(|i| (i * 7919 % 251) as u8).collect::<Vec<_>>());
+    for start in (0..records).step_by(5000) {
+        let message = |n: u64| Outgoing {
+            topic: topic.clone(),
+            partition: Some((n % 4) as u32),
+            key: Some(bytes::Bytes::copy_from_slice(&(n % 64).to_be_bytes())),
+            value: Some(value.clone()),
+            headers: Headers::default(),
+            timestamp: Timestamp::from_millis(n as i64 + 1),
+        };
+        producer.send((start..records.min(start + 5000)).map(message).collect()).expect("stored");
+    }
+    broker
+}
+
+fn ours(config: &KafkaConfig, records: u64) -> f64 {
+    let mut config = config.clone();
+    config.prefix.push_str("ours.");
+    let broker: Arc<dyn Broker> = Arc::new(filled(&config, records));
+    let batch = "[stages.pass.batch]\nmax_records = 20000\nmax_bytes = \"32 MiB\"\nmax_wait = \"100ms\"";
+    let pass = StageName::try_new("pass").expect("a name");
+    let plan = plan(records, batch).only(&[pass]).expect("it is there");
+    let metrics = Arc::new(Metrics::new(&plan));
+    let options = RunOptions { follow: false, durable: true, limits: Limits::default(), telemetry: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut first = None;
+    let (watched, watch) = (Arc::clone(&metrics), &mut first);
+    let done = async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let read = watched.snapshot()[0].read;
+            if read > 0 && watch.is_none() {
+                // What the first batch took is not seen: it counts as the average.
+                *watch = Some((Instant::now(), read));
+            }
+            if read >= records {
+                break;
+            }
+        }
+    };
+    runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, done)).expect("it runs");
+    let (at, read) = first.expect("records were read");
+    at.elapsed().as_secs_f64() * records as f64 / (records - read).max(1) as f64
+}
+
+fn bare(config: &KafkaConfig, records: u64) -> f64 {
+    let mut config = config.clone();
+    config.prefix.push_str("bare.");
+    drop(filled(&config, records));
+    let (input, output) = (format!("{}blobs.blobs", config.prefix), format!("{}blobs.pass", config.prefix));
+    let exactly_once = config.delivery == Delivery::ExactlyOnce;
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("group.id", format!("{}bare", config.prefix))
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "16384")
+        .create()
+        .expect("a consumer");
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "1")
+        .set("queue.buffering.max.messages", "200000")
+        .set("queue.buffering.max.kbytes", "262144");
+    if exactly_once {
+        client.set("transactional.id", format!("{}bare", config.prefix));
+    }
+    let producer: BaseProducer = client.create().expect("a producer");
+    if exactly_once {
+        producer.init_transactions(CALL).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+    }
+    consumer.subscribe(&[&input]).expect("subscribed");
+    let (mut read, mut start, mut committed) = (0, None, Instant::now());
+    let mut next = [0_i64; 4];
+    while read < records || committed.elapsed() < COMMIT {
+        if let Some(message) = consumer.poll(Duration::from_millis(10)) {
+            let message = message.expect("a message");
+            start.get_or_insert_with(Instant::now);
+            let mut record = BaseRecord::to(&output)
+                .partition(message.partition())
+                .key(message.key().expect("a key"))
+                .payload(message.payload().expect("a value"));
+            while let Err((_, back)) = producer.send(record) {
+                producer.poll(Duration::from_millis(1));
+                record = back;
+            }
+            next[message.partition() as usize] = message.offset() + 1;
+            read += 1;
+        }
+        if committed.elapsed() >= COMMIT || read == records {
+            while producer.in_flight_count() > 0 {
+                producer.poll(Duration::from_millis(1));
+            }
+            let mut list = TopicPartitionList::new();
+            for (partition, next) in (0..).zip(next) {
+                if next > 0 {
+                    list.add_partition_offset(&input, partition, Offset::Offset(next)).expect("an offset");
+                }
+            }
+            if list.count() > 0 && exactly_once {
+                let group = consumer.group_metadata().expect("a group");
+                producer.send_offsets_to_transaction(&list, &group, CALL).expect("offsets");
+                producer.commit_transaction(CALL).expect("committed");
+                producer.begin_transaction().expect("a transaction");
+            } else if list.count() > 0 {
+                consumer.commit(&list, CommitMode::Sync).expect("committed");
+            }
+            committed = Instant::now();
+            if read == records {
+                break;
+            }
+        }
+    }
+    start.expect("records were read").elapsed().as_secs_f64()
+}
