@@ -1,7 +1,9 @@
 //! The acceptance experiments of drift detection, E1 and E3 to E8, with fixed seeds.
 //!
-//!     benches/peers/install.sh
-//!     cargo run --release -p driftline-benches --bin experiments -- [E1 …] [--json] [--quick]
+//! ```text
+//! benches/peers/install.sh
+//! cargo run --release -p driftline-benches --bin experiments -- [E1 …] [--json] [--quick]
+//! ```
 //!
 //! Each prints a table as Markdown, or all of them as JSON. Peers run in the virtual environments
 //! that the script makes; without them their rows say so.
