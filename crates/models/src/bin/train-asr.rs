@@ -24,7 +24,7 @@ use driftline_models::asr::{
         evaluate::{Report, Sets, Trial, report},
         grammar::{Grammar, OtherSpeech},
         pronounce,
-        synthesis::{Request, other_words, synthesise, training_requests, training_voice},
+        synthesis::{Request, digit_requests, other_words, synthesise, training_requests, training_voice},
         trainer::{Data, Recipe, initial, train},
     },
     weights::Weights,
@@ -32,19 +32,15 @@ use driftline_models::asr::{
 use rand::{SeedableRng, rngs::StdRng};
 
 const SIZES: Sizes = Sizes { channels: 128, hidden: 256, classes: CLASSES };
-/// Synthetic utterances.
+/// Synthetic utterances of queries, single words and other speech.
 const UTTERANCES: usize = 8192;
-/// The base begins with few large steps on the first part of the utterances and goes on with more and smaller ones.
-const BASE: [(usize, Recipe); 3] = [
-    (5120, Recipe { steps: 400, horizon: 1700, batch: 64, rate: 2.5e-3, real: 0.0, seed: 1, threads: 2 }),
-    (5120, Recipe { steps: 900, horizon: 1700, batch: 32, rate: 2e-3, real: 0.0, seed: 2, threads: 2 }),
-    (UTTERANCES, Recipe { steps: 400, horizon: 1000, batch: 64, rate: 2e-3, real: 0.0, seed: 1, threads: 2 }),
-];
-const FINAL: [(usize, Recipe); 1] =
-    [(UTTERANCES, Recipe { steps: 700, horizon: 700, batch: 32, rate: 1.5e-3, real: 0.5, seed: 3, threads: 2 })];
+/// Synthetic digit strings that the base learns from, and how many of them the later stages, which hear real digits, still hear.
+const DIGIT_STRINGS: usize = 8192;
+const FEWER_DIGIT_STRINGS: usize = 2048;
+const BASE: Recipe = Recipe { steps: 6000, horizon: 6000, batch: 32, rate: 2e-3, real: 0.0, seed: 1, threads: 2 };
+const FINAL: Recipe = Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// Shorter than the final stage, because there are four of them.
-const FOLD: [(usize, Recipe); 1] =
-    [(UTTERANCES, Recipe { steps: 500, horizon: 500, batch: 32, rate: 1.5e-3, real: 0.45, seed: 3, threads: 2 })];
+const FOLD: Recipe = Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// Steps between two files of a running stage.
 const CHECKPOINT: usize = 100;
 /// Sentences that the language model is counted on.
@@ -180,40 +176,29 @@ impl Material {
             fs::copy(self.options.model.join(text), folder.join(text))?;
         }
         let base = name == "base";
-        let requests = training_requests(&self.grammar, UTTERANCES, 1);
+        let mut requests = training_requests(&self.grammar, UTTERANCES, 1);
+        requests.extend(digit_requests(DIGIT_STRINGS, 2));
+        requests.truncate(UTTERANCES + if base { DIGIT_STRINGS } else { FEWER_DIGIT_STRINGS });
         let synthetic = synthesise(&requests, &self.lexicon, &self.options.cache)?;
         let digits: &[Clip] = if base { &[] } else { &self.digits };
-        let data = |utterances: usize| {
-            let synthetic = synthetic[..utterances].to_vec();
-            Data::new(synthetic, digits, (name != "final").then_some(name))
-        };
-        let (start, colour, recipes): (_, _, &[(usize, Recipe)]) = if base {
-            (initial(SIZES, BASE[0].1.seed)?, data(BASE[0].0).colour()?, &BASE)
+        let data = Data::new(synthetic, digits, (name != "final").then_some(name));
+        let (start, colour, recipe) = if base {
+            (initial(SIZES, BASE.seed)?, data.colour()?, BASE)
         } else {
             let path = self.folder("base").join(WEIGHTS_FILE);
             let base = Weights::parse(&fs::read(&path).with_context(|| path.display().to_string())?, &path)?;
-            (base.parameters, base.colour, if name == "final" { &FINAL } else { &FOLD })
+            (base.parameters, base.colour, if name == "final" { FINAL } else { FOLD })
         };
         let frontend = Frontend::try_new(colour.clone())?;
         let write = |parameters: &Parameters, path: &Path| {
             let calibration = Calibration { bias: 3.0, weights: [-2.0, -1.0, 0.5], threshold: 0.0 }.values();
             Weights { parameters: parameters.clone(), colour: colour.clone(), calibration }.write(path)
         };
-        let mut parameters = start;
-        for (part, &(utterances, recipe)) in recipes.iter().enumerate() {
-            let checkpoint = folder.join(format!("part-{part}.safetensors"));
-            if checkpoint.exists() {
-                parameters = Weights::parse(&fs::read(&checkpoint)?, &checkpoint)?.parameters;
-                continue;
-            }
-            let running = folder.join("running.safetensors");
-            parameters =
-                train(&parameters, SIZES, &data(utterances), &frontend, recipe, CHECKPOINT, |step, parameters| {
-                    tracing::info!(stage = name, part, step, "checkpoint");
-                    Ok(write(parameters, &running)?)
-                })?;
-            write(&parameters, &checkpoint)?;
-        }
+        let running = folder.join("running.safetensors");
+        let parameters = train(&start, SIZES, &data, &frontend, recipe, CHECKPOINT, |step, parameters| {
+            tracing::info!(stage = name, step, "checkpoint");
+            Ok(write(parameters, &running)?)
+        })?;
         write(&parameters, &file)?;
         Ok(())
     }

@@ -57,7 +57,7 @@ pub fn example(audio: Vec<f32>, others: &[Clip], frontend: &Frontend, rng: &mut 
     if rng.random_bool(0.6) {
         rows = stretch(&rows, rng.random_range(0.78..1.3));
     }
-    if rng.random_bool(0.7) {
+    if rng.random_bool(0.85) {
         colour(&mut rows, rng);
     }
     let mut rows = frontend.normalise(&rows);
@@ -219,11 +219,11 @@ fn stretch(rows: &[f32], factor: f32) -> Vec<f32> {
     out
 }
 
-/// Adds a smooth curve over the bands, up to about 9 dB: another microphone.
+/// Adds a smooth curve over the bands, mostly within 12 dB: another microphone.
 fn colour(rows: &mut [f32], rng: &mut impl RngExt) {
     let waves: Vec<(f32, f32)> =
-        (0..3).map(|_| (rng.random_range(0.0..1.0f32), rng.random_range(0.0..2.0 * PI))).collect();
-    let tilt = rng.random_range(-1.2..1.2f32);
+        (0..3).map(|_| (rng.random_range(0.0..1.8f32), rng.random_range(0.0..2.0 * PI))).collect();
+    let tilt = rng.random_range(-2.2..2.2f32);
     let curve: Vec<f32> = (0..BANDS)
         .map(|band| {
             let x = band as f32 / BANDS as f32;

@@ -109,7 +109,8 @@ impl Grammar {
     }
 }
 
-fn digits(rng: &mut impl RngExt, count: std::ops::RangeInclusive<usize>) -> Vec<String> {
+/// Says a digit string.
+pub fn digits(rng: &mut impl RngExt, count: std::ops::RangeInclusive<usize>) -> Vec<String> {
     let count = rng.random_range(count);
     (0..count).map(|_| DIGITS[rng.random_range(0..DIGITS.len())].to_owned()).collect()
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{
     TrainingError,
     clip::{self, Clip, Source},
-    grammar::{Grammar, OtherSpeech},
+    grammar::{Grammar, OtherSpeech, digits},
     pronounce::Pronouncer,
     resample::resample,
 };
@@ -173,6 +173,19 @@ pub fn training_requests(grammar: &Grammar, count: usize, seed: u64) -> Vec<Requ
                 68..83 => grammar.sentence(&mut rng),
                 _ => other_words(OtherSpeech::Train, &mut rng),
             };
+            let (engine, voice) = training_voice(&mut rng);
+            Request::draw(words, engine, &voice, &mut rng)
+        })
+        .collect()
+}
+
+/// Draws digit strings: two in five a single digit, the others two to six.
+#[must_use]
+pub fn digit_requests(count: usize, seed: u64) -> Vec<Request> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..count)
+        .map(|_| {
+            let words = if rng.random_bool(0.4) { digits(&mut rng, 1..=1) } else { digits(&mut rng, 2..=6) };
             let (engine, voice) = training_voice(&mut rng);
             Request::draw(words, engine, &voice, &mut rng)
         })

@@ -188,7 +188,8 @@ pub fn train(
         // A young average follows quickly, so that it does not carry the initial weights along.
         let keep = AVERAGING.min((1 + step) as f64 / (10 + step) as f64);
         for (name, value) in &mut average {
-            *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?;
+            // Detached: an average that remembers how it came about would keep every step's weights.
+            *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?.detach();
         }
         if (step + 1) % 50 == 0 {
             tracing::info!(step = step + 1, loss = loss_sum / loss_count as f64, "training");
