@@ -1,314 +1,31 @@
-//! A consumer of a group.
-//!
-//! One thread polls the client without a pause ([`Poller`]), so that a stage may compute for as long as it likes without
-//! losing its partitions. It keeps at most [`BUFFERED`] bytes beyond what the client itself holds. A partition that is to
-//! be given up goes through three states: *owned* → *revoking*, when the group asks for it and the member is told →
-//! given up, when the member polls again; one that the group has given to somebody else is *lost* at once.
+//! A consumer of a group: takes what the [`Poller`] has put into its inbox, and commits.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
 use driftline_types::{GroupId, Message, Offset, Topic, TopicPartition};
-use parking_lot::{Condvar, Mutex};
 use rdkafka::{
-    ClientContext, Offset as Place, TopicPartitionList,
+    Offset as Place, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata},
-    error::{KafkaError, RDKafkaErrorCode as Code},
-    types::RDKafkaRespErr,
+    error::RDKafkaErrorCode as Code,
 };
 
 use super::{
     cluster::{Cluster, failed, refused, signed},
     config::CALL,
-    convert,
+    poller::{Client, Poller, Rebalances, Shared},
     writer::{Failed, Offsets, Writer},
 };
 use crate::{BrokerError, Committed, Delivery, FetchLimit, Member, OffsetCommit, Poll, Unit};
 
-/// Bytes that wait for the member, beyond which the client is left alone.
-const BUFFERED: usize = 16 << 20;
-/// How long that may last before partitions are paused: pausing throws away what the client has fetched.
-const PAUSE_AFTER: Duration = Duration::from_secs(1);
-/// How long the poller waits for the client, and so at most for anything else.
-const TURN: Duration = Duration::from_millis(10);
 /// How long leaving a group is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
 /// The longest note with an offset: Kafka's default limit, less our mark.
 const NOTE: usize = 4095;
-
-/// What the group asks of the client; filled in by its callback.
-#[derive(Default)]
-struct Rebalances {
-    waiting: Mutex<VecDeque<Rebalance>>,
-    closing: AtomicBool,
-}
-
-enum Rebalance {
-    Assign(TopicPartitionList),
-    Revoke { lost: bool },
-}
-
-impl ClientContext for Rebalances {}
-
-impl ConsumerContext for Rebalances {
-    /// Notes what is asked for; the group waits until the poller has answered.
-    fn rebalance(&self, client: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        if self.closing.load(Ordering::Acquire) {
-            // A client that is closed waits for this, and nobody else will answer any more.
-            let _ = client.unassign();
-            return;
-        }
-        let rebalance = match what {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(list.clone()),
-            _ => Rebalance::Revoke { lost: client.assignment_lost() },
-        };
-        self.waiting.lock().push_back(rebalance);
-    }
-}
-
-type Client = BaseConsumer<Rebalances>;
-
-/// What poller and member share.
-#[derive(Default)]
-struct Shared {
-    inbox: Mutex<Inbox>,
-    /// For the member: something came in.
-    filled: Condvar,
-    /// For the poller: there is room, or something to do.
-    emptied: Condvar,
-    stop: AtomicBool,
-}
-
-#[derive(Default)]
-struct Inbox {
-    /// Comes before messages.
-    events: VecDeque<Poll>,
-    /// Comes after events and before messages.
-    failure: Option<BrokerError>,
-    messages: VecDeque<Message>,
-    bytes: usize,
-    /// The member knows that its partitions are taken away, and has polled again.
-    agreed: bool,
-    /// The group has said what this member reads, if only that it is nothing.
-    settled: bool,
-    /// What proves that the newest assignment is this member's: commits carry the proof of the assignment that the
-    /// member knows of, so that they fail if it sleeps through a rebalance.
-    generation: Option<Arc<ConsumerGroupMetadata>>,
-}
-
-/// The thread's side.
-struct Poller {
-    cluster: Arc<Cluster>,
-    client: Arc<Client>,
-    shared: Arc<Shared>,
-    /// The topics as the cluster names them.
-    names: Vec<(String, Topic)>,
-    /// Whether partitions are assigned and not being taken away.
-    reading: bool,
-    full_since: Option<Instant>,
-    paused: bool,
-}
-
-impl Poller {
-    fn run(mut self, ended: &mpsc::Sender<()>) {
-        while !self.shared.stop.load(Ordering::Acquire) {
-            if let Err(error) = self.turn() {
-                self.fail(error);
-            }
-        }
-        self.client.context().closing.store(true, Ordering::Release);
-        let _ = self.client.unassign();
-        // The last handle: dropping it leaves the group.
-        drop(self.client);
-        let _ = ended.send(());
-    }
-
-    fn fail(&self, error: BrokerError) {
-        self.shared.inbox.lock().failure.get_or_insert(error);
-        self.shared.filled.notify_all();
-    }
-
-    fn turn(&mut self) -> Result<(), BrokerError> {
-        if std::mem::take(&mut self.shared.inbox.lock().agreed) {
-            self.give_up()?;
-        }
-        let rebalance = self.client.context().waiting.lock().pop_front();
-        match rebalance {
-            Some(Rebalance::Assign(list)) => self.assign(&list),
-            Some(Rebalance::Revoke { lost }) => self.revoke(lost),
-            None => self.fetch(),
-        }
-    }
-
-    fn give_up(&mut self) -> Result<(), BrokerError> {
-        self.client.unassign().map_err(|error| failed("give up partitions", &error))
-    }
-
-    /// Begins to read what the group has assigned, each partition where the group had come to.
-    fn assign(&mut self, list: &TopicPartitionList) -> Result<(), BrokerError> {
-        let mut start = TopicPartitionList::new();
-        let mut assigned = Vec::new();
-        let mut missing = None;
-        if list.count() > 0 {
-            let committed = loop {
-                match self.client.committed_offsets(list.clone(), CALL) {
-                    Ok(committed) => break committed,
-                    Err(error) if self.shared.stop.load(Ordering::Acquire) => {
-                        return Err(failed("look up committed offsets", &error));
-                    }
-                    Err(error) => tracing::warn!(%error, "committed offsets cannot be looked up, trying again"),
-                }
-            };
-            for element in committed.elements() {
-                let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else { continue };
-                let place = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());
-                let ends = self.cluster.watermarks(&place)?;
-                let committed = committed_of(element.offset(), element.metadata())
-                    .unwrap_or(Committed { next: ends.low, metadata: None });
-                if committed.next < ends.low {
-                    let partition = place.clone();
-                    let (offset, low, high) = (committed.next, ends.low, ends.high);
-                    missing = Some(BrokerError::OutOfRange { partition, offset, low, high });
-                }
-                start
-                    .add_partition_offset(element.topic(), element.partition(), Place::Offset(committed.next as i64))
-                    .map_err(|error| failed("take over partitions", &error))?;
-                assigned.push((place, committed));
-            }
-        }
-        self.client.assign(&start).map_err(|error| failed("take over partitions", &error))?;
-        self.reading = !assigned.is_empty();
-        self.paused = false;
-        let mut inbox = self.shared.inbox.lock();
-        inbox.settled = true;
-        inbox.generation = self.client.group_metadata().map(Arc::new);
-        if self.reading {
-            inbox.events.push_back(Poll::Assigned(assigned));
-            inbox.failure = inbox.failure.take().or(missing);
-            self.shared.filled.notify_all();
-        }
-        Ok(())
-    }
-
-    fn revoke(&mut self, lost: bool) -> Result<(), BrokerError> {
-        let had = std::mem::replace(&mut self.reading, false);
-        let mut inbox = self.shared.inbox.lock();
-        inbox.settled = false;
-        inbox.messages.clear();
-        inbox.bytes = 0;
-        // An assignment that the member was never told of ends without its knowledge.
-        let before = inbox.events.len();
-        inbox.events.retain(|event| !matches!(event, Poll::Assigned(_)));
-        let told = had && inbox.events.len() == before;
-        if told {
-            // The member knows which ones it has.
-            inbox.events.push_back(if lost { Poll::Lost(Vec::new()) } else { Poll::Revoking(Vec::new()) });
-            self.shared.filled.notify_all();
-        }
-        drop(inbox);
-        if told && !lost { Ok(()) } else { self.give_up() }
-    }
-
-    /// Takes messages from the client, if there is room for them.
-    fn fetch(&mut self) -> Result<(), BrokerError> {
-        const MESSAGES: usize = 1024;
-        {
-            let mut inbox = self.shared.inbox.lock();
-            if inbox.bytes >= BUFFERED && !self.paused {
-                let since = *self.full_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < PAUSE_AFTER {
-                    self.shared.emptied.wait_for(&mut inbox, TURN);
-                    return Ok(());
-                }
-            }
-        }
-        self.pause_or_resume()?;
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        let mut wait = TURN;
-        while messages.len() < MESSAGES && bytes < BUFFERED / 8 {
-            match self.client.poll(wait) {
-                None => break,
-                Some(Ok(message)) => {
-                    if let Some((_, topic)) =
-                        self.names.iter().find(|(name, _)| name == rdkafka::Message::topic(&message))
-                    {
-                        let message = convert::message(topic.clone(), &message);
-                        bytes += message.payload_bytes();
-                        messages.push(message);
-                    }
-                }
-                Some(Err(error)) => self.judge(&error)?,
-            }
-            wait = Duration::ZERO;
-            if !self.client.context().waiting.lock().is_empty() {
-                break;
-            }
-        }
-        if !messages.is_empty() && self.reading {
-            let mut inbox = self.shared.inbox.lock();
-            inbox.messages.extend(messages);
-            inbox.bytes += bytes;
-            self.shared.filled.notify_all();
-        }
-        Ok(())
-    }
-
-    /// Pauses the client where the member has been too slow for a while; goes on when half of the room is free.
-    fn pause_or_resume(&mut self) -> Result<(), BrokerError> {
-        let bytes = self.shared.inbox.lock().bytes;
-        let full = bytes >= BUFFERED;
-        if !full {
-            self.full_since = None;
-        }
-        if (full && !self.paused) || (self.paused && bytes < BUFFERED / 2) {
-            let all = self.client.assignment().map_err(|error| failed("pause", &error))?;
-            let outcome = if full { self.client.pause(&all) } else { self.client.resume(&all) };
-            outcome.map_err(|error| failed("pause", &error))?;
-            self.paused = full;
-        }
-        Ok(())
-    }
-
-    /// Tells what ends the member from what the client overcomes by itself.
-    fn judge(&self, error: &KafkaError) -> Result<(), BrokerError> {
-        match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                let position = self.client.position().map_err(|error| failed("read", &error))?;
-                for element in position.elements() {
-                    let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else {
-                        continue;
-                    };
-                    let partition = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());
-                    let ends = self.cluster.watermarks(&partition)?;
-                    if let Place::Offset(at) = element.offset()
-                        && (at as Offset) < ends.low
-                    {
-                        let (offset, low, high) = (at as Offset, ends.low, ends.high);
-                        return Err(BrokerError::OutOfRange { partition, offset, low, high });
-                    }
-                }
-                Ok(())
-            }
-            _ => match failed("read", error) {
-                refused @ BrokerError::Refused { .. } => Err(refused),
-                _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(refused("read", error)),
-                _ => {
-                    tracing::debug!(%error, "reading");
-                    Ok(())
-                }
-            },
-        }
-    }
-}
 
 /// A member of a group of a Kafka cluster.
 pub(super) struct KafkaMember {
@@ -485,7 +202,7 @@ pub(super) fn committed<C: ConsumerContext>(
     Ok(found.elements().first().and_then(|element| committed_of(element.offset(), element.metadata())))
 }
 
-fn committed_of(offset: Place, metadata: &str) -> Option<Committed> {
+pub(super) fn committed_of(offset: Place, metadata: &str) -> Option<Committed> {
     match offset {
         Place::Offset(next) => {
             Some(Committed { next: next as Offset, metadata: metadata.strip_prefix('=').map(str::to_owned) })

@@ -5,7 +5,7 @@
 //! - Readers see committed records only (`read_committed`), whoever wrote them.
 //! - A unit that changes state is one transaction, with the offsets in it; any other as [`KafkaConfig::delivery`] says.
 //!   Transactions carry the member's generation, so that a process that slept through a rebalance writes nothing.
-//! - One thread polls a member's client all the time ([`member`]): no stage is too slow to stay in its group.
+//! - One thread polls a member's client all the time ([`poller`]): no stage is too slow to stay in its group.
 //! - A call whose outcome is unknown ends with a new client and a look at the offsets ([`writer`]), never with a guess.
 //! - Memory: a member buffers 16 MB beyond what librdkafka holds (16 MB a partition), a producer 256 MB at most.
 //!
@@ -16,6 +16,7 @@ mod cluster;
 mod config;
 mod convert;
 mod member;
+mod poller;
 mod probe;
 mod reader;
 mod writer;
