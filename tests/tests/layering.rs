@@ -15,11 +15,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("payloads", &["types", "stage"]),
     ("broker", &["types"]),
     ("models", &[]),
-    ("connectors", &["types", "stage", "payloads"]),
+    ("shop", &[]),
+    ("connectors", &["types", "stage", "payloads", "shop"]),
     ("runtime", &["types", "stats", "pipeline", "stage", "broker"]),
     ("vad", &["types", "stage", "payloads", "models"]),
     ("asr", &["types", "stage", "payloads", "models"]),
     ("search", &["types", "stage", "payloads"]),
+    ("user-profile", &["types", "stage", "payloads", "models"]),
+    ("recommender", &["types", "stage", "payloads", "models"]),
 ];
 
 /// Libraries that one crate alone may use.

@@ -3,6 +3,8 @@
 //! | kind | what | type |
 //! |---|---|---|
 //! | source `audio-files` | recordings, sent as microphones would send them | [`AudioFiles`] |
+//! | source `event-files` | logs of real shops: CSV or JSON Lines, the columns named | [`EventFiles`] |
+//! | source `shop` | a simulated shop: what its customers do | [`ShopSource`] |
 //! | source `jsonl` | a JSON object a line, from a file or standard input | [`JsonLinesSource`] |
 //! | sink `jsonl` | a JSON object a line, into a file or to standard output | [`JsonLinesSink`] |
 //! | sink `stdout` | the same to standard output | [`StdoutSink`] |
@@ -12,7 +14,11 @@
 //! the records of one that was not; a file that is written holds each record once.
 
 pub mod audio;
+pub mod event_files;
 pub mod jsonl;
+pub mod shop;
 
 pub use audio::AudioFiles;
+pub use event_files::EventFiles;
 pub use jsonl::{JsonLinesSink, JsonLinesSource, StdoutSink};
+pub use shop::ShopSource;
