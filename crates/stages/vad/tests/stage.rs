@@ -11,7 +11,7 @@ use driftline_stage::{
     OpenStage, Payload, StageDef,
     operator::{Counts, Effects, Operator, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
 use driftline_vad::Vad;
 use proptest::prelude::*;
 
@@ -67,6 +67,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 10_000,
         tallies: Tallies::Off,
+        injections: Injections::default(),
     }))
 }
 
