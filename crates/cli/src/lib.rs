@@ -9,6 +9,7 @@ mod exit;
 mod log;
 mod logging;
 mod models;
+mod parameters;
 mod profiles;
 mod progress;
 pub mod registry;
@@ -75,6 +76,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
         Command::Test(args) => test::test(&args),
+        Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
         Command::Topics(args) => topics::topics(&args),

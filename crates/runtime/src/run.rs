@@ -187,6 +187,7 @@ fn open(
             version,
             window_ms: i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX),
             tallies,
+            injections: plan.injections_of(&node.name),
         })
     };
     for node in &plan.sinks {

@@ -301,7 +301,9 @@ mod tests {
 
     #[test]
     fn a_band_ends_where_it_says() {
-        for (pass, hz, tones) in [(Pass::Low, 3_400.0, [1_000.0, 3_400.0, 6_800.0]), (Pass::High, 300.0, [1_000.0, 300.0, 150.0])] {
+        for (pass, hz, tones) in
+            [(Pass::Low, 3_400.0, [1_000.0, 3_400.0, 6_800.0]), (Pass::High, 300.0, [1_000.0, 300.0, 150.0])]
+        {
             let [through, edge, beyond] = tones.map(|frequency| {
                 let mut samples = tone(frequency);
                 let before = level(&samples[4_000..]);

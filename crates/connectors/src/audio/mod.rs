@@ -350,12 +350,7 @@ impl AudioFiles {
     }
 
     /// Notes that a session has ended. Of a repeated recording nothing is kept, unless it was refused.
-    fn finish(
-        &self,
-        entry: &Entry,
-        progress: Progress,
-        out: &mut SourceBatch<AudioChunk>,
-    ) -> Result<(), StageError> {
+    fn finish(&self, entry: &Entry, progress: Progress, out: &mut SourceBatch<AudioChunk>) -> Result<(), StageError> {
         let finished = Progress { opened: None, ..progress };
         if entry.number.is_none() {
             return progress::put(out, entry, &finished);

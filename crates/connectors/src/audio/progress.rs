@@ -104,11 +104,7 @@ pub(crate) fn put_drawn(out: &mut SourceBatch<AudioChunk>, drawn: u64) {
     out.put_state(DRAWN, drawn.to_string());
 }
 
-pub(crate) fn put(
-    out: &mut SourceBatch<AudioChunk>,
-    entry: &Entry,
-    progress: &Progress,
-) -> Result<(), StageError> {
+pub(crate) fn put(out: &mut SourceBatch<AudioChunk>, entry: &Entry, progress: &Progress) -> Result<(), StageError> {
     let value =
         serde_json::to_vec(progress).map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
     out.put_state(entry.key(), value);

@@ -13,8 +13,8 @@ use driftline_payloads::wav;
 
 use super::{
     decode::{Block, Decoder},
-    refused::Refused,
     pitch::AHEAD,
+    refused::Refused,
     resample::Resampler,
 };
 

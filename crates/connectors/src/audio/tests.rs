@@ -413,8 +413,7 @@ fn with_follow_new_files_are_taken_once_they_no_longer_change() {
 #[test]
 fn a_config_with_problems_names_all_of_them() {
     let def = SourceDef::of::<AudioFiles>();
-    let table =
-        "path = \"\"\nchunk_ms = 5\nsessions = 0\nstart = \"noon\"\nmax_seconds = 0\nrepeat = { gain_db = 30, pitch = nan }";
+    let table = "path = \"\"\nchunk_ms = 5\nsessions = 0\nstart = \"noon\"\nmax_seconds = 0\nrepeat = { gain_db = 30, pitch = nan }";
     let problems: Vec<_> = (def.check)(&table.parse().unwrap()).iter().map(ToString::to_string).collect();
     assert_eq!(
         problems,

@@ -44,7 +44,11 @@ impl Repeat {
         let wrong = ranges.into_iter().filter_map(|(key, value, range)| {
             let found = value.filter(|value| !range.contains(value))?;
             let message = format!("allowed is {} to {}", range.start(), range.end());
-            Some(ConfigProblem { path: vec!["repeat".to_owned(), key.to_owned()], found: Some(found.to_string()), message })
+            Some(ConfigProblem {
+                path: vec!["repeat".to_owned(), key.to_owned()],
+                found: Some(found.to_string()),
+                message,
+            })
         });
         wrong.collect()
     }
