@@ -8,6 +8,7 @@ mod audio;
 mod json;
 mod search;
 mod segment;
+mod spectrum;
 mod transcript;
 pub mod wav;
 
