@@ -11,6 +11,7 @@ mod logging;
 mod models;
 mod profiles;
 mod progress;
+mod reference;
 pub mod registry;
 mod run;
 mod table;
@@ -74,6 +75,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Graph(args) => validate::graph(&args),
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
+        Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use driftline_payloads::{AudioChunk, SpeechSegment};
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Counts, Effects, Operator, Site, Tallies},
+    operator::{Bins, Counts, Effects, Operator, Site, Tallies},
 };
 use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
 use driftline_vad::Vad;
@@ -67,6 +67,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 10_000,
         tallies: Tallies::Off,
+        bins: Bins::default(),
     }))
 }
 
