@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("payloads", &["types", "stage"]),
     ("broker", &["types"]),
     ("models", &[]),
+    ("monitor", &["types", "stats", "pipeline", "broker"]),
     ("connectors", &["types", "stage", "payloads"]),
     ("runtime", &["types", "stats", "pipeline", "stage", "broker"]),
     ("vad", &["types", "stage", "payloads", "models"]),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use driftline_pipeline::Override;
-use driftline_types::StageName;
+use driftline_types::{StageName, Timestamp};
 
 /// Runs machine-learning pipelines as streams and describes what every stage sees.
 #[derive(Debug, Parser)]
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Profiles(ProfilesArgs),
+    /// Builds the reference that windows are compared with.
+    Reference(ReferenceArgs),
     /// Runs the `[[tests]]` of pipelines.
     Test(TestArgs),
     /// Lists what may be injected into the sources and stages of a pipeline, see `run --inject`.
@@ -164,6 +166,39 @@ pub(crate) struct ParametersArgs {
     /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReferenceArgs {
+    #[command(subcommand)]
+    pub command: ReferenceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReferenceCommand {
+    /// Builds a reference from records that are healthy: bins, profiles and the windows to compare with.
+    ///
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
+    Build(BuildArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Takes records from this event time on, such as `2026-11-01T00:00:00Z`.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<Timestamp>,
+    /// Takes records before this event time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<Timestamp>,
+    /// Where to write it; `monitor.reference` of the pipeline if not given.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "allowed is a time such as 2026-11-01T00:00:00Z".to_owned())
 }
 
 #[derive(Debug, clap::Args)]

@@ -27,7 +27,7 @@ const SECTIONS: [&str; 9] =
 /// The keys that every source, stage and sink may have; the rest belong to its kind.
 const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
 /// What a node cannot be called, because the pipeline has a topic of that name.
-const RESERVED: [&str; 4] = ["profiles", "alarms", "control", "feedback"];
+const RESERVED: [&str; 5] = ["profiles", "alarms", "control", "feedback", "monitor"];
 /// Values of a path key that are not paths.
 const NOT_PATHS: [&str; 2] = ["builtin", "-"];
 
@@ -127,7 +127,7 @@ impl<'a> Compiler<'a> {
         }
         let pipeline: Option<PipelineSection> = self.section("pipeline", &[]);
         let broker = self.broker();
-        let monitor = self.section("monitor", &[]);
+        let monitor = self.section("monitor", &["reference"]);
         let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);

@@ -13,7 +13,8 @@ use driftline_types::{
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    Graph, Kinds, Override, Place, Problem, Problems, Role, SchemaSpec, Severity, TelemetryConfig, TestCase, compile,
+    Graph, Kinds, MonitorConfig, Override, Place, Problem, Problems, Role, SchemaSpec, Severity, TelemetryConfig,
+    TestCase, compile,
 };
 
 /// A pipeline that was checked: names are unique, every input exists, schemas fit, there is no cycle.
@@ -265,21 +266,6 @@ pub enum Durability {
     Power,
 }
 
-/// How signals are monitored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MonitorConfig {
-    /// The event time that one profile covers, at least 1 ms.
-    #[serde(deserialize_with = "some_time")]
-    pub window: Millis,
-}
-
-impl Default for MonitorConfig {
-    fn default() -> Self {
-        Self { window: Millis(10_000) }
-    }
-}
-
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         0 => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"a whole number from 1")),
@@ -291,12 +277,5 @@ fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D:
     match ByteSize::deserialize(deserializer)? {
         ByteSize(0) => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"a size of at least 1 byte")),
         size => Ok(size),
-    }
-}
-
-fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
-    match Millis::deserialize(deserializer)? {
-        Millis(0) => Err(de::Error::invalid_value(de::Unexpected::Str("0s"), &"a duration of at least \"1ms\"")),
-        time => Ok(time),
     }
 }

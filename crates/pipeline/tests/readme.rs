@@ -59,6 +59,7 @@ fn what_the_example_hides_is_right_too() {
         examples()[0].lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
     let plan = load(&shown).unwrap();
     assert!(plan.broker.path.is_some() && plan.broker.retention.bytes.is_some() && plan.broker.retention.age.is_some());
+    assert!(plan.monitor.reference.is_some());
     assert!(plan.telemetry.otlp.is_some() && plan.telemetry.prometheus.is_some());
 }
 
@@ -105,6 +106,10 @@ fn the_reference_is_complete() {
         "broker.replication",
         "broker.properties",
         "monitor.window",
+        "monitor.reference",
+        "monitor.lateness",
+        "monitor.run_length",
+        "monitor.tolerance",
         "telemetry.otlp",
         "telemetry.sampling",
         "telemetry.prometheus",

@@ -24,7 +24,7 @@ pub use driftline_types::{
 pub use emitter::{Emitter, FLUSHED, Held, StateChange};
 pub use error::{CodecError, StageError};
 pub use payload::Payload;
-pub use registry::{OpenSource, OpenStage, Registry, SinkDef, SourceDef, StageDef};
+pub use registry::{OpenSource, OpenStage, Registry, ShowSignals, SinkDef, SourceDef, StageDef};
 pub use sink::{Sink, SinkKind};
 pub use source::{Rejected, Source, SourceBatch, SourceKind, SourceStatus};
 pub use stage::{Stage, StageKind};

@@ -41,6 +41,36 @@ pub struct Site {
     pub tallies: Tallies,
     /// What is injected into it. Its version does not tell: a change in production would not either.
     pub injections: Injections,
+    /// What its records are counted on.
+    pub bins: Bins,
+}
+
+/// What the records of a source or stage are counted on.
+#[derive(Clone, Debug)]
+pub struct Bins {
+    /// What goes in; for a source nothing does.
+    pub input: Arc<Reference>,
+    /// What comes out.
+    pub output: Arc<Reference>,
+    /// Where the code of an input comes from.
+    pub codes: InputCodes,
+}
+
+/// Every signal on its declared scale.
+impl Default for Bins {
+    fn default() -> Self {
+        let declared = Arc::new(Reference::declared());
+        Self { input: Arc::clone(&declared), output: declared, codes: InputCodes::Carried }
+    }
+}
+
+/// Where the code of an input record comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputCodes {
+    /// The record carries the code that its writer gave it; one without gets the code of its own signals.
+    Carried,
+    /// Its own signals, always: of several writers, each has codes of its own.
+    Own,
 }
 
 /// Whether the sums of the signals of a batch are told beside its profiles.
@@ -137,7 +167,6 @@ pub struct Counts {
 /// memory of the newest windows is kept for the next.
 pub(crate) struct Observer {
     site: Arc<Site>,
-    reference: Arc<Reference>,
     profiles: BTreeMap<(Timestamp, Direction), Profile>,
 }
 
@@ -146,7 +175,7 @@ const KEPT: usize = 6;
 
 impl Observer {
     pub(crate) fn new(site: Arc<Site>) -> Self {
-        Self { site, reference: Arc::new(Reference::declared()), profiles: BTreeMap::new() }
+        Self { site, profiles: BTreeMap::new() }
     }
 
     /// Counts a value and returns its code.
@@ -157,7 +186,8 @@ impl Observer {
         }
     }
 
-    fn pair(&mut self, time: Timestamp, input: Option<Code>, output: Code) {
+    /// Counts what a record became; a source's have no input.
+    pub(crate) fn pair(&mut self, time: Timestamp, input: Option<Code>, output: Code) {
         if let ProfileBody::Joint(joint) = self.body(Direction::Joint, time) {
             joint.observe(input.unwrap_or(UNKNOWN), output);
         }
@@ -165,7 +195,7 @@ impl Observer {
 
     fn body(&mut self, direction: Direction, time: Timestamp) -> &mut ProfileBody {
         let start = time.window_start(self.site.window_ms);
-        let Self { site, reference, profiles } = self;
+        let Self { site, profiles } = self;
         let profile = profiles.entry((start, direction)).or_insert_with(|| Profile {
             key: ProfileKey {
                 pipeline: site.pipeline.clone(),
@@ -174,9 +204,9 @@ impl Observer {
                 window: Window { start, millis: site.window_ms.unsigned_abs() },
             },
             body: match direction {
-                Direction::Input => ProfileBody::Input(ProfileSet::new(Arc::clone(reference))),
-                Direction::Output => ProfileBody::Output(ProfileSet::new(Arc::clone(reference))),
-                Direction::Joint => ProfileBody::Joint(JointProfile::new(reference.id(), reference.id())),
+                Direction::Input => ProfileBody::Input(ProfileSet::new(Arc::clone(&site.bins.input))),
+                Direction::Output => ProfileBody::Output(ProfileSet::new(Arc::clone(&site.bins.output))),
+                Direction::Joint => ProfileBody::Joint(JointProfile::new(site.bins.input.id(), site.bins.output.id())),
             },
         });
         &mut profile.body
@@ -361,8 +391,10 @@ impl<S: Stage> Operator for StageOperator<S> {
             match Self::decode(message) {
                 Ok(mut record) => {
                     let code = self.observer.observe(Direction::Input, record.event_time, &record.value);
-                    // A record written by others carries no cell: its own signals give it one.
-                    record.context.code.get_or_insert(code);
+                    record.context.code = match self.site.bins.codes {
+                        InputCodes::Carried => record.context.code.or(Some(code)),
+                        InputCodes::Own => Some(code),
+                    };
                     records.push(record);
                 }
                 Err(reason) => {

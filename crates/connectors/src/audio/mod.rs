@@ -59,7 +59,7 @@
 
 mod config;
 mod decode;
-mod files;
+pub(crate) mod files;
 mod line;
 mod pitch;
 mod progress;
@@ -493,7 +493,7 @@ impl AudioFiles {
 
     /// Looks for files and returns how many are no recordings, and one of them.
     fn scan(&mut self, scan: Scan) -> Result<(usize, Option<PathBuf>), StageError> {
-        let listing = self.place.list().map_err(|error| {
+        let listing = self.place.list(&decode::SUFFIXES).map_err(|error| {
             StageError::transient(format!("path: {:?} cannot be listed", self.config.path)).caused_by(error)
         })?;
         let mut sessions = files::sessions(&listing.files, &self.known);

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use driftline_payloads::{SearchResponse, Transcript};
 use driftline_stage::{
     Payload, StageDef,
-    operator::{Site, Tallies},
+    operator::{Bins, Site, Tallies},
 };
 use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
@@ -37,6 +37,7 @@ fn respond(config: &str, texts: &[&str]) -> Vec<SearchResponse> {
         window_ms: 10_000,
         tallies: Tallies::Off,
         injections: Injections::default(),
+        bins: Bins::default(),
     };
     let open = DEF.open(&config.parse().unwrap()).unwrap();
     let message = |(offset, text): (usize, &&str)| {

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use driftline_payloads::{AudioChunk, SpeechSegment};
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Counts, Effects, Operator, Site, Tallies},
+    operator::{Bins, Counts, Effects, Operator, Site, Tallies},
 };
 use driftline_types::{
     Headers, Injection, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, config::Millis,
@@ -71,12 +71,14 @@ fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator>
         window_ms: 10_000,
         tallies: Tallies::Off,
         injections: injections.clone(),
+        bins: Bins::default(),
     }))
 }
 
 /// Changes parameters at the times of these messages.
 fn injections(changes: &[(&str, f64, i64)]) -> Injections {
-    let parameter = |name: &str| StageDef::of::<Vad>().parameters.iter().find(|parameter| parameter.name == name).unwrap();
+    let parameter =
+        |name: &str| StageDef::of::<Vad>().parameters.iter().find(|parameter| parameter.name == name).unwrap();
     let injection = |&(name, value, at): &(&str, f64, i64)| Injection {
         parameter: parameter(name),
         value,
