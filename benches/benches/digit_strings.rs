@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fs, future, path::Path, sync::Arc};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
 use driftline_cli::registry::{REGISTRY, kinds};
 use driftline_pipeline::{Override, Plan};
-use driftline_runtime::{Limits, Metrics, RunOptions, create_topics};
+use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, create_topics};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
@@ -107,7 +107,13 @@ fn transcripts(folder: &Path, model: &str) -> BTreeMap<String, String> {
     let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"));
     let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
     create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: None };
+    let options = RunOptions {
+        follow: false,
+        durable: false,
+        limits: Limits::default(),
+        telemetry: None,
+        monitoring: Monitoring::default(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let metrics = Arc::new(Metrics::new(&plan));
     runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, future::pending())).unwrap();

@@ -18,7 +18,7 @@ use std::{
 
 use blobs::{REGISTRY, plan};
 use driftline_broker::{Broker, Delivery, Kafka, KafkaConfig, Retention};
-use driftline_runtime::{Limits, Metrics, RunOptions, create_topics};
+use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, create_topics};
 use driftline_types::{Headers, Outgoing, StageName, Timestamp, Topic};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -85,7 +85,13 @@ fn ours(config: &KafkaConfig, records: u64) -> f64 {
     let pass = StageName::try_new("pass").expect("a name");
     let plan = plan(records, batch).only(&[pass]).expect("it is there");
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions { follow: false, durable: true, limits: Limits::default(), telemetry: None };
+    let options = RunOptions {
+        follow: false,
+        durable: true,
+        limits: Limits::default(),
+        telemetry: None,
+        monitoring: Monitoring::default(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut first = None;
     let (watched, watch) = (Arc::clone(&metrics), &mut first);

@@ -20,7 +20,7 @@ use driftline_stage::{
     OpenStage, Payload, StageDef,
     operator::{Operator, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use driftline_user_profile::UserProfileKind;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -44,6 +44,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         version: StageVersion::try_new("bench").unwrap(),
         window_ms: 43_200_000,
         tallies: Tallies::Off,
+        injections: Injections::default(),
     }))
 }
 

@@ -12,7 +12,7 @@ use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
 use driftline_cli::registry::{REGISTRY, kinds};
 use driftline_payloads::{AudioChunk, SpeechSegment};
 use driftline_pipeline::{Override, Plan};
-use driftline_runtime::{Limits, Metrics, Report, RunOptions, create_topics};
+use driftline_runtime::{Limits, Metrics, Monitoring, Report, RunOptions, create_topics};
 use driftline_stage::Payload;
 use driftline_types::{Message, RecordId, Topic, TopicPartition, wire};
 use serde_json::Value;
@@ -49,7 +49,13 @@ fn run(path: &Path, output: &Path, more: &[&str]) -> (Plan, Arc<dyn Broker>, Rep
     let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap();
     let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
     create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: None };
+    let options = RunOptions {
+        follow: false,
+        durable: false,
+        limits: Limits::default(),
+        telemetry: None,
+        monitoring: Monitoring::default(),
+    };
     let metrics = Arc::new(Metrics::new(&plan));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let report = runtime

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("broker", &["types"]),
     ("models", &[]),
     ("shop", &[]),
+    ("monitor", &["types", "stats", "pipeline", "broker"]),
     ("connectors", &["types", "stage", "payloads", "shop"]),
     ("runtime", &["types", "stats", "pipeline", "stage", "broker"]),
     ("vad", &["types", "stage", "payloads", "models"]),

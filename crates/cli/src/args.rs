@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use driftline_pipeline::Override;
-use driftline_types::StageName;
+use driftline_types::{StageName, Timestamp};
 
 /// Runs machine-learning pipelines as streams and describes what every stage sees.
 #[derive(Debug, Parser)]
@@ -40,8 +40,12 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Profiles(ProfilesArgs),
+    /// Builds the reference that windows are compared with.
+    Reference(ReferenceArgs),
     /// Runs the `[[tests]]` of pipelines.
     Test(TestArgs),
+    /// Lists what may be injected into the sources and stages of a pipeline, see `run --inject`.
+    Parameters(ParametersArgs),
     /// Looks at model files.
     Models(ModelsArgs),
     /// Looks at dead letters, sends them again or sets them aside. Needs Kafka or a log at `broker.path`.
@@ -67,6 +71,10 @@ pub(crate) struct PipelineArgs {
     /// path is relative to the current directory.
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub overrides: Vec<Override>,
+    /// Changes a source or stage at a moment of event time, such as `vad.clip_ms=200 @ 60s` or
+    /// `microphone.pitch=1.3 @ 10m over 5m`; times count from the start of the sources.
+    #[arg(long = "inject", value_name = "NODE.PARAMETER=VALUE @ TIME", value_parser = Override::injection)]
+    pub injections: Vec<Override>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +105,9 @@ pub(crate) struct StageArgs {
     /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub overrides: Vec<Override>,
+    /// Changes the stage at a moment of event time, such as `vad.clip_ms=200 @ 60s`.
+    #[arg(long = "inject", value_name = "NODE.PARAMETER=VALUE @ TIME", value_parser = Override::injection)]
+    pub injections: Vec<Override>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -146,6 +157,48 @@ pub(crate) struct ProfilesArgs {
     /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ParametersArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The form of the output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReferenceArgs {
+    #[command(subcommand)]
+    pub command: ReferenceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReferenceCommand {
+    /// Builds a reference from records that are healthy: bins, profiles and the windows to compare with.
+    ///
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
+    Build(BuildArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Takes records from this event time on, such as `2026-11-01T00:00:00Z`.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<Timestamp>,
+    /// Takes records before this event time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<Timestamp>,
+    /// Where to write it; `monitor.reference` of the pipeline if not given.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "allowed is a time such as 2026-11-01T00:00:00Z".to_owned())
 }
 
 #[derive(Debug, clap::Args)]

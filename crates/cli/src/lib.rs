@@ -9,8 +9,10 @@ mod exit;
 mod log;
 mod logging;
 mod models;
+mod parameters;
 mod profiles;
 mod progress;
+mod reference;
 pub mod registry;
 mod run;
 mod table;
@@ -74,7 +76,9 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Graph(args) => validate::graph(&args),
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
+        Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
+        Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
         Command::Topics(args) => topics::topics(&args),

@@ -8,7 +8,7 @@ use crate::{
     Exit,
     args::{Format, ProfilesArgs},
     exit::Failure,
-    log,
+    log, reference,
     run::{Watch, execute},
     table,
 };
@@ -25,7 +25,8 @@ pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
         execute(&plan, &broker, false, Watch::Shown, None)?;
     }
     let window = (!args.windows).then_some(WHOLE);
-    let seen = Profiles::read(&*broker, &plan.name, window).map_err(Failure::running)?;
+    let references = reference::references(&plan)?;
+    let seen = Profiles::read(&*broker, &plan.name, &references, window).map_err(Failure::running)?;
     match args.format {
         Format::Table => println!("{}", table::signals(&seen)),
         Format::Json => {

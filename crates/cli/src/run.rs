@@ -15,6 +15,7 @@ use crate::{
     log, logging,
     profiles::WHOLE,
     progress::Progress,
+    reference,
     registry::REGISTRY,
     table,
 };
@@ -30,7 +31,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     match args.summary {
         Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
         Format::Table => {
-            let seen = Profiles::read(&*broker, &plan.name, Some(WHOLE)).map_err(Failure::running)?;
+            let references = reference::references(&plan)?;
+            let seen = Profiles::read(&*broker, &plan.name, &references, Some(WHOLE)).map_err(Failure::running)?;
             eprintln!("\n{}", table::nodes(&report));
             eprintln!("\n{}", table::signals(&seen));
             eprintln!("\n{}", table::summary(&report));
@@ -42,8 +44,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Runs one stage as a process of its own.
 pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
-    let StageArgs { pipeline, stage, overrides } = args;
-    let args = PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone() };
+    let StageArgs { pipeline, stage, overrides, injections } = args;
+    let args =
+        PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone(), injections: injections.clone() };
     let plan = log::load(&args)?;
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
     let telemetry = telemetry.map(Arc::new);
@@ -96,7 +99,10 @@ pub(crate) fn execute(
     telemetry: Option<Arc<Telemetry>>,
 ) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry };
+    let baseline = reference::baseline(plan)?;
+    let monitoring = reference::monitoring(plan, baseline.as_deref());
+    let options =
+        RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };
     // Lines on the same terminal show the progress themselves.
     let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
     let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));

@@ -4,7 +4,7 @@ use crate::{
     Exit,
     args::{GraphArgs, GraphFormat, PipelineArgs},
     exit::Failure,
-    log,
+    log, reference,
 };
 
 pub(crate) fn validate(args: &PipelineArgs) -> Result<Exit, Failure> {
@@ -18,6 +18,9 @@ pub(crate) fn validate(args: &PipelineArgs) -> Result<Exit, Failure> {
         plan.sinks.len(),
         plan.tests.len()
     );
+    if let Some(baseline) = reference::baseline(&plan)? {
+        eprintln!("reference: {}", reference::described(&baseline));
+    }
     Ok(Exit::Success)
 }
 

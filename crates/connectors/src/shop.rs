@@ -9,8 +9,11 @@
 //! days = 7
 //! season = 1.0                      # strength of the seasons, 0 to 4
 //! weekend = 1.3                     # visits on a day of the weekend against one in the week, 0.1 to 4
-//! lose_kind = ["view"]              # kinds of events the tracker does not send
 //! ```
+//!
+//! What may be injected is the tracker's: `lose_view` and its like are the part of the events of a kind
+//! that it does not send, `lose_category` the part that it sends without their category. What the
+//! customers do stays the same.
 //!
 //! Event time is simulated: a month passes as fast as the pipeline works. Progress is the number of
 //! events so far; a resumed run goes through them again in memory and on from there.
@@ -20,13 +23,26 @@ use std::fmt;
 use bytes::Bytes;
 use driftline_payloads::{ClickEvent, ClickKind};
 use driftline_shop::{Event, Kind, Parameters, Shop, Simulation, catalogue::CATEGORIES, people::customer_id};
-use driftline_stage::{ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp};
+use driftline_stage::{
+    ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+};
 use serde::Deserialize;
 
 /// Events of one read.
 const BATCH: usize = 256;
 /// The state entry: how many events there were, those lost by the tracker included.
 const PLACE: &[u8] = b"place";
+
+const fn part(name: &'static str, help: &'static str) -> Parameter {
+    Parameter { name, unit: "1", help, min: 0.0, max: 1.0, neutral: 0.0 }
+}
+
+static LOSE_VISIT: Parameter = part("lose_visit", "part of the visits that the tracker does not send");
+static LOSE_SEARCH: Parameter = part("lose_search", "part of the searches that the tracker does not send");
+static LOSE_VIEW: Parameter = part("lose_view", "part of the views of products that the tracker does not send");
+static LOSE_CART: Parameter = part("lose_cart", "part of what is put in the cart that the tracker does not send");
+static LOSE_BUY: Parameter = part("lose_buy", "part of the purchases that the tracker does not send");
+static LOSE_CATEGORY: Parameter = part("lose_category", "part of the events that the tracker sends without category");
 
 /// The config table of the source `shop`.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,22 +60,20 @@ pub struct ShopConfig {
     pub season: f64,
     /// Visits on a day of the weekend against one in the week, 0.1 to 4.
     pub weekend: f64,
-    /// Kinds of events the tracker does not send.
-    pub lose_kind: Vec<ClickKind>,
 }
 
 impl Default for ShopConfig {
     fn default() -> Self {
         let Parameters { seed, customers, start_ms, days, season, weekend } = Parameters::default();
         let start = Timestamp::from_millis(start_ms).to_string();
-        Self { seed, customers, start, days, season, weekend, lose_kind: Vec::new() }
+        Self { seed, customers, start, days, season, weekend }
     }
 }
 
 impl ShopConfig {
     fn parameters(&self) -> Option<Parameters> {
-        let Self { seed, customers, days, season, weekend, .. } = *self;
-        let start_ms = Timestamp::parse(&self.start)?.as_millis();
+        let Self { seed, customers, ref start, days, season, weekend } = *self;
+        let start_ms = Timestamp::parse(start)?.as_millis();
         Some(Parameters { seed, customers, start_ms, days, season, weekend })
     }
 }
@@ -67,13 +81,14 @@ impl ShopConfig {
 /// The source `shop`.
 pub struct ShopSource {
     simulation: Simulation,
-    lost: Vec<ClickKind>,
     /// Events so far.
     place: u64,
 }
 
 impl SourceKind for ShopSource {
     const KIND: &'static str = "shop";
+    const PARAMETERS: &'static [&'static Parameter] =
+        &[&LOSE_VISIT, &LOSE_SEARCH, &LOSE_VIEW, &LOSE_CART, &LOSE_BUY, &LOSE_CATEGORY];
     type Config = ShopConfig;
 
     fn check(config: &ShopConfig) -> Vec<ConfigProblem> {
@@ -103,10 +118,14 @@ impl SourceKind for ShopSource {
         problems
     }
 
+    fn start(config: &ShopConfig) -> Option<Timestamp> {
+        Timestamp::parse(&config.start)
+    }
+
     fn open(config: ShopConfig, _follow: bool) -> Result<Self, StageError> {
         let parameters =
             config.parameters().ok_or_else(|| StageError::fatal("start: found no time, allowed is RFC 3339"))?;
-        Ok(Self { simulation: Shop::new(parameters).simulate(), lost: config.lose_kind, place: 0 })
+        Ok(Self { simulation: Shop::new(parameters).simulate(), place: 0 })
     }
 }
 
@@ -133,10 +152,14 @@ impl Source for ShopSource {
                 break;
             };
             self.place += 1;
-            if !self.lost.contains(&kind(event.kind)) {
-                let value = self.click(event)?;
-                out.emit(Key::new(value.user.clone()), Timestamp::from_millis(value.time_ms), value);
+            let time = Timestamp::from_millis(event.time_ms);
+            let [lost, bare] = event.chances();
+            if lost < out.parameter(lose(event.kind), time) {
+                continue;
             }
+            let mut value = self.click(event)?;
+            value.category = value.category.filter(|_| bare >= out.parameter(&LOSE_CATEGORY, time));
+            out.emit(Key::new(value.user.clone()), time, value);
         }
         out.put_state(PLACE, Bytes::copy_from_slice(&self.place.to_le_bytes()));
         Ok(status)
@@ -153,6 +176,16 @@ impl ShopSource {
     }
 }
 
+fn lose(kind: Kind) -> &'static Parameter {
+    match kind {
+        Kind::Visit => &LOSE_VISIT,
+        Kind::Search => &LOSE_SEARCH,
+        Kind::View => &LOSE_VIEW,
+        Kind::AddToCart => &LOSE_CART,
+        Kind::Buy => &LOSE_BUY,
+    }
+}
+
 fn kind(kind: Kind) -> ClickKind {
     match kind {
         Kind::Visit => ClickKind::Visit,
@@ -165,6 +198,9 @@ fn kind(kind: Kind) -> ClickKind {
 
 #[cfg(test)]
 mod tests {
+    use driftline_stage::Injections;
+    use driftline_types::{Injection, config::Millis};
+
     use super::*;
 
     fn config() -> ShopConfig {
@@ -172,11 +208,11 @@ mod tests {
     }
 
     /// Reads to the end; with `interrupted` a new source goes on after every read.
-    fn events(config: &ShopConfig, interrupted: bool) -> Vec<ClickEvent> {
+    fn events(config: &ShopConfig, injections: &Injections, interrupted: bool) -> Vec<ClickEvent> {
         let mut source = ShopSource::open(config.clone(), false).unwrap();
         let mut events = Vec::new();
         loop {
-            let mut batch = SourceBatch::new();
+            let mut batch = SourceBatch::with_injections(injections.clone());
             let status = source.read(&mut batch).unwrap();
             events.extend(batch.records().iter().map(|(_, _, event)| event.clone()));
             if status == SourceStatus::End {
@@ -190,19 +226,33 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_interrupted_run_gives_the_events_of_one_that_was_not() {
-        let whole = events(&config(), false);
-        assert!(whole.len() > 300, "{}", whole.len());
-        assert_eq!(events(&config(), true), whole);
+    fn inject(parameter: &'static Parameter, value: f64, days: i64) -> Injections {
+        let at = ShopSource::start(&config()).unwrap().plus_millis(days * 86_400_000);
+        Injections::new(vec![Injection { parameter, value, at, over: Millis(0), until: None }])
     }
 
     #[test]
-    fn a_kind_that_is_lost_is_all_that_is_missing() {
-        let whole = events(&config(), false);
-        let lossy = ShopConfig { lose_kind: vec![ClickKind::View], ..config() };
-        let rest: Vec<_> = whole.into_iter().filter(|event| event.kind != ClickKind::View).collect();
-        assert_eq!(events(&lossy, true), rest);
+    fn an_interrupted_run_gives_the_events_of_one_that_was_not() {
+        let whole = events(&config(), &Injections::default(), false);
+        assert!(whole.len() > 300, "{}", whole.len());
+        assert_eq!(events(&config(), &Injections::default(), true), whole);
+        let half = inject(&LOSE_VIEW, 0.5, 1);
+        assert_eq!(events(&config(), &half, true), events(&config(), &half, false));
+    }
+
+    #[test]
+    fn what_the_tracker_loses_is_all_that_is_missing() {
+        let whole = events(&config(), &Injections::default(), false);
+        let second_day = ShopSource::start(&config()).unwrap().as_millis() + 86_400_000;
+        let kept = |event: &&ClickEvent| event.kind != ClickKind::View || event.time_ms < second_day;
+        let rest: Vec<_> = whole.iter().filter(kept).cloned().collect();
+        assert_eq!(events(&config(), &inject(&LOSE_VIEW, 1.0, 1), true), rest);
+        let views = |events: &[ClickEvent]| events.iter().filter(|event| event.kind == ClickKind::View).count() as f64;
+        let part = views(&events(&config(), &inject(&LOSE_VIEW, 0.4, 0), false)) / views(&whole);
+        assert!((0.5..0.7).contains(&part), "{part}");
+        let bare = events(&config(), &inject(&LOSE_CATEGORY, 1.0, 0), false);
+        assert_eq!(bare.len(), whole.len());
+        assert!(bare.iter().all(|event| event.category.is_none()) && bare.iter().any(|event| event.missing() > 0));
     }
 
     #[test]

@@ -14,7 +14,9 @@ mod compile;
 mod document;
 mod expect;
 mod graph;
+mod inject;
 mod kinds;
+mod monitor;
 mod overrides;
 mod plan;
 mod problem;
@@ -23,9 +25,8 @@ mod telemetry;
 pub use expect::{Difference, Missing, Others, TestCase, TestFailure};
 pub use graph::{Edge, Graph, Vertex};
 pub use kinds::{KindSpec, Kinds, Role, SchemaSpec};
+pub use monitor::{Lateness, MonitorConfig};
 pub use overrides::{Override, OverrideError};
-pub use plan::{
-    BatchConfig, BrokerConfig, BrokerKind, Delivery, Durability, MonitorConfig, Node, Plan, Property, Retention,
-};
+pub use plan::{BatchConfig, BrokerConfig, BrokerKind, Delivery, Durability, Node, Plan, Property, Retention};
 pub use problem::{Place, Problem, Problems, Severity};
 pub use telemetry::{LogFormat, OtlpEndpoint, Sampling, TelemetryConfig};

@@ -7,13 +7,14 @@ use std::{
 };
 
 use driftline_types::{
-    PipelineName, StageName,
+    Injections, PipelineName, StageName,
     config::{ByteSize, ConfigProblem, Millis},
 };
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    Graph, Kinds, Override, Place, Problem, Problems, Role, SchemaSpec, Severity, TelemetryConfig, TestCase, compile,
+    Graph, Kinds, MonitorConfig, Override, Place, Problem, Problems, Role, SchemaSpec, Severity, TelemetryConfig,
+    TestCase, compile,
 };
 
 /// A pipeline that was checked: names are unique, every input exists, schemas fit, there is no cycle.
@@ -37,6 +38,8 @@ pub struct Plan {
     pub stages: Vec<Node>,
     /// The sinks, in the order of the file; at least one.
     pub sinks: Vec<Node>,
+    /// What is injected into sources and stages.
+    pub injections: BTreeMap<StageName, Injections>,
     /// The tests, in the order of the file.
     pub tests: Vec<TestCase>,
     /// What is allowed but most likely a mistake.
@@ -83,6 +86,12 @@ impl Plan {
             nodes.retain(|node| names.contains(&node.name));
         }
         if unknown.is_empty() { Ok(self) } else { Err(unknown) }
+    }
+
+    /// Returns what is injected into a node.
+    #[must_use]
+    pub fn injections_of(&self, node: &StageName) -> Injections {
+        self.injections.get(node).cloned().unwrap_or_default()
     }
 
     /// Draws the graph.
@@ -257,21 +266,6 @@ pub enum Durability {
     Power,
 }
 
-/// How signals are monitored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MonitorConfig {
-    /// The event time that one profile covers, at least 1 ms.
-    #[serde(deserialize_with = "some_time")]
-    pub window: Millis,
-}
-
-impl Default for MonitorConfig {
-    fn default() -> Self {
-        Self { window: Millis(10_000) }
-    }
-}
-
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         0 => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"a whole number from 1")),
@@ -283,12 +277,5 @@ fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D:
     match ByteSize::deserialize(deserializer)? {
         ByteSize(0) => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"a size of at least 1 byte")),
         size => Ok(size),
-    }
-}
-
-fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
-    match Millis::deserialize(deserializer)? {
-        Millis(0) => Err(de::Error::invalid_value(de::Unexpected::Str("0s"), &"a duration of at least \"1ms\"")),
-        time => Ok(time),
     }
 }

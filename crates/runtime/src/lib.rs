@@ -21,6 +21,7 @@
 mod batch;
 mod flow;
 mod metrics;
+mod monitoring;
 pub mod profiles;
 mod repeats;
 mod report;
@@ -34,6 +35,7 @@ mod topics;
 
 pub use flow::Limits;
 pub use metrics::{Metrics, NodeKind, NodeMetrics, NodeSnapshot};
+pub use monitoring::{Companion, Monitoring, Nodes};
 pub use report::{NodeReport, Percentiles, Report};
 pub use run::{End, RunError, RunOptions, run};
 pub use telemetry::{Telemetry, TelemetryError};

@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use driftline_broker::{Broker, BrokerError, records};
 use driftline_stage::operator::{EncodedProfile, Site};
 use driftline_stats::{Direction, Profile, ProfileKey, References, Window};
-use driftline_types::{Headers, Message, Outgoing, PipelineName, TopicPartition, wire};
+use driftline_types::{Headers, Message, Outgoing, Partition, PipelineName, TopicPartition, wire};
 
 /// The schema of a profile's bytes, in the `ce_type` header.
 const SCHEMA: &str = "profile.v1";
 
-/// Makes the message of a profile. The bytes say what they describe.
-pub(crate) fn message(site: &Site, profile: EncodedProfile) -> Outgoing {
-    let mut headers = Headers::with_capacity(1);
+/// Makes the message of a profile. The bytes say what they describe, the header of which partition of the node's input
+/// they were made: how far a node is, is known by partition.
+pub(crate) fn message(site: &Site, partition: Partition, profile: EncodedProfile) -> Outgoing {
+    let mut headers = Headers::with_capacity(2);
     headers.push(wire::CE_TYPE, SCHEMA);
+    headers.push(wire::PARTITION, partition.to_string());
     Outgoing {
         topic: site.pipeline.profiles_topic(),
         partition: Some(0),
@@ -34,21 +36,25 @@ pub struct Profiles {
 }
 
 impl Profiles {
-    /// Reads all profiles of a pipeline that the log holds. With `window` set they are merged over
-    /// all windows into that one.
+    /// Reads all profiles of a pipeline that the log holds; `references` are those that they may be counted on.
+    /// With `window` set they are merged over all windows into that one.
     ///
     /// # Errors
     /// If the log cannot be read.
-    pub fn read(broker: &dyn Broker, pipeline: &PipelineName, window: Option<Window>) -> Result<Self, BrokerError> {
+    pub fn read(
+        broker: &dyn Broker,
+        pipeline: &PipelineName,
+        references: &References,
+        window: Option<Window>,
+    ) -> Result<Self, BrokerError> {
         let place = TopicPartition::new(pipeline.profiles_topic(), 0);
         let mut profiles = Self::default();
         if broker.describe_topic(&place.topic)?.is_none() {
             return Ok(profiles);
         }
-        let references = References::default();
         for message in records(broker, place.clone())? {
             let message = message?;
-            if let Err(reason) = profiles.add(&message, &references, window) {
+            if let Err(reason) = profiles.add(&message, references, window) {
                 profiles.unreadable.push(format!("{}/{}: {reason}", place, message.offset));
             }
         }

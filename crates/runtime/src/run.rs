@@ -14,7 +14,7 @@ use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 
 use crate::{
-    Limits, Metrics, NodeKind, NodeReport, Report, Telemetry,
+    Limits, Metrics, Monitoring, NodeKind, NodeReport, Nodes, Report, Telemetry,
     batch::BatchLimits,
     flow::{Flow, Stop},
     sink_task::SinkTask,
@@ -40,6 +40,8 @@ pub struct RunOptions {
     pub limits: Limits,
     /// What is told to the outside; `None` is nothing.
     pub telemetry: Option<Arc<Telemetry>>,
+    /// What nodes count on, and what watches them.
+    pub monitoring: Monitoring,
 }
 
 /// Why a run ended.
@@ -91,7 +93,18 @@ pub async fn run(
     let nodes = || plan.sources.iter().chain(&plan.stages).chain(&plan.sinks);
     let flow = Arc::new(Flow::new(nodes().map(|node| node.name.clone()), options.limits));
     let alone = nodes().flat_map(|node| &node.inputs).all(|input| nodes().any(|node| node.name == *input));
-    let (tasks, versions) = open(plan, registry, &broker, &flow, &metrics, &options)?;
+    let (mut tasks, versions) = open(plan, registry, &broker, &flow, &metrics, &options)?;
+    if let (Some(companion), Ok(name)) = (options.monitoring.companion.clone(), StageName::try_new("monitor")) {
+        let writers = plan.sources.iter().chain(&plan.stages).map(|node| node.name.clone()).collect();
+        let nodes = Nodes { flow: Arc::clone(&flow), writers };
+        tasks.push((
+            name,
+            Box::new(move || {
+                companion.run(&nodes);
+                Ok(())
+            }),
+        ));
+    }
 
     let (done, mut ended) = mpsc::unbounded_channel();
     let mut running = 0;
@@ -187,6 +200,8 @@ fn open(
             version,
             window_ms: i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX),
             tallies,
+            injections: plan.injections_of(&node.name),
+            bins: options.monitoring.bins.get(&node.name).cloned().unwrap_or_default(),
         })
     };
     for node in &plan.sinks {

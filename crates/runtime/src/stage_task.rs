@@ -407,7 +407,7 @@ pub(crate) fn into_unit(site: &Site, partition: Partition, effects: Effects, uni
             timestamp: now(),
         }));
     }
-    unit.outputs.extend(profiles.into_iter().map(|profile| crate::profiles::message(site, profile)));
+    unit.outputs.extend(profiles.into_iter().map(|profile| crate::profiles::message(site, partition, profile)));
 }
 
 /// Reads the state of one partition of a stage, as committed.

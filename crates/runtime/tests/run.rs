@@ -15,13 +15,13 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
 use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
-use driftline_runtime::{Limits, Metrics, Report, RunError, RunOptions, create_topics, profiles::Profiles};
+use driftline_runtime::{Limits, Metrics, Monitoring, Report, RunError, RunOptions, create_topics, profiles::Profiles};
 use driftline_stage::{
     CodecError, Emitter, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
     SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
     Timestamp,
 };
-use driftline_stats::{ProfileBody, Window};
+use driftline_stats::{ProfileBody, References, Window};
 use driftline_types::{Message, StageName, TopicPartition, wire};
 use serde::Deserialize;
 
@@ -238,7 +238,15 @@ static REGISTRY: Registry = Registry {
 
 fn kinds() -> Kinds {
     let number = Some(SchemaSpec::Exactly(Number::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    let spec = |name, input, output, check| KindSpec {
+        name,
+        input,
+        output,
+        paths: &[],
+        check,
+        parameters: &[],
+        start: |_| None,
+    };
     Kinds {
         properties: &[],
         sources: vec![spec("counter", None, number.clone(), REGISTRY.sources[0].check)],
@@ -265,7 +273,13 @@ fn plan(run: &str, count: u64, settings: &str) -> Plan {
 async fn run(plan: &Plan, broker: &Arc<dyn Broker>, shutdown: impl Future<Output = ()>) -> Result<Report, RunError> {
     create_topics(&**broker, plan, Retention::default()).unwrap();
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions { follow: false, durable: true, limits: Limits::default(), telemetry: None };
+    let options = RunOptions {
+        follow: false,
+        durable: true,
+        limits: Limits::default(),
+        telemetry: None,
+        monitoring: Monitoring::default(),
+    };
     driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown).await
 }
 
@@ -323,7 +337,7 @@ async fn profiles_count_every_record_once() {
     let (broker, plan) = (temporary(), plan("profiles", 1_500, "reject = [4, 700]"));
     let report = run(&plan, &broker, future::pending()).await.unwrap();
     let whole = Window { start: Timestamp::from_millis(0), millis: 0 };
-    let profiles = Profiles::read(&*broker, &plan.name, Some(whole)).unwrap();
+    let profiles = Profiles::read(&*broker, &plan.name, &References::default(), Some(whole)).unwrap();
     assert_eq!(profiles.unreadable, Vec::<String>::new());
     let mut seen = BTreeMap::new();
     for profile in profiles.merged.values() {

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
 use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
 use driftline_runtime::{
-    Limits, Metrics, Report, RunOptions, Telemetry, create_topics,
+    Limits, Metrics, Monitoring, Report, RunOptions, Telemetry, create_topics,
     telemetry::{METRICS, Metric, MetricKind, prometheus_label},
 };
 use driftline_stage::{
@@ -231,7 +231,15 @@ static REGISTRY: Registry = Registry {
 
 fn plan(count: u64, settings: &str, telemetry: &str) -> Plan {
     let text = Some(SchemaSpec::Exactly(Text::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    let spec = |name, input, output, check| KindSpec {
+        name,
+        input,
+        output,
+        paths: &[],
+        check,
+        parameters: &[],
+        start: |_| None,
+    };
     let kinds = Kinds {
         properties: &[],
         sources: vec![spec("texts", None, text.clone(), REGISTRY.sources[0].check)],
@@ -263,7 +271,13 @@ async fn run(plan: Plan) -> Ran {
     create_topics(&*broker, &plan, Retention::default()).unwrap();
     let telemetry = Telemetry::start(&plan).unwrap().map(Arc::new);
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: telemetry.clone() };
+    let options = RunOptions {
+        follow: false,
+        durable: false,
+        limits: Limits::default(),
+        telemetry: telemetry.clone(),
+        monitoring: Monitoring::default(),
+    };
     let run = driftline_runtime::run(&plan, &REGISTRY, Arc::clone(&broker), metrics, options, future::pending());
     let report = run.await.unwrap();
     Ran { plan, broker, report, telemetry }
@@ -514,7 +528,13 @@ async fn logs_carry_the_ids_of_their_trace() {
     let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
     create_topics(&*broker, &plan, Retention::default()).unwrap();
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: Some(telemetry) };
+    let options = RunOptions {
+        follow: false,
+        durable: false,
+        limits: Limits::default(),
+        telemetry: Some(telemetry),
+        monitoring: Monitoring::default(),
+    };
     driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, future::pending()).await.unwrap();
     let told = collector.stop();
 

@@ -77,6 +77,16 @@ pub struct Event {
     pub category: Option<usize>,
 }
 
+impl Event {
+    /// Draws two numbers from 0 to 1 for an event, always the same ones.
+    #[must_use]
+    pub fn chances(&self) -> [f64; 2] {
+        let name = [self.time_ms.unsigned_abs(), u64::from(self.customer), self.kind as u64];
+        let mut random = random(6, name);
+        [random.random_range(0.0..1.0), random.random_range(0.0..1.0)]
+    }
+}
+
 /// A shop and its customers; nothing has happened yet.
 #[derive(Clone, Debug)]
 pub struct Shop {

@@ -18,13 +18,13 @@ mod stage;
 
 pub use driftline_stats::{Scale, Signal, SignalKind, SignalVisitor};
 pub use driftline_types::{
-    Context, Key, Record, RecordId, SchemaId, Timestamp,
+    Context, Injections, Key, Parameter, Record, RecordId, SchemaId, Timestamp,
     config::{self, ConfigProblem},
 };
 pub use emitter::{Emitter, FLUSHED, Held, StateChange};
 pub use error::{CodecError, StageError};
 pub use payload::Payload;
-pub use registry::{OpenSource, OpenStage, Registry, SinkDef, SourceDef, StageDef};
+pub use registry::{OpenSource, OpenStage, Registry, ShowSignals, SinkDef, SourceDef, StageDef};
 pub use sink::{Sink, SinkKind};
 pub use source::{Rejected, Source, SourceBatch, SourceKind, SourceStatus};
 pub use stage::{Stage, StageKind};

@@ -17,7 +17,7 @@ use driftline_stats::{
     UNKNOWN, Window,
 };
 use driftline_types::{
-    Code, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
+    Code, Injections, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
     wire::{self, Origin},
 };
 
@@ -39,6 +39,38 @@ pub struct Site {
     pub window_ms: i64,
     /// Whether batches tell the sums of their signals.
     pub tallies: Tallies,
+    /// What is injected into it. Its version does not tell: a change in production would not either.
+    pub injections: Injections,
+    /// What its records are counted on.
+    pub bins: Bins,
+}
+
+/// What the records of a source or stage are counted on.
+#[derive(Clone, Debug)]
+pub struct Bins {
+    /// What goes in; for a source nothing does.
+    pub input: Arc<Reference>,
+    /// What comes out.
+    pub output: Arc<Reference>,
+    /// Where the code of an input comes from.
+    pub codes: InputCodes,
+}
+
+/// Every signal on its declared scale.
+impl Default for Bins {
+    fn default() -> Self {
+        let declared = Arc::new(Reference::declared());
+        Self { input: Arc::clone(&declared), output: declared, codes: InputCodes::Carried }
+    }
+}
+
+/// Where the code of an input record comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputCodes {
+    /// The record carries the code that its writer gave it; one without gets the code of its own signals.
+    Carried,
+    /// Its own signals, always: of several writers, each has codes of its own.
+    Own,
 }
 
 /// Whether the sums of the signals of a batch are told beside its profiles.
@@ -135,7 +167,6 @@ pub struct Counts {
 /// memory of the newest windows is kept for the next.
 pub(crate) struct Observer {
     site: Arc<Site>,
-    reference: Arc<Reference>,
     profiles: BTreeMap<(Timestamp, Direction), Profile>,
 }
 
@@ -144,7 +175,7 @@ const KEPT: usize = 6;
 
 impl Observer {
     pub(crate) fn new(site: Arc<Site>) -> Self {
-        Self { site, reference: Arc::new(Reference::declared()), profiles: BTreeMap::new() }
+        Self { site, profiles: BTreeMap::new() }
     }
 
     /// Counts a value and returns its code.
@@ -155,7 +186,8 @@ impl Observer {
         }
     }
 
-    fn pair(&mut self, time: Timestamp, input: Option<Code>, output: Code) {
+    /// Counts what a record became; a source's have no input.
+    pub(crate) fn pair(&mut self, time: Timestamp, input: Option<Code>, output: Code) {
         if let ProfileBody::Joint(joint) = self.body(Direction::Joint, time) {
             joint.observe(input.unwrap_or(UNKNOWN), output);
         }
@@ -163,7 +195,7 @@ impl Observer {
 
     fn body(&mut self, direction: Direction, time: Timestamp) -> &mut ProfileBody {
         let start = time.window_start(self.site.window_ms);
-        let Self { site, reference, profiles } = self;
+        let Self { site, profiles } = self;
         let profile = profiles.entry((start, direction)).or_insert_with(|| Profile {
             key: ProfileKey {
                 pipeline: site.pipeline.clone(),
@@ -172,9 +204,9 @@ impl Observer {
                 window: Window { start, millis: site.window_ms.unsigned_abs() },
             },
             body: match direction {
-                Direction::Input => ProfileBody::Input(ProfileSet::new(Arc::clone(reference))),
-                Direction::Output => ProfileBody::Output(ProfileSet::new(Arc::clone(reference))),
-                Direction::Joint => ProfileBody::Joint(JointProfile::new(reference.id(), reference.id())),
+                Direction::Input => ProfileBody::Input(ProfileSet::new(Arc::clone(&site.bins.input))),
+                Direction::Output => ProfileBody::Output(ProfileSet::new(Arc::clone(&site.bins.output))),
+                Direction::Joint => ProfileBody::Joint(JointProfile::new(site.bins.input.id(), site.bins.output.id())),
             },
         });
         &mut profile.body
@@ -359,8 +391,10 @@ impl<S: Stage> Operator for StageOperator<S> {
             match Self::decode(message) {
                 Ok(mut record) => {
                     let code = self.observer.observe(Direction::Input, record.event_time, &record.value);
-                    // A record written by others carries no cell: its own signals give it one.
-                    record.context.code.get_or_insert(code);
+                    record.context.code = match self.site.bins.codes {
+                        InputCodes::Carried => record.context.code.or(Some(code)),
+                        InputCodes::Own => Some(code),
+                    };
                     records.push(record);
                 }
                 Err(reason) => {
@@ -378,7 +412,7 @@ impl<S: Stage> Operator for StageOperator<S> {
         if let Some(last) = inputs.last() {
             self.last_time = last.event_time;
         }
-        let mut out = Emitter::new(&inputs);
+        let mut out = Emitter::new(&inputs, &self.site.injections);
         self.stage.process(&records, &mut out)?;
         let emitted = out.into_emitted();
         let took = waited + started.elapsed();
@@ -387,7 +421,7 @@ impl<S: Stage> Operator for StageOperator<S> {
 
     fn flush(&mut self) -> Result<Effects, StageError> {
         let started = Instant::now();
-        let mut out = Emitter::for_flush();
+        let mut out = Emitter::for_flush(&self.site.injections);
         self.stage.flush(&mut out)?;
         let emitted = out.into_emitted();
         self.finish(&[], &[], emitted, Effects::default(), started.elapsed())

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use driftline_stats::Direction;
+use driftline_stats::{Direction, SignalVisitor};
 use driftline_types::{
-    Context, Headers, Message, Outgoing, RecordId, SchemaId, StageName, StageVersion, Timestamp,
+    Context, Headers, Message, Outgoing, Parameter, RecordId, SchemaId, StageName, StageVersion, Timestamp,
     config::{self, ConfigProblem},
     wire::Origin,
 };
@@ -13,7 +13,7 @@ use driftline_types::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
+    CodecError, Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
     operator::{Effects, Observer, Operator, Site, StageOperator},
 };
 
@@ -60,6 +60,13 @@ impl Registry {
     }
 }
 
+/// Decodes the value of a record and shows its signals.
+pub type ShowSignals = fn(&Bytes, &mut dyn SignalVisitor) -> Result<(), CodecError>;
+
+fn show<P: Payload>(value: &Bytes, visit: &mut dyn SignalVisitor) -> Result<(), CodecError> {
+    P::decode(value).map(|value| value.signals(visit))
+}
+
 /// A kind of stage.
 pub struct StageDef {
     /// The name in `kind = "…"`.
@@ -72,8 +79,12 @@ pub struct StageDef {
     pub content_type: &'static str,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
+    /// What may be injected.
+    pub parameters: &'static [&'static Parameter],
     /// Finds what is wrong with a config table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    /// Shows the signals of a record that it wrote.
+    pub signals: ShowSignals,
     open: fn(&toml::Table) -> Result<Box<dyn OpenStage>, StageError>,
 }
 
@@ -87,7 +98,9 @@ impl StageDef {
             output: <K::Stage as Stage>::Output::SCHEMA,
             content_type: <K::Stage as Stage>::Output::CONTENT_TYPE,
             paths: K::PATHS,
+            parameters: K::PARAMETERS,
             check: |table| check(table, K::check),
+            signals: show::<<K::Stage as Stage>::Output>,
             open: |table| {
                 let version = |kind: &K| version_of(K::KIND, table, &kind.fingerprint());
                 let kind = K::open(read(table)?)?;
@@ -139,8 +152,14 @@ pub struct SourceDef {
     pub content_type: &'static str,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
+    /// What may be injected.
+    pub parameters: &'static [&'static Parameter],
     /// Finds what is wrong with a config table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    /// Returns the event time at which its records begin, if a right config says it.
+    pub start: fn(&toml::Table) -> Option<Timestamp>,
+    /// Shows the signals of a record that it wrote.
+    pub signals: ShowSignals,
     open: OpenSourceFn,
 }
 
@@ -155,7 +174,10 @@ impl SourceDef {
             output: <S as Source>::Output::SCHEMA,
             content_type: <S as Source>::Output::CONTENT_TYPE,
             paths: S::PATHS,
+            parameters: S::PARAMETERS,
             check: |table| check(table, S::check),
+            start: |table| S::start(&read(table).ok()?),
+            signals: show::<<S as Source>::Output>,
             open: |table, follow, site| Ok(Box::new(SourceOperator::new(S::open(read(table)?, follow)?, site))),
         }
     }
@@ -224,7 +246,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
     }
 
     fn read(&mut self, now: Timestamp) -> Result<(Effects, SourceStatus), StageError> {
-        let mut batch = SourceBatch::new();
+        let mut batch = SourceBatch::with_injections(self.site.injections.clone());
         let status = self.source.read(&mut batch)?;
         let topic = self.site.pipeline.output_topic(&self.site.stage);
         let mut effects = Effects::default();
@@ -235,7 +257,9 @@ impl<S: Source> OpenSource for SourceOperator<S> {
             self.sequence += 1;
             let mut context = Context::at_source(id, now);
             context.versions = Arc::clone(&self.versions);
-            context.code = Some(self.observer.observe(Direction::Output, event_time, &value));
+            let code = self.observer.observe(Direction::Output, event_time, &value);
+            self.observer.pair(event_time, None, code);
+            context.code = Some(code);
             value
                 .encode(&mut buffer)
                 .map_err(|error| StageError::fatal(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;

@@ -140,6 +140,14 @@ impl Detector {
         self.streams.iter().map(|stream| stream.healthy.len()).min().unwrap_or(0)
     }
 
+    /// Learns from the windows in quarantine at once: for windows that are healthy by declaration, such as those of
+    /// a reference.
+    pub fn trust(&mut self) {
+        for stream in &mut self.streams {
+            while stream.release() {}
+        }
+    }
+
     /// Starts anew after an alarm: the evidence is 0 and windows in quarantine are never learned.
     pub fn reset(&mut self) {
         self.evidence = 0.0;
@@ -167,13 +175,18 @@ impl Stream {
             return;
         }
         self.quarantine.push_back(Held { hour, score, residual, run });
-        if self.quarantine.len() > QUARANTINE
-            && let Some(held) = self.quarantine.pop_front()
-        {
-            self.season.learn(held.hour, held.score);
-            self.memory.learn(&held.run);
-            self.healthy.admit(held.residual);
+        if self.quarantine.len() > QUARANTINE {
+            self.release();
         }
+    }
+
+    /// Learns from the oldest window in quarantine; returns whether there was one.
+    fn release(&mut self) -> bool {
+        let Some(held) = self.quarantine.pop_front() else { return false };
+        self.season.learn(held.hour, held.score);
+        self.memory.learn(&held.run);
+        self.healthy.admit(held.residual);
+        true
     }
 
     fn evidence(&self) -> f64 {

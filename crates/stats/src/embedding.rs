@@ -82,6 +82,19 @@ impl EmbeddingBins {
         }
     }
 
+    /// Returns the slot of a vector and those of its projections, 0 of a vector that has none.
+    pub(crate) fn project(&self, value: Option<&[f32]>) -> (usize, [u8; PROJECTIONS]) {
+        let slot = self.slot(value);
+        let mut projected = [0; PROJECTIONS];
+        if let (Some(x), FIRST_CELL..) = (value, slot) {
+            for ((slot, edges), p) in projected.iter_mut().zip(&self.projections).zip(project(x)) {
+                // Slots are at most 70.
+                *slot = edges.slot(Some(p)) as u8;
+            }
+        }
+        (slot, projected)
+    }
+
     fn cells(&self) -> usize {
         self.codebook.as_ref().map_or(0, Codebook::cells)
     }
@@ -122,15 +135,20 @@ impl EmbeddingProfile {
 
     /// Counts one vector, `None` as missing, and returns its [slot](EmbeddingBins::slot).
     pub fn observe(&mut self, value: Option<&[f32]>) -> usize {
-        let slot = self.bins.slot(value);
-        if let (Some(x), FIRST_CELL..) = (value, slot) {
-            for ((counts, edges), p) in self.projections.iter_mut().zip(&self.bins.projections).zip(project(x)) {
-                let slot = edges.slot(Some(p));
-                counts[slot] = counts[slot].saturating_add(1);
+        self.observe_projected(value).0
+    }
+
+    /// Counts one vector and returns its slot and those of its projections, 0 of a vector that has none.
+    pub(crate) fn observe_projected(&mut self, value: Option<&[f32]>) -> (usize, [u8; PROJECTIONS]) {
+        let (slot, projected) = self.bins.project(value);
+        if slot >= FIRST_CELL {
+            for (counts, &slot) in self.projections.iter_mut().zip(&projected) {
+                let count = &mut counts[usize::from(slot)];
+                *count = count.saturating_add(1);
             }
         }
         self.cells[slot] = self.cells[slot].saturating_add(1);
-        slot
+        (slot, projected)
     }
 
     /// Adds another profile.

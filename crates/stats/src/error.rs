@@ -79,6 +79,25 @@ pub enum ReferenceError {
         /// The name.
         name: String,
     },
+    /// A record codebook does not fit the bins of a signal, or holds numbers that are not finite.
+    #[error("record codebook has other slots than signal {name:?}, or numbers that are not finite")]
+    RecordSignal {
+        /// The signal.
+        name: String,
+    },
+    /// The cells of a record codebook have another number of components than its signals give.
+    #[error("record codebook has cells of {found} components, allowed are {wanted}, at most {max}")]
+    RecordDims {
+        /// The number found.
+        found: usize,
+        /// What the signals give.
+        wanted: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// There is no record to fit a reference to.
+    #[error("a reference needs records, found none")]
+    NoRecords,
     /// An embedding in a reference has the wrong number of projections.
     #[error("embedding {name:?} has edges for {found} projections, allowed are {allowed}")]
     ProjectionCount {

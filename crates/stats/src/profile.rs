@@ -158,13 +158,15 @@ pub(crate) struct Entry {
     /// Whether the bins come from the reference or from the declaration.
     pub(crate) from_reference: bool,
     pub(crate) profile: SignalProfile,
+    /// Which part of the record codebook it is, if there is one and the set counts by itself.
+    part: Option<usize>,
 }
 
 impl ProfileSet {
     /// Makes an empty set.
     #[must_use]
     pub fn new(reference: Arc<Reference>) -> Self {
-        Self { reference, entries: Vec::new(), cursor: 0, code: CodeOfRecord::Unknown }
+        Self { reference, entries: Vec::new(), cursor: 0, code: CodeOfRecord::default() }
     }
 
     pub(crate) fn with_entries(reference: Arc<Reference>, entries: Vec<Entry>) -> Self {
@@ -183,9 +185,9 @@ impl ProfileSet {
     /// ```
     pub fn observe(&mut self, visit: impl FnOnce(&mut dyn SignalVisitor)) -> Code {
         self.cursor = 0;
-        self.code = CodeOfRecord::Unknown;
+        self.code.start(&self.reference);
         visit(self);
-        self.code.get()
+        self.code.get(&self.reference)
     }
 
     /// Adds another set. Signals that only one of the two has seen are kept.
@@ -277,13 +279,13 @@ impl ProfileSet {
         entries
     }
 
-    /// Returns the profile of a signal: at the cursor if payloads keep their order.
+    /// Returns where a signal is counted: at the cursor if payloads keep their order.
     #[inline]
-    fn profile(&mut self, signal: &'static Signal) -> &mut SignalProfile {
+    fn entry(&mut self, signal: &'static Signal) -> usize {
         let expected = self.entries.get(self.cursor).is_some_and(|entry| entry.is_of(signal));
         let at = if expected { self.cursor } else { self.find(signal) };
         self.cursor = at + 1;
-        &mut self.entries[at].profile
+        at
     }
 
     #[cold]
@@ -293,6 +295,7 @@ impl ProfileSet {
         }
         if let Some(at) = self.entries.iter().position(|entry| *entry.name == *signal.name) {
             self.entries[at].signal = Some(signal);
+            self.entries[at].part = self.reference.records().and_then(|book| book.part(signal.name));
             return at;
         }
         let bins = self.reference.bins(signal).cloned();
@@ -301,6 +304,7 @@ impl ProfileSet {
             name: signal.name.into(),
             unit: signal.unit.into(),
             from_reference: bins.is_some(),
+            part: self.reference.records().and_then(|book| book.part(signal.name)),
             profile: SignalProfile::new(bins.unwrap_or_else(|| SignalBins::declared(signal.kind))),
         });
         self.entries.len() - 1
@@ -308,11 +312,13 @@ impl ProfileSet {
 
     #[cold]
     fn number_elsewhere(&mut self, signal: &'static Signal, value: Option<f64>) {
-        let slot = match self.profile(signal) {
+        let at = self.entry(signal);
+        let entry = &mut self.entries[at];
+        let slot = match &mut entry.profile {
             SignalProfile::Number(profile) => profile.observe(value),
             other => other.count_missing(),
         };
-        self.code.see(slot, false);
+        self.code.see(&self.reference, entry.part, slot);
     }
 }
 
@@ -325,26 +331,33 @@ impl SignalVisitor for ProfileSet {
             && let SignalProfile::Number(profile) = &mut entry.profile
         {
             self.cursor += 1;
-            self.code.see(profile.observe(value), false);
+            self.code.see(&self.reference, entry.part, profile.observe(value));
         } else {
             self.number_elsewhere(signal, value);
         }
     }
 
     fn category(&mut self, signal: &'static Signal, value: Option<&str>) {
-        let slot = match self.profile(signal) {
+        let at = self.entry(signal);
+        let entry = &mut self.entries[at];
+        let slot = match &mut entry.profile {
             SignalProfile::Category(profile) => profile.observe(value),
             other => other.count_missing(),
         };
-        self.code.see(slot, false);
+        self.code.see(&self.reference, entry.part, slot);
     }
 
     fn embedding(&mut self, signal: &'static Signal, value: Option<&[f32]>) {
-        let (slot, has_codebook) = match self.profile(signal) {
-            SignalProfile::Embedding(profile) => (profile.observe(value), profile.bins().codebook.is_some()),
-            other => (other.count_missing(), false),
-        };
-        self.code.see(slot, has_codebook);
+        let at = self.entry(signal);
+        let entry = &mut self.entries[at];
+        match &mut entry.profile {
+            SignalProfile::Embedding(profile) => {
+                let (slot, projected) = profile.observe_projected(value);
+                let has_codebook = profile.bins().codebook.is_some();
+                self.code.see_embedding(&self.reference, entry.part, slot, &projected, has_codebook);
+            }
+            other => self.code.see(&self.reference, entry.part, other.count_missing()),
+        }
     }
 }
 
@@ -363,7 +376,7 @@ impl PartialEq for Entry {
 
 impl Entry {
     pub(crate) fn decoded(name: &str, unit: &str, from_reference: bool, profile: SignalProfile) -> Self {
-        Self { signal: None, name: name.into(), unit: unit.into(), from_reference, profile }
+        Self { signal: None, name: name.into(), unit: unit.into(), from_reference, profile, part: None }
     }
 
     #[inline]

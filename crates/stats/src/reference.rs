@@ -10,8 +10,8 @@ use driftline_types::Code;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    CategoryProfile, Dictionary, Edges, EmbeddingBins, EmbeddingProfile, NumberProfile, ReferenceError, Signal,
-    SignalKind, SignalVisitor, UNKNOWN, edges::MISSING, wire::Writer,
+    CategoryProfile, Dictionary, Edges, EmbeddingBins, EmbeddingProfile, NumberProfile, PROJECTIONS, RecordCodebook,
+    ReferenceError, Signal, SignalKind, SignalVisitor, UNKNOWN, edges::MISSING, wire::Writer,
 };
 
 /// The id of a reference: the first 8 bytes of the BLAKE3 hash of its edges, dictionaries and
@@ -182,20 +182,33 @@ impl SignalProfile {
 pub struct Reference {
     id: ReferenceId,
     signals: BTreeMap<String, SignalBins>,
+    records: Option<RecordCodebook>,
 }
 
 impl Reference {
     /// Makes the reference without data: every signal on its declared scale.
     #[must_use]
     pub fn declared() -> Self {
-        Self { id: ReferenceId::DECLARED, signals: BTreeMap::new() }
+        Self { id: ReferenceId::DECLARED, signals: BTreeMap::new(), records: None }
     }
 
-    /// Validates a reference and derives its id. An empty one is the declared reference.
+    /// Validates a reference without a record codebook and derives its id. An empty one is the declared
+    /// reference.
     ///
     /// # Errors
     /// If an embedding has not 16 projections, or a codebook of other dimensions.
     pub fn try_new(signals: BTreeMap<String, SignalBins>) -> Result<Self, ReferenceError> {
+        Self::with_records(signals, None)
+    }
+
+    /// Validates a reference and derives its id, which covers all of it.
+    ///
+    /// # Errors
+    /// As [`try_new`](Self::try_new), or if the record codebook has other slots than the signals.
+    pub fn with_records(
+        signals: BTreeMap<String, SignalBins>,
+        records: Option<RecordCodebook>,
+    ) -> Result<Self, ReferenceError> {
         let mut description = Writer::default();
         for (name, bins) in &signals {
             if let SignalBins::Embedding(bins) = bins {
@@ -204,8 +217,13 @@ impl Reference {
             description.text(name);
             bins.describe(&mut description);
         }
-        let id = if signals.is_empty() { ReferenceId::DECLARED } else { ReferenceId::of(&description.finish()) };
-        Ok(Self { id, signals })
+        if let Some(records) = &records {
+            records.check(&signals)?;
+            records.describe(&mut description);
+        }
+        let declared = signals.is_empty() && records.is_none();
+        let id = if declared { ReferenceId::DECLARED } else { ReferenceId::of(&description.finish()) };
+        Ok(Self { id, signals, records })
     }
 
     /// Returns the id.
@@ -220,6 +238,12 @@ impl Reference {
         &self.signals
     }
 
+    /// Returns the cells over whole payloads, if there are some.
+    #[must_use]
+    pub fn records(&self) -> Option<&RecordCodebook> {
+        self.records.as_ref()
+    }
+
     /// Returns the bins of a signal if the reference has some of its kind; else it is counted on
     /// its declared scale.
     #[must_use]
@@ -227,26 +251,30 @@ impl Reference {
         self.signals.get(signal.name).filter(|bins| bins.fits(signal.kind))
     }
 
-    /// Returns the code of a payload: the slot of its first embedding that has a codebook, which is
-    /// the cell plus 2; if none has, the slot of the first signal that it visits. Slot 0 is missing.
+    /// Returns the code of a payload: its cell in the [record codebook](Self::records). Without one, the slot of
+    /// its first embedding that has a codebook, which is the cell plus 2; if none has, the slot of the
+    /// first signal that it visits. Slot 0 is missing.
     ///
     /// A [`ProfileSet`](crate::ProfileSet) returns the same code as it counts.
     #[must_use]
     pub fn code(&self, visit: impl FnOnce(&mut dyn SignalVisitor)) -> Code {
         let mut coder = Coder { reference: self, code: CodeOfRecord::default() };
+        coder.code.start(self);
         visit(&mut coder);
-        coder.code.get()
+        coder.code.get(self)
     }
 }
 
-/// `{"signals": {"level": {"number": …}, …}}`; the id is derived on reading.
+/// `{"signals": {"level": {"number": …}, …}, "records": …}`; the id is derived on reading.
 impl Serialize for Reference {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct File<'a> {
             signals: &'a BTreeMap<String, SignalBins>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            records: &'a Option<RecordCodebook>,
         }
-        File { signals: &self.signals }.serialize(serializer)
+        File { signals: &self.signals, records: &self.records }.serialize(serializer)
     }
 }
 
@@ -256,15 +284,26 @@ impl<'de> Deserialize<'de> for Reference {
         #[serde(deny_unknown_fields)]
         struct File {
             signals: BTreeMap<String, SignalBins>,
+            #[serde(default)]
+            records: Option<RecordCodebook>,
         }
-        let File { signals } = File::deserialize(deserializer)?;
-        Self::try_new(signals).map_err(serde::de::Error::custom)
+        let File { signals, records } = File::deserialize(deserializer)?;
+        Self::with_records(signals, records).map_err(serde::de::Error::custom)
     }
 }
 
 /// The code of the record being visited, as far as is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CodeOfRecord {
+    slot: Slot,
+    /// The record's numbers for the record codebook, if there is one.
+    vector: Vec<f32>,
+    novel: bool,
+}
+
+/// What stands for a record without a record codebook.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum CodeOfRecord {
+enum Slot {
     /// No signal was visited yet.
     #[default]
     Unknown,
@@ -275,20 +314,55 @@ pub(crate) enum CodeOfRecord {
 }
 
 impl CodeOfRecord {
+    /// Begins a record. A signal that it does not visit has numbers of 0.
     #[inline]
-    pub(crate) fn see(&mut self, slot: usize, has_codebook: bool) {
-        match self {
-            Self::Cell(_) => {}
-            _ if has_codebook => *self = Self::Cell(slot as Code),
-            Self::First(_) => {}
-            Self::Unknown => *self = Self::First(slot as Code),
+    pub(crate) fn start(&mut self, reference: &Reference) {
+        self.slot = Slot::Unknown;
+        if let Some(book) = &reference.records {
+            self.vector.clear();
+            self.vector.resize(book.dims(), 0.0);
+            self.novel = false;
         }
     }
 
-    pub(crate) fn get(self) -> Code {
-        match self {
-            Self::Unknown => UNKNOWN,
-            Self::First(code) | Self::Cell(code) => code,
+    /// Sees the slot of a number or category; `part` is its part of the record codebook.
+    #[inline]
+    pub(crate) fn see(&mut self, reference: &Reference, part: Option<usize>, slot: usize) {
+        if let Some(book) = &reference.records {
+            if let Some((part, range)) = part.and_then(|part| book.place(part)) {
+                self.novel |= part.write(slot, &mut self.vector[range]);
+            }
+        } else if matches!(self.slot, Slot::Unknown) {
+            self.slot = Slot::First(slot as Code);
+        }
+    }
+
+    /// Sees the slot of an embedding and those of its projections.
+    pub(crate) fn see_embedding(
+        &mut self,
+        reference: &Reference,
+        part: Option<usize>,
+        slot: usize,
+        projected: &[u8; PROJECTIONS],
+        has_codebook: bool,
+    ) {
+        if let Some(book) = &reference.records {
+            if let Some((part, range)) = part.and_then(|part| book.place(part)) {
+                self.novel |= part.write_embedding(slot, projected, &mut self.vector[range]);
+            }
+        } else if has_codebook && !matches!(self.slot, Slot::Cell(_)) {
+            self.slot = Slot::Cell(slot as Code);
+        } else if matches!(self.slot, Slot::Unknown) {
+            self.slot = Slot::First(slot as Code);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, reference: &Reference) -> Code {
+        match (&reference.records, self.slot) {
+            (Some(book), _) => book.code(&self.vector, self.novel),
+            (None, Slot::Unknown) => UNKNOWN,
+            (None, Slot::First(code) | Slot::Cell(code)) => code,
         }
     }
 }
@@ -303,28 +377,36 @@ impl Coder<'_> {
     fn bins(&self, signal: &Signal) -> SignalBins {
         self.reference.bins(signal).cloned().unwrap_or_else(|| SignalBins::declared(signal.kind))
     }
+
+    fn see(&mut self, signal: &Signal, slot: usize) {
+        self.code.see(self.reference, self.part(signal), slot);
+    }
+
+    fn part(&self, signal: &Signal) -> Option<usize> {
+        self.reference.records.as_ref().and_then(|book| book.part(signal.name))
+    }
 }
 
 impl SignalVisitor for Coder<'_> {
     fn number(&mut self, signal: &'static Signal, value: Option<f64>) {
-        if matches!(self.code, CodeOfRecord::Unknown) {
-            let slot = if let SignalBins::Number(edges) = self.bins(signal) { edges.slot(value) } else { MISSING };
-            self.code.see(slot, false);
-        }
+        let slot = if let SignalBins::Number(edges) = self.bins(signal) { edges.slot(value) } else { MISSING };
+        self.see(signal, slot);
     }
 
     fn category(&mut self, signal: &'static Signal, value: Option<&str>) {
-        if matches!(self.code, CodeOfRecord::Unknown) {
-            let slot =
-                if let SignalBins::Category(dictionary) = self.bins(signal) { dictionary.slot(value) } else { MISSING };
-            self.code.see(slot, false);
-        }
+        let slot =
+            if let SignalBins::Category(dictionary) = self.bins(signal) { dictionary.slot(value) } else { MISSING };
+        self.see(signal, slot);
     }
 
     fn embedding(&mut self, signal: &'static Signal, value: Option<&[f32]>) {
         match self.bins(signal) {
-            SignalBins::Embedding(bins) => self.code.see(bins.slot(value), bins.codebook.is_some()),
-            _ => self.code.see(MISSING, false),
+            SignalBins::Embedding(bins) => {
+                let (slot, projected) = bins.project(value);
+                let part = self.part(signal);
+                self.code.see_embedding(self.reference, part, slot, &projected, bins.codebook.is_some());
+            }
+            _ => self.see(signal, MISSING),
         }
     }
 }

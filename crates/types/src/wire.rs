@@ -41,6 +41,9 @@ pub const INGESTED: &str = "driftline-ingested";
 /// The codebook cell of the value.
 pub const CODE: &str = "driftline-code";
 
+/// On a profile: the partition of the node's input that it was made of; 0 for a source.
+pub const PARTITION: &str = "driftline-partition";
+
 /// On a dead letter: the stage that refused the record.
 pub const ERROR_STAGE: &str = "driftline-error-stage";
 /// On a dead letter: why, without any content.

@@ -11,7 +11,7 @@ use driftline_stage::{
     Payload, StageDef,
     operator::{Counts, Operator, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
 
 const NOW: i64 = 1_794_787_200_000;
@@ -24,6 +24,7 @@ fn operator(config: &str) -> Box<dyn Operator> {
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 86_400_000,
         tallies: Tallies::Off,
+        injections: Injections::default(),
     }))
 }
 

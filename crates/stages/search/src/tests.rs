@@ -6,9 +6,9 @@ use bytes::BytesMut;
 use driftline_payloads::{SearchResponse, Transcript};
 use driftline_stage::{
     Payload, StageDef,
-    operator::{Site, Tallies},
+    operator::{Bins, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
 
 use super::*;
@@ -36,6 +36,8 @@ fn respond(config: &str, texts: &[&str]) -> Vec<SearchResponse> {
         version: StageVersion::try_new("v1").unwrap(),
         window_ms: 10_000,
         tallies: Tallies::Off,
+        injections: Injections::default(),
+        bins: Bins::default(),
     };
     let open = DEF.open(&config.parse().unwrap()).unwrap();
     let message = |(offset, text): (usize, &&str)| {

@@ -24,6 +24,8 @@
 //! **Erasure.** An event of kind `erase` removes all that is kept of the user: memory, changelog (a
 //! tombstone), and, by an empty profile, what later stages know.
 //!
+//! **Injections.** `threshold_shift` is added to the threshold.
+//!
 //! **State** is one entry a user, some 250 bytes, committed with the outputs: a run that was killed
 //! goes on as if it had not been. A user of whom nothing came for twice the expiry is removed; nobody
 //! can tell, since what is older than the expiry counts for nothing.
@@ -36,7 +38,7 @@ use std::{collections::HashMap, path::Path};
 use bytes::Bytes;
 use driftline_models::profile::{Action, History, Past, Profiler, history::newest_of};
 use driftline_payloads::{Answer, Attributes, ClickEvent, ClickKind, Estimate, Interest, RecentEvent, UserProfile};
-use driftline_stage::{ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
 
 pub use config::Config;
 
@@ -52,6 +54,15 @@ const CLOCK: &[u8] = b"c";
 const USER: u8 = b'u';
 const DAY_MS: i64 = 86_400_000;
 
+static THRESHOLD_SHIFT: Parameter = Parameter {
+    name: "threshold_shift",
+    unit: "1",
+    help: "added to the probability from which an answer is known; the sum is held between 0.5 and 1",
+    min: -0.5,
+    max: 0.5,
+    neutral: 0.0,
+};
+
 /// The kind `user-profile`.
 pub struct UserProfileKind {
     profiler: Profiler,
@@ -61,6 +72,7 @@ pub struct UserProfileKind {
 impl StageKind for UserProfileKind {
     const KIND: &'static str = "user-profile";
     const PATHS: &'static [&'static str] = &["model"];
+    const PARAMETERS: &'static [&'static Parameter] = &[&THRESHOLD_SHIFT];
     type Config = Config;
     type Stage = UserProfileStage;
 
@@ -232,7 +244,7 @@ impl UserProfileStage {
             .map_err(|error| StageError::fatal("the profile's network failed").caused_by(error))?;
         for (Pending { record, history, gap_ms }, probabilities) in pending.into_iter().zip(estimates) {
             let known = record.value.kind != ClickKind::Erase;
-            let threshold = self.rules.threshold;
+            let threshold = (self.rules.threshold + out.parameter(&THRESHOLD_SHIFT, record) as f32).clamp(0.5, 1.0);
             let estimate = |probability: f32| match probability {
                 _ if !known => Estimate::default(),
                 p if p >= threshold => Estimate { answer: Answer::Yes, probability },

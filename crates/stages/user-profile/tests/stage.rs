@@ -12,7 +12,7 @@ use driftline_stage::{
     OpenStage, Payload, StageDef,
     operator::{Counts, Effects, Operator, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
 use driftline_user_profile::UserProfileKind;
 use proptest::prelude::*;
 
@@ -58,6 +58,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         version: StageVersion::try_new("test").unwrap(),
         window_ms: DAY,
         tallies: Tallies::Off,
+        injections: Injections::default(),
     }))
 }
 

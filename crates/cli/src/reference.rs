@@ -1,0 +1,109 @@
+//! `driftline reference`, and the reference of a pipeline for every command that counts or judges.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use driftline_monitor::{Baseline, Range, build};
+use driftline_pipeline::{Node, Plan};
+use driftline_runtime::Monitoring;
+use driftline_stage::operator::{Bins, InputCodes};
+use driftline_stats::{References, SignalVisitor};
+use driftline_types::config::Millis;
+
+use crate::{
+    Exit,
+    args::{BuildArgs, ReferenceArgs, ReferenceCommand},
+    exit::Failure,
+    log,
+    registry::REGISTRY,
+    run::{Watch, execute},
+};
+
+pub(crate) fn reference(args: &ReferenceArgs) -> Result<Exit, Failure> {
+    let ReferenceCommand::Build(args) = &args.command;
+    build_reference(args)
+}
+
+fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
+    let mut plan = log::load(&args.pipeline)?;
+    let Some(output) = args.output.clone().or_else(|| plan.monitor.reference.clone()) else {
+        let file = plan.file.display();
+        return Err(Failure::usage(format!(
+            "{file}: --output: is missing, allowed are a path here or as monitor.reference"
+        )));
+    };
+    // What is built does not depend on what was built before.
+    plan.monitor.reference = None;
+    let broker = log::open(&plan)?;
+    if !log::is_durable(&plan) {
+        plan.sinks.clear();
+        execute(&plan, &broker, false, Watch::Shown, None)?;
+    }
+    let range = Range { from: args.from, to: args.to };
+    let built = build(&*broker, &plan, range, &show)
+        .map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))?;
+    built.save(&output).map_err(Failure::running)?;
+    eprintln!("{}: {}", output.display(), described(&built));
+    for node in &built.nodes {
+        let cells = node.output.records().map_or(0, driftline_stats::RecordCodebook::cells);
+        eprintln!("  {} {}: {} records, {cells} cells", node.name, node.version, node.records);
+    }
+    for short in built.unarmed() {
+        eprintln!("  not watched, too few windows with records: {short}");
+    }
+    Ok(Exit::Success)
+}
+
+/// Says what a reference was made from.
+pub(crate) fn described(baseline: &Baseline) -> String {
+    let window = Millis(baseline.window_ms);
+    let ends = baseline.windows.first().zip(baseline.windows.last());
+    let span = ends.map_or_else(String::new, |(first, last)| format!(", {first} to {last}"));
+    format!("{} windows of {window}, {} records{span}", baseline.windows.len(), baseline.records)
+}
+
+fn show(node: &Node, value: &Bytes, visit: &mut dyn SignalVisitor) -> Result<(), String> {
+    let stage = REGISTRY.stage(node.kind).map(|def| def.signals);
+    let signals = stage.or_else(|| REGISTRY.source(node.kind).map(|def| def.signals));
+    signals.map_or(Ok(()), |signals| signals(value, visit).map_err(|error| error.to_string()))
+}
+
+/// Reads the reference that a pipeline names, if it names one.
+pub(crate) fn baseline(plan: &Plan) -> Result<Option<Arc<Baseline>>, Failure> {
+    let Some(path) = &plan.monitor.reference else { return Ok(None) };
+    let wrong = |problem: String| Failure::usage(format!("{}: monitor.reference: {problem}", plan.file.display()));
+    let baseline = Baseline::load(path).map_err(|error| wrong(error.to_string()))?;
+    if baseline.pipeline != plan.name {
+        return Err(wrong(format!(
+            "found a reference of the pipeline {:?}, allowed is one of {:?}",
+            baseline.pipeline, plan.name
+        )));
+    }
+    if baseline.window_ms != plan.monitor.window.0 {
+        let found = Millis(baseline.window_ms);
+        return Err(wrong(format!(
+            "found windows of {found}, monitor.window is {}, allowed are equal ones",
+            plan.monitor.window
+        )));
+    }
+    Ok(Some(Arc::new(baseline)))
+}
+
+/// Returns the references that the profiles of a pipeline may be counted on.
+pub(crate) fn references(plan: &Plan) -> Result<References, Failure> {
+    Ok(baseline(plan)?.map(|baseline| baseline.references()).unwrap_or_default())
+}
+
+/// Makes what the nodes of a run count on.
+pub(crate) fn monitoring(plan: &Plan, baseline: Option<&Baseline>) -> Monitoring {
+    let mut bins = BTreeMap::new();
+    for node in plan.sources.iter().chain(&plan.stages) {
+        if let Some(known) = baseline.and_then(|baseline| baseline.node(&node.name)).filter(|k| k.inputs == node.inputs)
+        {
+            let codes = if known.inputs.len() > 1 { InputCodes::Own } else { InputCodes::Carried };
+            let (input, output) = (Arc::clone(&known.input), Arc::clone(&known.output));
+            bins.insert(node.name.clone(), Bins { input, output, codes });
+        }
+    }
+    Monitoring { bins, companion: None }
+}
