@@ -18,7 +18,7 @@ use driftline_payloads::{ClickEvent, ClickKind, RecentEvent, UserProfile};
 use driftline_recommender::RecommenderKind;
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Operator, Site, Tallies},
+    operator::{Bins, Operator, Site, Tallies},
 };
 use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use driftline_user_profile::UserProfileKind;
@@ -45,6 +45,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         window_ms: 43_200_000,
         tallies: Tallies::Off,
         injections: Injections::default(),
+        bins: Bins::default(),
     }))
 }
 

@@ -83,7 +83,7 @@ def candidates(histories, customers, products):
         for neighbours in (50, 200):
             model = kind(K=neighbours)
             model.fit(full, show_progress=False)
-            for last in (None, 20, 5):
+            for last in (None, 20, 5, 1):
                 seen = full if last is None else matrix(histories, customers, products, last)
                 similarity = model.similarity
                 yield (

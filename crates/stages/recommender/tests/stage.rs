@@ -9,7 +9,7 @@ use driftline_payloads::{Answer, Attributes, Basis, ClickKind, Estimate, RecentE
 use driftline_recommender::RecommenderKind;
 use driftline_stage::{
     Payload, StageDef,
-    operator::{Counts, Operator, Site, Tallies},
+    operator::{Bins, Counts, Operator, Site, Tallies},
 };
 use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
@@ -25,6 +25,7 @@ fn operator(config: &str) -> Box<dyn Operator> {
         window_ms: 86_400_000,
         tallies: Tallies::Off,
         injections: Injections::default(),
+        bins: Bins::default(),
     }))
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use driftline_payloads::{Answer, ClickEvent, ClickKind, UserProfile};
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Counts, Effects, Operator, Site, Tallies},
+    operator::{Bins, Counts, Effects, Operator, Site, Tallies},
 };
 use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
 use driftline_user_profile::UserProfileKind;
@@ -59,6 +59,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         window_ms: DAY,
         tallies: Tallies::Off,
         injections: Injections::default(),
+        bins: Bins::default(),
     }))
 }
 
