@@ -9,6 +9,7 @@ mod exit;
 mod log;
 mod logging;
 mod models;
+mod parameters;
 mod profiles;
 mod progress;
 mod reference;
@@ -77,6 +78,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Profiles(args) => profiles::profiles(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
+        Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
         Command::Topics(args) => topics::topics(&args),

@@ -23,6 +23,8 @@ pub fn kinds(registry: &Registry) -> Kinds {
         output: Some(SchemaSpec::Exactly(def.output)),
         paths: def.paths,
         check: def.check,
+        parameters: def.parameters,
+        start: def.start,
     });
     let stages = registry.stages.iter().map(|def| KindSpec {
         name: def.kind,
@@ -30,6 +32,8 @@ pub fn kinds(registry: &Registry) -> Kinds {
         output: Some(SchemaSpec::Exactly(def.output)),
         paths: def.paths,
         check: def.check,
+        parameters: def.parameters,
+        start: |_| None,
     });
     let sinks = registry.sinks.iter().map(|def| KindSpec {
         name: def.kind,
@@ -40,6 +44,8 @@ pub fn kinds(registry: &Registry) -> Kinds {
         output: None,
         paths: def.paths,
         check: def.check,
+        parameters: &[],
+        start: |_| None,
     });
     Kinds {
         sources: sources.collect(),

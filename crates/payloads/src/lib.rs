@@ -10,6 +10,7 @@ mod inspection;
 mod json;
 mod search;
 mod segment;
+mod spectrum;
 mod transcript;
 pub mod wav;
 
