@@ -3,6 +3,8 @@
 //! | kind | what | type |
 //! |---|---|---|
 //! | source `audio-files` | recordings, sent as microphones would send them | [`AudioFiles`] |
+//! | source `image-files` | photographs, sent as cameras would send them | [`ImageFiles`] |
+//! | source `camera` | phone screens under a lamp, generated | [`Camera`] |
 //! | source `jsonl` | a JSON object a line, from a file or standard input | [`JsonLinesSource`] |
 //! | sink `jsonl` | a JSON object a line, into a file or to standard output | [`JsonLinesSink`] |
 //! | sink `stdout` | the same to standard output | [`StdoutSink`] |
@@ -12,7 +14,11 @@
 //! the records of one that was not; a file that is written holds each record once.
 
 pub mod audio;
+pub mod camera;
+pub mod images;
 pub mod jsonl;
 
 pub use audio::AudioFiles;
+pub use camera::Camera;
+pub use images::ImageFiles;
 pub use jsonl::{JsonLinesSink, JsonLinesSource, StdoutSink};

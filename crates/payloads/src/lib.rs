@@ -1,10 +1,12 @@
-//! The payloads that ship: audio, speech segments, transcripts, search responses, and any JSON.
+//! The payloads that ship: audio, speech segments, transcripts, search responses, images, inspections, and any JSON.
 //!
 //! Each module holds one payload: its fields, its encoding and the signals that describe it. Audio
 //! travels as WAV, playable by anything, with its own fields in one extra chunk (see [`wav`]);
-//! structured values are JSON.
+//! images as JPEG or PNG, likewise (see [`image`]); structured values are JSON.
 
 mod audio;
+pub mod image;
+mod inspection;
 mod json;
 mod search;
 mod segment;
@@ -12,6 +14,8 @@ mod transcript;
 pub mod wav;
 
 pub use audio::AudioChunk;
+pub use image::Image;
+pub use inspection::{Decision, Inspection, heat_map};
 pub use json::JsonValue;
 pub use search::{Hit, SearchResponse};
 pub use segment::SpeechSegment;

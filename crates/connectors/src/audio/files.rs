@@ -1,4 +1,4 @@
-//! Which files a path names, and what their sessions are called.
+//! Which files a path names, and what the sessions of recordings are called.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -6,12 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::decode::SUFFIXES;
-
 /// Folders within folders beyond this depth are not entered.
 const MAX_DEPTH: usize = 64;
 
-/// Where recordings are looked for.
+/// Where files are looked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     /// One file.
@@ -30,7 +28,7 @@ pub(crate) enum Place {
 /// What was found at a place.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// The recordings, by their path below the place, in order.
+    /// Those with a suffix that was asked for, by their path below the place, in order.
     pub files: BTreeMap<String, PathBuf>,
     /// How many other files there are.
     pub others: usize,
@@ -58,24 +56,24 @@ impl Place {
         }
     }
 
-    /// Lists the recordings, recognised by their suffix. Hidden files are left out. A file named
+    /// Lists the files with one of these suffixes, in lower case. Hidden files are left out. A file named
     /// outright, or by a pattern without a suffix of its own, is held to the same suffixes.
     ///
     /// # Errors
     /// If a folder cannot be read.
-    pub(crate) fn list(&self) -> io::Result<Listing> {
+    pub(crate) fn list(&self, suffixes: &[&str]) -> io::Result<Listing> {
         let mut listing = Listing::default();
         match self {
-            Self::File(file) => listing.add(file.parent().unwrap_or(Path::new("")), file),
+            Self::File(file) => listing.add(file.parent().unwrap_or(Path::new("")), file, suffixes),
             Self::Folder(folder) => {
                 let mut seen = BTreeSet::new();
-                walk(folder, folder, MAX_DEPTH, &mut seen, &mut listing)?;
+                walk(folder, folder, MAX_DEPTH, suffixes, &mut seen, &mut listing)?;
             }
             Self::Pattern { pattern, root } => {
                 // The pattern was parsed before; what cannot be read matches nothing.
                 for path in glob::glob(pattern).into_iter().flatten().flatten() {
                     if path.is_file() {
-                        listing.add(root, &path);
+                        listing.add(root, &path, suffixes);
                     }
                 }
             }
@@ -85,13 +83,13 @@ impl Place {
 }
 
 impl Listing {
-    fn add(&mut self, root: &Path, path: &Path) {
+    fn add(&mut self, root: &Path, path: &Path, suffixes: &[&str]) {
         let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if hidden {
             return;
         }
-        if suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix.as_str())) {
+        if suffix.is_some_and(|suffix| suffixes.contains(&suffix.as_str())) {
             let below = path.strip_prefix(root).unwrap_or(path);
             let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
             self.files.insert(parts.join("/"), path.to_owned());
@@ -106,6 +104,7 @@ fn walk(
     root: &Path,
     folder: &Path,
     depth: usize,
+    suffixes: &[&str],
     seen: &mut BTreeSet<PathBuf>,
     listing: &mut Listing,
 ) -> io::Result<()> {
@@ -117,9 +116,9 @@ fn walk(
     entries.sort();
     for path in entries {
         if path.is_dir() {
-            walk(root, &path, depth - 1, seen, listing)?;
+            walk(root, &path, depth - 1, suffixes, seen, listing)?;
         } else {
-            listing.add(root, &path);
+            listing.add(root, &path, suffixes);
         }
     }
     Ok(())
@@ -154,6 +153,7 @@ fn stem(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audio::decode::SUFFIXES;
 
     fn folder(files: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     fn list(path: &str) -> Listing {
-        Place::of(path).unwrap().list().unwrap()
+        Place::of(path).unwrap().list(&SUFFIXES).unwrap()
     }
 
     #[test]

@@ -43,7 +43,7 @@
 //! with other suffixes are left alone and counted in one warning.
 
 mod decode;
-mod files;
+pub(crate) mod files;
 mod recording;
 mod refused;
 mod resample;
@@ -496,7 +496,7 @@ impl AudioFiles {
 
     /// Looks for files and returns how many are no recordings, and one of them.
     fn scan(&mut self, scan: Scan) -> Result<(usize, Option<PathBuf>), StageError> {
-        let listing = self.place.list().map_err(|error| {
+        let listing = self.place.list(&decode::SUFFIXES).map_err(|error| {
             StageError::transient(format!("path: {:?} cannot be listed", self.config.path)).caused_by(error)
         })?;
         let mut sessions = files::sessions(&listing.files, &self.known);

@@ -1,0 +1,384 @@
+//! The source `image-files`: photographs from a folder, as a camera would send them.
+//!
+//! ```toml
+//! [sources.camera]
+//! kind = "image-files"
+//! path = "samples/tiles"           # a folder with all below it, a file, or a glob
+//! camera = "line-1"                # the camera of all; without it, the folder that a file lies in
+//! every = "500ms"                  # time between two pictures of a camera
+//! start = "2000-01-01T00:00:00Z"   # event time of the first pictures
+//! pace = "fast"                    # or "realtime"
+//! numbered = false                 # whether numbers in the names count pictures: gaps are lost ones
+//! max_file_bytes = "16 MiB"        # largest file
+//! ```
+//!
+//! # Order and time
+//!
+//! A camera's files are sent in the order of their paths, one a tick of `every`; cameras take turns. The event time is `start + tick · every`: it depends on
+//! the files and the config alone and not on clocks or the times of files, which a copy changes. A file that appears later, with `--follow`, is sent with
+//! the next tick.
+//!
+//! # Progress
+//!
+//! Kept as state: each file that was sent or refused, with its camera's count of pictures. A path is never read again.
+//!
+//! # What cannot be used
+//!
+//! A file that is no picture, is damaged, or unfolds to more pixels than are allowed goes to the dead letters byte for byte, with the path, what was found and
+//! what is allowed; of one larger than `max_file_bytes` the first 64 KiB. The camera's next picture counts it as missing. Files with other suffixes than
+//! `jpg`, `jpeg` and `png` are left alone and counted in one warning; hidden ones without.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use driftline_payloads::{
+    Image,
+    image::{MAX_BYTES, Shot},
+};
+use driftline_stage::{
+    ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+    config::{ByteSize, Millis},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::audio::{
+    Pace,
+    files::{Listing, Place},
+};
+
+const SUFFIXES: [&str; 3] = ["jpg", "jpeg", "png"];
+/// Pictures of one read, about: their pixels are in memory until they are written.
+const BATCH: usize = 16;
+/// How much is kept of a file that is too large.
+const HEAD: u64 = 64 << 10;
+/// How often new files are looked for.
+const RESCAN: Duration = Duration::from_secs(1);
+/// State entry of the next tick; those of files and cameras begin with these.
+const TICK: &[u8] = b"tick";
+const FILE: &str = "file/";
+const CAMERA: &str = "camera/";
+
+/// The config table of the source `image-files`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageFilesConfig {
+    /// A folder (with all folders in it), a file, or a glob.
+    pub path: String,
+    /// The camera of all files; `None` takes the folder that a file lies in.
+    #[serde(default)]
+    pub camera: Option<String>,
+    /// Time between two pictures of a camera.
+    #[serde(default = "default_every")]
+    pub every: Millis,
+    /// Event time of the first pictures, RFC 3339.
+    #[serde(default = "default_start")]
+    pub start: String,
+    /// Whether time passes as it does.
+    #[serde(default)]
+    pub pace: Pace,
+    /// Whether the last number in a file's name counts the pictures of its camera.
+    #[serde(default)]
+    pub numbered: bool,
+    /// Largest file, at most 16 MiB.
+    #[serde(default = "default_max_file_bytes")]
+    pub max_file_bytes: ByteSize,
+}
+
+fn default_every() -> Millis {
+    Millis(500)
+}
+fn default_start() -> String {
+    "2000-01-01T00:00:00Z".to_owned()
+}
+fn default_max_file_bytes() -> ByteSize {
+    ByteSize(MAX_BYTES as u64)
+}
+
+/// What is known of a camera.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    /// The number of the next picture.
+    next: u64,
+    /// Pictures lost since the last one that was sent.
+    missing: u32,
+}
+
+/// The source `image-files`.
+pub struct ImageFiles {
+    config: ImageFilesConfig,
+    start: Timestamp,
+    place: Place,
+    follow: bool,
+    tick: u64,
+    /// Files that were sent or refused.
+    done: HashSet<String>,
+    cameras: BTreeMap<String, Progress>,
+    waiting: BTreeMap<String, VecDeque<(String, PathBuf)>>,
+    /// The cameras that have not had their turn in this tick.
+    turn: VecDeque<String>,
+    clock: Instant,
+    anchor: Option<(Duration, u64)>,
+    scanned: Duration,
+    /// Size and time of files that may still be being written.
+    settling: HashMap<String, (u64, Option<SystemTime>)>,
+}
+
+impl SourceKind for ImageFiles {
+    const KIND: &'static str = "image-files";
+    const PATHS: &'static [&'static str] = &["path"];
+    type Config = ImageFilesConfig;
+
+    fn check(config: &ImageFilesConfig) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let mut expect = |right: bool, key: &str, found: String, allowed: &str| {
+            if !right {
+                let message = format!("allowed is {allowed}");
+                problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
+            }
+        };
+        expect(!config.path.is_empty(), "path", "\"\"".to_owned(), "a folder, a file or a glob");
+        expect(config.camera.as_deref() != Some(""), "camera", "\"\"".to_owned(), "a name");
+        expect(config.every.0 > 0, "every", config.every.to_string(), "at least 1ms");
+        let time = "a time such as \"2000-01-01T00:00:00Z\"";
+        expect(Timestamp::parse(&config.start).is_some(), "start", format!("{:?}", config.start), time);
+        let ByteSize(most) = config.max_file_bytes;
+        expect((1..=MAX_BYTES as u64).contains(&most), "max_file_bytes", most.to_string(), "1 byte to 16 MiB");
+        problems
+    }
+
+    fn open(config: ImageFilesConfig, follow: bool) -> Result<Self, StageError> {
+        let start = Timestamp::parse(&config.start).ok_or_else(|| {
+            StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
+        })?;
+        let place = Place::of(&config.path).map_err(|error| {
+            let message = format!("path: found {:?}, allowed is a folder, a file or a glob", config.path);
+            StageError::fatal(message).caused_by(error)
+        })?;
+        let mut source = Self {
+            config,
+            start,
+            place,
+            follow,
+            tick: 0,
+            done: HashSet::new(),
+            cameras: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            turn: VecDeque::new(),
+            clock: Instant::now(),
+            anchor: None,
+            scanned: Duration::ZERO,
+            settling: HashMap::new(),
+        };
+        let listing = source.list()?;
+        let path = &source.config.path;
+        if let Some(example) = &listing.other {
+            let (count, example) = (listing.others, example.display());
+            tracing::warn!(%path, count, %example, "left alone files that have no suffix of a picture");
+        }
+        if listing.files.is_empty() && !follow {
+            let allowed = SUFFIXES.join(", ");
+            return Err(StageError::fatal(format!(
+                "path: found no picture in {path:?}, allowed are files with the suffixes {allowed}"
+            )));
+        }
+        source.enqueue(listing.files);
+        Ok(source)
+    }
+}
+
+impl Source for ImageFiles {
+    type Output = Image;
+
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        for (key, value) in entries {
+            let damaged = || StageError::fatal(format!("state entry {:?} is damaged", String::from_utf8_lossy(&key)));
+            let name = std::str::from_utf8(&key).map_err(|_| damaged())?;
+            if key == TICK {
+                self.tick = serde_json::from_slice(&value).map_err(|_| damaged())?;
+            } else if let Some(path) = name.strip_prefix(FILE) {
+                self.done.insert(path.to_owned());
+            } else if let Some(camera) = name.strip_prefix(CAMERA) {
+                let progress = serde_json::from_slice(&value).map_err(|_| damaged())?;
+                self.cameras.insert(camera.to_owned(), progress);
+            } else {
+                return Err(damaged());
+            }
+        }
+        for files in self.waiting.values_mut() {
+            files.retain(|(path, _)| !self.done.contains(path));
+        }
+        self.waiting.retain(|_, files| !files.is_empty());
+        Ok(())
+    }
+
+    fn read(&mut self, out: &mut SourceBatch<Image>) -> Result<SourceStatus, StageError> {
+        self.read_at(self.clock.elapsed(), out)
+    }
+}
+
+impl ImageFiles {
+    /// Reads whole ticks at a time since the source was opened.
+    fn read_at(&mut self, now: Duration, out: &mut SourceBatch<Image>) -> Result<SourceStatus, StageError> {
+        let first = self.tick;
+        let status = loop {
+            if self.follow && self.waiting.is_empty() && now >= self.scanned + RESCAN {
+                self.scanned = now;
+                let files = self.settled()?;
+                self.enqueue(files);
+            }
+            if self.waiting.is_empty() {
+                self.anchor = None;
+                break if self.follow { SourceStatus::Wait(RESCAN) } else { SourceStatus::End };
+            }
+            if let Some(wait) = self.wait(now) {
+                break SourceStatus::Wait(if self.follow { wait.min(RESCAN) } else { wait });
+            }
+            if out.len() + out.rejected().len() >= BATCH {
+                break SourceStatus::More;
+            }
+            self.tick(out)?;
+        };
+        if self.tick != first {
+            out.put_state(TICK, self.tick.to_string());
+        }
+        Ok(status)
+    }
+
+    /// Sends the next picture of every camera.
+    fn tick(&mut self, out: &mut SourceBatch<Image>) -> Result<(), StageError> {
+        self.turn.extend(self.waiting.keys().cloned());
+        while let Some(camera) = self.turn.pop_front() {
+            if let Some((path, file)) = self.waiting.get_mut(&camera).and_then(VecDeque::pop_front) {
+                self.send(&camera, &path, &file, out)?;
+                out.put_state(format!("{FILE}{path}"), Bytes::new());
+                self.done.insert(path);
+            }
+        }
+        self.waiting.retain(|_, files| !files.is_empty());
+        self.tick += 1;
+        Ok(())
+    }
+
+    /// Sends a file, or refuses it.
+    fn send(&mut self, camera: &str, path: &str, file: &Path, out: &mut SourceBatch<Image>) -> Result<(), StageError> {
+        let progress = self.cameras.entry(camera.to_owned()).or_default();
+        let mut frame = progress.next;
+        if let Some(number) = self.config.numbered.then(|| number(path)).flatten() {
+            // The first number begins the count; one that is lower than expected is taken as it comes.
+            if number > progress.next && progress.next > 0 {
+                let gap = number - progress.next;
+                progress.missing = progress.missing.saturating_add(u32::try_from(gap).unwrap_or(u32::MAX));
+            }
+            frame = number;
+        }
+        progress.next = frame + 1;
+        let shot = Shot {
+            camera: camera.to_owned(),
+            frame: Some(frame),
+            name: Some(path.to_owned()),
+            missing: progress.missing,
+        };
+        match load(file, self.config.max_file_bytes.0, shot) {
+            Ok(image) => {
+                progress.missing = 0;
+                let millis = self.tick.saturating_mul(self.config.every.0);
+                let time = self.start.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
+                out.emit(Key::new(camera.to_owned()), time, image);
+            }
+            Err((bytes, reason)) => {
+                progress.missing = progress.missing.saturating_add(1);
+                tracing::warn!(file = %file.display(), %reason, "refused a picture");
+                out.reject(Key::new(path.to_owned()), bytes, format!("{path}: {reason}"));
+            }
+        }
+        let value = serde_json::to_vec(progress)
+            .map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
+        out.put_state(format!("{CAMERA}{camera}"), value);
+        Ok(())
+    }
+
+    /// Returns how long the pictures of the next tick are still away.
+    fn wait(&mut self, now: Duration) -> Option<Duration> {
+        if self.config.pace == Pace::Fast {
+            return None;
+        }
+        let (time, tick) = *self.anchor.get_or_insert((now, self.tick));
+        let ticks = u32::try_from(self.tick - tick).unwrap_or(u32::MAX);
+        (time + self.config.every.duration() * ticks).checked_sub(now).filter(|wait| !wait.is_zero())
+    }
+
+    fn list(&self) -> Result<Listing, StageError> {
+        self.place.list(&SUFFIXES).map_err(|error| {
+            StageError::transient(format!("path: {:?} cannot be listed", self.config.path)).caused_by(error)
+        })
+    }
+
+    /// Lists the new files that did not change since the scan before: one may still be being written.
+    fn settled(&mut self) -> Result<BTreeMap<String, PathBuf>, StageError> {
+        let mut settled = BTreeMap::new();
+        for (path, file) in self.list()?.files {
+            if self.done.contains(&path) {
+                continue;
+            }
+            let Ok(metadata) = fs::metadata(&file) else { continue };
+            let seen = (metadata.len(), metadata.modified().ok());
+            if self.settling.insert(path.clone(), seen) == Some(seen) {
+                self.settling.remove(&path);
+                settled.insert(path, file);
+            }
+        }
+        Ok(settled)
+    }
+
+    fn enqueue(&mut self, files: BTreeMap<String, PathBuf>) {
+        for (path, file) in files {
+            let camera = match &self.config.camera {
+                Some(camera) => camera.clone(),
+                None => match path.rsplit_once('/') {
+                    Some((folder, _)) => folder.to_owned(),
+                    None => "camera".to_owned(),
+                },
+            };
+            self.waiting.entry(camera).or_default().push_back((path, file));
+        }
+    }
+}
+
+/// Reads a picture and decodes it, so that a broken one never leaves the source. `Err` holds what goes to the dead letters, and why.
+fn load(file: &Path, most: u64, shot: Shot) -> Result<Image, (Bytes, String)> {
+    let unreadable = |error: std::io::Error| (Bytes::new(), format!("file: cannot be read: {error}"));
+    let open = File::open(file).map_err(unreadable)?;
+    let length = open.metadata().map_err(unreadable)?.len();
+    let mut bytes = Vec::new();
+    open.take(if length > most { HEAD } else { most }).read_to_end(&mut bytes).map_err(unreadable)?;
+    let bytes = Bytes::from(bytes);
+    if length > most {
+        let kept = bytes.len();
+        let reason =
+            format!("file: found {length} bytes, allowed at most {most} (max_file_bytes); kept are the first {kept}");
+        return Err((bytes, reason));
+    }
+    let image = Image::try_new(shot, bytes.clone()).map_err(|error| (bytes.clone(), error.to_string()))?;
+    match image.pixels() {
+        Ok(_) => Ok(image),
+        Err(error) => Err((bytes, error.to_string())),
+    }
+}
+
+/// Returns the last number in a file's stem.
+fn number(path: &str) -> Option<u64> {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    let digits = stem.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let start = digits.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+    digits[start..].parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Folders of pictures, whole and broken.
+
+use std::io::Write;
+
+use driftline_payloads::image::Format;
+use tempfile::TempDir;
+
+use super::*;
+
+fn picture(shade: u8) -> Bytes {
+    let rgb = vec![shade; 3 * 32 * 32];
+    Image::from_rgb(Shot::default(), Format::Png, 90, (32, 32), &rgb).unwrap().file().clone()
+}
+
+fn folder(files: &[(&str, Bytes)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        File::create(path).unwrap().write_all(bytes).unwrap();
+    }
+    folder
+}
+
+fn open(folder: &TempDir, more: &str, follow: bool) -> ImageFiles {
+    let config = format!("path = {:?}\n{more}", folder.path().to_str().unwrap());
+    ImageFiles::open(toml::from_str(&config).unwrap(), follow).unwrap()
+}
+
+type Line = (String, Option<u64>, u32, i64);
+
+fn line((key, time, image): &(Key, Timestamp, Image)) -> Line {
+    assert_eq!(key.as_bytes(), image.shot.camera.as_bytes());
+    (image.shot.name.clone().unwrap(), image.shot.frame, image.shot.missing, time.as_millis() - 946_684_800_000)
+}
+
+/// Reads to the end, and returns also the state as it was committed last.
+fn read_all(source: &mut ImageFiles) -> (Vec<Line>, Vec<String>) {
+    let (mut lines, mut reasons) = (Vec::new(), Vec::new());
+    loop {
+        let mut batch = SourceBatch::new();
+        let status = source.read(&mut batch).unwrap();
+        lines.extend(batch.records().iter().map(line));
+        reasons.extend(batch.rejected().iter().map(|rejected| rejected.reason.clone()));
+        if status == SourceStatus::End {
+            return (lines, reasons);
+        }
+    }
+}
+
+#[test]
+fn cameras_take_turns_and_time_is_that_of_the_config() {
+    let folder = folder(&[
+        ("left/a.png", picture(1)),
+        ("left/b.PNG", picture(2)),
+        ("right/c.png", picture(3)),
+        ("notes.txt", Bytes::from_static(b"x")),
+    ]);
+    let (lines, reasons) = read_all(&mut open(&folder, "every = \"250ms\"", false));
+    let expected = [("left/a.png", 0, 0, 0), ("right/c.png", 0, 0, 0), ("left/b.PNG", 1, 0, 250)];
+    let expected: Vec<Line> =
+        expected.map(|(name, frame, missing, at)| (name.to_owned(), Some(frame), missing, at)).into();
+    assert_eq!((lines, reasons), (expected, vec![]));
+    let (lines, _) = read_all(&mut open(&folder, "camera = \"one\"", false));
+    assert_eq!(
+        lines.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(),
+        ["left/a.png", "left/b.PNG", "right/c.png"]
+    );
+}
+
+#[test]
+fn what_is_broken_is_a_dead_letter_and_counts_as_missing() {
+    let whole = picture(1);
+    let folder = folder(&[
+        ("1.png", whole.clone()),
+        ("2.png", whole.slice(..whole.len() / 2)),
+        ("3.jpg", Bytes::from_static(b"no picture")),
+        ("4.png", whole.clone()),
+        ("5.png", vec![0; 2_000].into()),
+    ]);
+    let (lines, reasons) = read_all(&mut open(&folder, "max_file_bytes = 1500", false));
+    assert_eq!(
+        lines.iter().map(|(name, _, missing, _)| (name.as_str(), *missing)).collect::<Vec<_>>(),
+        [("1.png", 0), ("4.png", 2)]
+    );
+    assert_eq!(reasons.len(), 3);
+    assert!(reasons[0].starts_with("2.png: png: found a file that cannot be decoded"), "{}", reasons[0]);
+    assert_eq!(reasons[1], "3.jpg: byte 0: found 10 bytes that begin as neither does, allowed a JPEG or PNG file");
+    assert_eq!(
+        reasons[2],
+        "5.png: file: found 2000 bytes, allowed at most 1500 (max_file_bytes); kept are the first 2000"
+    );
+}
+
+#[test]
+fn gaps_between_numbers_are_lost_pictures_if_the_config_says_so() {
+    let folder = folder(&[("a_07.png", picture(1)), ("a_08.png", picture(2)), ("a_11.png", picture(3))]);
+    let (lines, _) = read_all(&mut open(&folder, "numbered = true", false));
+    let counts: Vec<_> = lines.iter().map(|(_, frame, missing, _)| (frame.unwrap(), *missing)).collect();
+    assert_eq!(counts, [(7, 0), (8, 0), (11, 2)]);
+    assert_eq!((number("x/exp1_num_12.jpg"), number("a12b.png"), number("a.png")), (Some(12), Some(12), None));
+}
+
+#[test]
+fn a_resumed_run_reads_no_file_twice_and_leaves_none_out() {
+    let files: Vec<(String, Bytes)> = (0..40).map(|i| (format!("{}/{i:02}.png", i % 3), picture(i))).collect();
+    let files: Vec<(&str, Bytes)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let folder = folder(&files);
+    let (whole, _) = read_all(&mut open(&folder, "", false));
+    assert_eq!(whole.len(), 40);
+    let mut first = open(&folder, "", false);
+    let mut batch = SourceBatch::new();
+    assert_eq!(first.read(&mut batch).unwrap(), SourceStatus::More);
+    let mut state: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+    state.extend(batch.state().iter().map(|change| (change.key.clone(), change.value.clone().unwrap())));
+    let mut lines: Vec<Line> = batch.records().iter().map(line).collect();
+    let mut second = open(&folder, "", false);
+    second.restore(state.into_iter().collect()).unwrap();
+    lines.extend(read_all(&mut second).0);
+    assert_eq!(lines, whole);
+}
+
+#[test]
+fn new_files_are_waited_for_until_they_are_whole() {
+    let folder = folder(&[("a.png", picture(1))]);
+    let mut source = open(&folder, "", true);
+    let mut batch = SourceBatch::new();
+    assert_eq!(source.read_at(Duration::ZERO, &mut batch).unwrap(), SourceStatus::Wait(RESCAN));
+    assert_eq!(batch.len(), 1);
+    fs::write(folder.path().join("b.png"), picture(2)).unwrap();
+    for (second, expected) in [(1, 1), (2, 2), (3, 2)] {
+        source.read_at(Duration::from_secs(second), &mut batch).unwrap();
+        assert_eq!(batch.len(), expected, "after {second} s");
+    }
+}

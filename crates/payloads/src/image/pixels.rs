@@ -1,0 +1,240 @@
+//! From a file to pixels, with limits, and what is measured on them.
+
+use std::io::Cursor;
+
+use driftline_stage::CodecError;
+use image::{
+    ColorType, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, Limits,
+    codecs::{jpeg, png},
+};
+
+use super::{Format, MAX_PIXELS};
+
+/// Most pixels that are kept of a picture; of a larger one every four become one until it fits.
+const KEPT: usize = 1 << 20;
+/// Bytes that a decoder may take besides the picture: tables, text and colour profiles.
+const MAX_OVERHEAD: u64 = 16 << 20;
+
+/// A picture's brightness, and what was measured on the whole of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pixels {
+    width: usize,
+    height: usize,
+    luma: Vec<u8>,
+    measures: Measures,
+}
+
+/// What describes a picture as a whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measures {
+    /// Mean brightness, 0 to 255.
+    pub brightness: f64,
+    /// Standard deviation of the brightness.
+    pub contrast: f64,
+    /// Mean difference of a pixel from the mean of its four neighbours, against the mean brightness; `None` for a black picture or one without an inside.
+    pub sharpness: Option<f64>,
+    /// Share of the pixels that are as bright as can be, 0 to 1.
+    pub clipped: f64,
+    /// Brightness of the right half less that of the left, against the mean, -2 to 2; `None` for a black picture.
+    pub light_across: Option<f64>,
+    /// Brightness of the lower half less that of the upper, against the mean, -2 to 2; `None` for a black picture.
+    pub light_down: Option<f64>,
+    /// Logarithm of red against blue; `None` for a picture without colour.
+    pub warmth: Option<f64>,
+    /// Pixels of the file.
+    pub pixels: u64,
+}
+
+impl Pixels {
+    /// Takes red, green and blue, row by row.
+    pub(super) fn of_rgb(width: u32, height: u32, rgb: &[u8]) -> Self {
+        let (mut red, mut blue) = (0u64, 0u64);
+        let luma: Vec<u8> = rgb
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|&[r, g, b]| {
+                red += u64::from(r);
+                blue += u64::from(b);
+                // ITU-R BT.601, as JPEG has it.
+                ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b) + 128) >> 8) as u8
+            })
+            .collect();
+        let warmth = (red > 0 && blue > 0).then(|| (red as f64 / blue as f64).ln());
+        Self::of_luma(width, height, luma, warmth)
+    }
+
+    fn of_luma(width: u32, height: u32, luma: Vec<u8>, warmth: Option<f64>) -> Self {
+        let (width, height) = (width as usize, height as usize);
+        let measures = Measures { warmth, ..measure(width, height, &luma) };
+        let mut pixels = Self { width, height, luma, measures };
+        while pixels.luma.len() > KEPT && pixels.width > 1 && pixels.height > 1 {
+            pixels.halve();
+        }
+        pixels
+    }
+
+    fn halve(&mut self) {
+        let (width, height) = (self.width / 2, self.height / 2);
+        let mut luma = Vec::with_capacity(width * height);
+        for y in 0..height {
+            let above = &self.luma[2 * y * self.width..][..2 * width];
+            let below = &self.luma[(2 * y + 1) * self.width..][..2 * width];
+            for (a, b) in above.as_chunks::<2>().0.iter().zip(below.as_chunks::<2>().0) {
+                let sum = u16::from(a[0]) + u16::from(a[1]) + u16::from(b[0]) + u16::from(b[1]);
+                luma.push(((sum + 2) / 4) as u8);
+            }
+        }
+        (self.width, self.height, self.luma) = (width, height, luma);
+    }
+
+    /// Returns the pixels of a kept row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the number of kept rows.
+    #[must_use]
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Returns the brightness of the kept pixels, row by row.
+    #[must_use]
+    pub fn luma(&self) -> &[u8] {
+        &self.luma
+    }
+
+    /// Returns what was measured.
+    #[must_use]
+    pub fn measures(&self) -> &Measures {
+        &self.measures
+    }
+}
+
+fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
+    let count = luma.len().max(1) as f64;
+    let (mut sum, mut squares, mut clipped, mut right, mut lower) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    // The middle column and row of odd sides count on neither side.
+    let (half_width, half_height) = (width / 2, height / 2);
+    for (y, row) in luma.chunks_exact(width.max(1)).enumerate() {
+        let part = |row: &[u8]| row.iter().map(|&p| u64::from(p)).sum::<u64>();
+        let row_sum = part(row);
+        sum += row_sum;
+        squares += row.iter().map(|&p| u64::from(p) * u64::from(p)).sum::<u64>();
+        clipped += row.iter().filter(|&&p| p == u8::MAX).count() as u64;
+        right += part(&row[width - half_width..]);
+        if y >= height - half_height {
+            lower += row_sum;
+        }
+    }
+    let brightness = sum as f64 / count;
+    let variance = (squares as f64 / count - brightness * brightness).max(0.0);
+    let mut roughness = 0u64;
+    for y in 1..height.saturating_sub(1) {
+        let row = |y: usize| &luma[y * width..][..width];
+        let (above, here, below) = (row(y - 1), row(y), row(y + 1));
+        for x in 1..width.saturating_sub(1) {
+            let around = i32::from(above[x]) + i32::from(below[x]) + i32::from(here[x - 1]) + i32::from(here[x + 1]);
+            roughness += u64::from((4 * i32::from(here[x]) - around).unsigned_abs());
+        }
+    }
+    let inside = (width.saturating_sub(2) * height.saturating_sub(2)) as f64;
+    let lit = sum > 0;
+    // Means of the halves; both have as many pixels.
+    let slope = |part: u64, size: usize| {
+        let rest = sum.saturating_sub(part);
+        (lit && size > 0).then(|| (part as f64 - rest as f64) / (size as f64 * brightness))
+    };
+    Measures {
+        brightness,
+        contrast: variance.sqrt(),
+        sharpness: (lit && inside > 0.0).then(|| roughness as f64 / (4.0 * inside * brightness)),
+        clipped: clipped as f64 / count,
+        light_across: slope(right, half_width * height),
+        light_down: slope(lower, half_height * width),
+        warmth: None,
+        pixels: luma.len() as u64,
+    }
+}
+
+/// Decodes a file.
+///
+/// # Errors
+/// If it is damaged, empty, or more than [`MAX_PIXELS`]; the size is checked before anything of that size is allocated.
+pub(super) fn decode(format: Format, file: &[u8]) -> Result<Pixels, CodecError> {
+    let refused = |error: ImageError| damaged(format, &error);
+    match format {
+        Format::Jpeg => read(format, jpeg::JpegDecoder::new(Cursor::new(file)).map_err(refused)?),
+        Format::Png => {
+            let mut limits = Limits::default();
+            limits.max_alloc = Some(MAX_PIXELS * 8 + MAX_OVERHEAD);
+            read(format, png::PngDecoder::with_limits(Cursor::new(file), limits).map_err(refused)?)
+        }
+    }
+}
+
+fn read(format: Format, mut decoder: impl ImageDecoder) -> Result<Pixels, CodecError> {
+    let (width, height) = decoder.dimensions();
+    let count = u64::from(width) * u64::from(height);
+    if count == 0 || count > MAX_PIXELS {
+        let allowed = format!("1 to {MAX_PIXELS} pixels");
+        return Err(CodecError::new("size", format!("{width} by {height}"), allowed));
+    }
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(decoder.total_bytes() + MAX_OVERHEAD);
+    decoder.set_limits(limits).map_err(|error| damaged(format, &error))?;
+    let color = decoder.color_type();
+    let mut bytes = vec![0u8; usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX)];
+    decoder.read_image(&mut bytes).map_err(|error| damaged(format, &error))?;
+    // Channels of 16 bits come in the order of this machine; the higher byte is enough.
+    if matches!(color, ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16) {
+        bytes = bytes.as_chunks::<2>().0.iter().map(|&two| (u16::from_ne_bytes(two) >> 8) as u8).collect();
+    }
+    Ok(match color.channel_count() {
+        1 => Pixels::of_luma(width, height, bytes, None),
+        2 => {
+            let luma = bytes.as_chunks::<2>().0.iter().map(|two| two[0]).collect();
+            Pixels::of_luma(width, height, luma, None)
+        }
+        3 => Pixels::of_rgb(width, height, &bytes),
+        _ => {
+            let rgb: Vec<u8> = bytes.as_chunks::<4>().0.iter().flat_map(|four| [four[0], four[1], four[2]]).collect();
+            Pixels::of_rgb(width, height, &rgb)
+        }
+    })
+}
+
+fn damaged(format: Format, error: &ImageError) -> CodecError {
+    CodecError::new(format.name(), format!("a file that cannot be decoded ({error})"), "a whole file of this format")
+}
+
+/// Compresses red, green and blue pixels.
+///
+/// # Errors
+/// If there are not `3 · width · height` bytes, or more than [`MAX_PIXELS`] pixels.
+pub(super) fn compress(
+    format: Format,
+    quality: u8,
+    (width, height): (u32, u32),
+    rgb: &[u8],
+) -> Result<Vec<u8>, CodecError> {
+    let count = u64::from(width) * u64::from(height);
+    if count == 0 || count > MAX_PIXELS || rgb.len() as u64 != 3 * count {
+        let found = format!("{width} by {height} with {} bytes", rgb.len());
+        return Err(CodecError::new("pixels", found, format!("1 to {MAX_PIXELS} pixels of three bytes")));
+    }
+    let mut file = Vec::new();
+    let written = match format {
+        Format::Jpeg => jpeg::JpegEncoder::new_with_quality(&mut file, quality.clamp(1, 100)).write_image(
+            rgb,
+            width,
+            height,
+            ExtendedColorType::Rgb8,
+        ),
+        Format::Png => png::PngEncoder::new(&mut file).write_image(rgb, width, height, ExtendedColorType::Rgb8),
+    };
+    written.map_err(|error| damaged(format, &error))?;
+    Ok(file)
+}

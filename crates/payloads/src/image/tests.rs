@@ -1,0 +1,146 @@
+//! Pictures whole and broken.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use driftline_stage::Payload;
+use proptest::prelude::*;
+
+use super::*;
+
+fn shot() -> Shot {
+    Shot { camera: "line-1".to_owned(), frame: Some(7), name: Some("a/b.jpg".to_owned()), missing: 2 }
+}
+
+fn gradient(format: Format) -> Image {
+    let rgb: Vec<u8> =
+        (0..60 * 40).flat_map(|i| [(i % 60 * 4) as u8, (i % 60 * 3) as u8, (i % 60 * 2) as u8]).collect();
+    Image::from_rgb(shot(), format, 90, (60, 40), &rgb).unwrap()
+}
+
+fn encode(image: &Image) -> Bytes {
+    let mut bytes = BytesMut::new();
+    image.encode(&mut bytes).unwrap();
+    bytes.freeze()
+}
+
+#[test]
+fn a_picture_round_trips_and_stays_a_file_that_others_read() {
+    for format in [Format::Jpeg, Format::Png] {
+        let image = gradient(format);
+        let bytes = encode(&image);
+        let back = Image::decode(&bytes).unwrap();
+        assert_eq!(back, image);
+        assert_eq!(back.file(), image.file());
+        // The encoding is itself a picture, of the same pixels.
+        let whole = Image::try_new(Shot::default(), bytes).unwrap();
+        assert_eq!(whole.pixels().unwrap().luma(), back.pixels().unwrap().luma());
+    }
+}
+
+#[test]
+fn a_file_of_others_is_a_picture_of_which_nothing_more_is_known() {
+    for format in [Format::Jpeg, Format::Png] {
+        let file = gradient(format).file().clone();
+        let image = Image::decode(&file).unwrap();
+        assert_eq!(image.shot, Shot::default());
+        assert_eq!(image.file(), &file);
+    }
+}
+
+#[test]
+fn what_is_measured_is_what_is_there() {
+    let image = gradient(Format::Png);
+    let back = Image::try_new(Shot::default(), image.file().clone()).unwrap();
+    // What was measured before compression is what a reader measures, since PNG loses nothing.
+    assert_eq!(back.pixels().unwrap(), image.pixels().unwrap());
+    let m = back.pixels().unwrap().measures();
+    assert!((m.brightness - 0.299 * 118.0 - 0.587 * 88.5 - 0.114 * 59.0).abs() < 0.6, "{m:?}");
+    assert!((m.light_across.unwrap() - 1.017).abs() < 0.02 && m.light_down.unwrap().abs() < 1e-9, "{m:?}");
+    assert!((m.warmth.unwrap() - 2f64.ln()).abs() < 1e-9, "{m:?}");
+    assert_eq!((m.clipped, m.pixels), (0.0, 2400));
+
+    let rgb = [255u8; 3 * 64];
+    let white = Image::from_rgb(Shot::default(), Format::Png, 90, (8, 8), &rgb).unwrap();
+    let m = *white.pixels().unwrap().measures();
+    assert_eq!((m.brightness, m.contrast, m.sharpness, m.clipped), (255.0, 0.0, Some(0.0), 1.0));
+    let black = Image::from_rgb(Shot::default(), Format::Png, 90, (1, 9), &[0; 27]).unwrap();
+    let m = *black.pixels().unwrap().measures();
+    assert_eq!((m.sharpness, m.light_across, m.light_down, m.warmth), (None, None, None, None));
+}
+
+#[test]
+fn a_large_picture_is_kept_small() {
+    let rgb = vec![90u8; 3 * 2_048 * 1_024];
+    let image = Image::from_rgb(Shot::default(), Format::Jpeg, 60, (2_048, 1_024), &rgb).unwrap();
+    let pixels = image.pixels().unwrap();
+    assert_eq!((pixels.width(), pixels.height()), (1_024, 512));
+    assert_eq!(pixels.luma().len(), 1_024 * 512);
+    assert_eq!(pixels.measures().pixels, 2_048 * 1_024);
+}
+
+/// A PNG of 100,000 × 100,000 pixels in about a hundred bytes.
+fn bomb() -> Bytes {
+    let mut file = BytesMut::from(&b"\x89PNG\r\n\x1a\n"[..]);
+    let mut chunk = |kind: &[u8; 4], body: &[u8]| {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(kind);
+        sum.update(body);
+        file.put_u32(body.len() as u32);
+        file.put_slice(kind);
+        file.put_slice(body);
+        file.put_u32(sum.finalize());
+    };
+    chunk(b"IHDR", &[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0, 8, 2, 0, 0, 0]);
+    chunk(b"IDAT", &[0x78, 0x9c, 0x63, 0, 0, 0, 1, 0, 1]);
+    chunk(b"IEND", &[]);
+    file.freeze()
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_size_before_it_unfolds() {
+    let image = Image::decode(&bomb()).unwrap();
+    let error = image.pixels().unwrap_err().to_string();
+    assert_eq!(error, "size: found 100000 by 100000, allowed 1 to 16777216 pixels");
+    // A JPEG whose header claims 65,500 × 65,500.
+    let mut file = gradient(Format::Jpeg).file().to_vec();
+    let at = file.windows(2).position(|two| two[0] == 0xff && matches!(two[1], 0xc0 | 0xc2)).unwrap();
+    file[at + 5..at + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
+    let error = Image::decode(&file.into()).unwrap().pixels().unwrap_err();
+    assert!(error.place == "size" || error.found.contains("cannot be decoded"), "{error}");
+}
+
+#[test]
+fn what_is_broken_is_refused_with_what_was_found() {
+    let error = |bytes: &[u8]| Image::decode(&Bytes::copy_from_slice(bytes)).unwrap_err().to_string();
+    assert_eq!(error(b"GIF89a"), "byte 0: found 6 bytes that begin as neither does, allowed a JPEG or PNG file");
+    assert_eq!(error(b""), "byte 0: found 0 bytes that begin as neither does, allowed a JPEG or PNG file");
+    for format in [Format::Jpeg, Format::Png] {
+        let file = gradient(format).file().clone();
+        let half = Image::decode(&file.slice(..file.len() / 2)).unwrap();
+        let error = half.pixels().unwrap_err();
+        assert!(error.found.contains("cannot be decoded"), "{error}");
+        assert_eq!(half.pixels().unwrap_err(), error, "the same error each time");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Any bytes at all are a picture or an error, never a panic; so are their pixels.
+    #[test]
+    fn damage_never_panics(
+        jpeg in any::<bool>(), at in 0usize..4_000, with in prop::collection::vec(any::<u8>(), 1..8), cut in 0usize..4_000,
+    ) {
+        let mut bytes = encode(&gradient(if jpeg { Format::Jpeg } else { Format::Png })).to_vec();
+        for (i, byte) in with.into_iter().enumerate() {
+            if let Some(place) = bytes.get_mut(at + i) {
+                *place = byte;
+            }
+        }
+        bytes.truncate(cut.max(8));
+        if let Ok(image) = Image::decode(&bytes.into()) {
+            if let Ok(pixels) = image.pixels() {
+                prop_assert_eq!(pixels.luma().len(), pixels.width() * pixels.height());
+            }
+        }
+    }
+}
