@@ -9,6 +9,7 @@ mod exit;
 mod log;
 mod logging;
 mod models;
+mod monitor;
 mod parameters;
 mod profiles;
 mod progress;
@@ -76,6 +77,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Graph(args) => validate::graph(&args),
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
+        Command::Alarms(args) => monitor::alarms(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
         Command::Parameters(args) => parameters::parameters(&args),
