@@ -12,7 +12,7 @@ use crate::{
     args::{Format, PipelineArgs, RunArgs, StageArgs},
     dead_letters,
     exit::Failure,
-    log, logging,
+    log, logging, probes,
     profiles::WHOLE,
     progress::Progress,
     reference,
@@ -100,7 +100,8 @@ pub(crate) fn execute(
 ) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
     let baseline = reference::baseline(plan)?;
-    let monitoring = reference::monitoring(plan, baseline.as_deref());
+    let mut monitoring = reference::monitoring(plan, baseline.as_deref());
+    monitoring.probes = probes::schedules(plan)?;
     let options =
         RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };
     // Lines on the same terminal show the progress themselves.

@@ -25,7 +25,7 @@ mod telemetry;
 pub use expect::{Difference, Missing, Others, TestCase, TestFailure};
 pub use graph::{Edge, Graph, Vertex};
 pub use kinds::{KindSpec, Kinds, Role, SchemaSpec};
-pub use monitor::{Lateness, MonitorConfig};
+pub use monitor::{Lateness, MonitorConfig, ProbesConfig};
 pub use overrides::{Override, OverrideError};
 pub use plan::{BatchConfig, BrokerConfig, BrokerKind, Delivery, Durability, Node, Plan, Property, Retention};
 pub use problem::{Place, Problem, Problems, Severity};

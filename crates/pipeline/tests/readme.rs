@@ -110,6 +110,8 @@ fn the_reference_is_complete() {
         "monitor.lateness",
         "monitor.run_length",
         "monitor.tolerance",
+        "monitor.probes.path",
+        "monitor.probes.every",
         "telemetry.otlp",
         "telemetry.sampling",
         "telemetry.prometheus",

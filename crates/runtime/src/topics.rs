@@ -16,6 +16,8 @@ pub fn pipeline_topics(plan: &Plan) -> Vec<(Topic, Partition)> {
     }
     // One partition: profiles are few, and a reader wants all of them.
     topics.push((plan.name.profiles_topic(), 1));
+    topics.push((plan.name.probes_topic(), 1));
+    topics.push((plan.name.feedback_topic(), 1));
     topics
 }
 

@@ -132,6 +132,18 @@ impl PipelineName {
         self.topic_of("profiles")
     }
 
+    /// Returns the topic that holds what users did with predictions: `<pipeline>.feedback`.
+    #[must_use]
+    pub fn feedback_topic(&self) -> Topic {
+        self.topic_of("feedback")
+    }
+
+    /// Returns the topic that holds what stages answered to probes: `<pipeline>.probes`.
+    #[must_use]
+    pub fn probes_topic(&self) -> Topic {
+        self.topic_of("probes")
+    }
+
     /// Returns the consumer group of a stage or sink: `<pipeline>.<stage>`.
     #[must_use]
     pub fn group(&self, stage: &StageName) -> GroupId {
