@@ -40,6 +40,8 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Profiles(ProfilesArgs),
+    /// Lists the alarms of a pipeline, or acknowledges one. Needs Kafka or a log at `broker.path`.
+    Alarms(AlarmsArgs),
     /// Builds the reference that windows are compared with.
     Reference(ReferenceArgs),
     /// Runs the `[[tests]]` of pipelines.
@@ -227,6 +229,26 @@ pub(crate) struct ParametersArgs {
     /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AlarmsArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Prints each alarm as one JSON line, with all that is known of it.
+    #[arg(long)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Option<AlarmsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlarmsCommand {
+    /// Notes that somebody knows of an alarm.
+    Ack {
+        /// The alarm, such as `drift-1`.
+        id: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,7 @@ mod feedback;
 mod log;
 mod logging;
 mod models;
+mod monitor;
 mod parameters;
 mod probes;
 mod profiles;
@@ -78,6 +79,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Graph(args) => validate::graph(&args),
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
+        Command::Alarms(args) => monitor::alarms(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
         Command::Feedback(args) => feedback::feedback(&args),

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, sync::Arc};
 
 use driftline_broker::Broker;
 use driftline_pipeline::Plan;
-use driftline_runtime::{End, Limits, Metrics, Report, RunOptions, Telemetry, profiles::Profiles};
+use driftline_runtime::{Companion, End, Limits, Metrics, Report, RunOptions, Telemetry, profiles::Profiles};
 use driftline_types::StageName;
 
 use crate::{
@@ -12,7 +12,9 @@ use crate::{
     args::{Format, PipelineArgs, RunArgs, StageArgs},
     dead_letters,
     exit::Failure,
-    log, logging, probes,
+    log, logging,
+    monitor::Beside,
+    probes,
     profiles::WHOLE,
     progress::Progress,
     reference,
@@ -26,8 +28,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let telemetry = telemetry.map(Arc::new);
     logging::start(plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open(&plan)?;
+    // A part of a pipeline does not know when the others end: `driftline-monitor` watches those.
+    let baseline = if args.only.is_empty() { reference::baseline(&plan)? } else { None };
+    let monitor = baseline.map(|baseline| Beside::new(&plan, &broker, &baseline));
     let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
-    let report = execute(&plan, &broker, args.follow, Watch::Shown, telemetry)?;
+    let report = execute_watched(&plan, &broker, args.follow, Watch::Shown, telemetry, monitor.clone())?;
+    if let Some(monitor) = monitor {
+        monitor.tell();
+    }
     match args.summary {
         Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
         Format::Table => {
@@ -98,10 +106,23 @@ pub(crate) fn execute(
     watch: Watch,
     telemetry: Option<Arc<Telemetry>>,
 ) -> Result<Report, Failure> {
+    execute_watched(plan, broker, follow, watch, telemetry, None)
+}
+
+/// Runs a pipeline as [`execute`] does, with a monitor beside it.
+fn execute_watched(
+    plan: &Plan,
+    broker: &Arc<dyn Broker>,
+    follow: bool,
+    watch: Watch,
+    telemetry: Option<Arc<Telemetry>>,
+    monitor: Option<Arc<Beside>>,
+) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
     let baseline = reference::baseline(plan)?;
     let mut monitoring = reference::monitoring(plan, baseline.as_deref());
     monitoring.probes = probes::schedules(plan)?;
+    monitoring.companion = monitor.map(|monitor| monitor as Arc<dyn Companion>);
     let options =
         RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };
     // Lines on the same terminal show the progress themselves.

@@ -373,13 +373,16 @@ impl Series {
         self.scores.chunks_exact(width).filter(|scores| scores.iter().all(|score| score.is_finite())).count()
     }
 
-    /// Trains a detector on the windows, all of which are healthy.
+    /// Trains a detector on the windows, all of which are healthy; `each` sees it after every window that says something.
     #[must_use]
-    pub fn train(&self, windows: &[Timestamp]) -> Detector {
+    pub fn train(&self, windows: &[Timestamp], mut each: impl FnMut(Timestamp, &Detector)) -> Detector {
         let mut detector = Detector::new(self.basis.len());
         for (start, scores) in windows.iter().zip(self.scores.chunks_exact(self.basis.len().max(1))) {
-            let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();
-            detector.observe(HourOfWeek::of(*start), &scores);
+            if scores.iter().all(|score| score.is_finite()) {
+                let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();
+                detector.observe(HourOfWeek::of(*start), &scores);
+                each(*start, &detector);
+            }
         }
         detector.trust();
         detector.reset();

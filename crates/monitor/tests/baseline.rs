@@ -46,8 +46,12 @@ fn a_file_is_read_as_it_was_written() {
         assert!(read.profiles == node.profiles && read.output.id() == node.output.id(), "{}", node.name);
         assert_eq!(read.series.len(), node.series.len());
         for (read, series) in read.series.iter().zip(&node.series) {
-            assert!(read.train(&baseline.windows) == series.train(&baseline.windows), "{}", series.what);
-            assert!(series.train(&baseline.windows).history() >= driftline_stats::MIN_HISTORY);
+            assert!(
+                read.train(&baseline.windows, |_, _| {}) == series.train(&baseline.windows, |_, _| {}),
+                "{}",
+                series.what
+            );
+            assert!(series.train(&baseline.windows, |_, _| {}).history() >= driftline_stats::MIN_HISTORY);
         }
     }
     let again = folder.path().join("again.json");

@@ -39,6 +39,12 @@ impl Nodes {
         self.flow.finished(&self.writers)
     }
 
+    /// Says whether the nodes were asked to stop before they came to their end.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.flow.stopping().is_some()
+    }
+
     /// Says whether the run ends now, finished or not.
     #[must_use]
     pub fn cut_off(&self) -> bool {

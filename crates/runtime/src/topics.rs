@@ -16,8 +16,16 @@ pub fn pipeline_topics(plan: &Plan) -> Vec<(Topic, Partition)> {
     }
     // One partition: profiles are few, and a reader wants all of them.
     topics.push((plan.name.profiles_topic(), 1));
-    topics.push((plan.name.probes_topic(), 1));
     topics.push((plan.name.feedback_topic(), 1));
+    if plan.monitor.probes.is_some() {
+        topics.push((plan.name.probes_topic(), 1));
+    }
+    if plan.monitor.is_on() {
+        // One partition: alarms are few, and one monitor is at work.
+        topics.push((plan.name.alarms_topic(), 1));
+        topics.push((plan.name.control_topic(), 1));
+        topics.push((plan.name.monitor_state_topic(), 1));
+    }
     topics
 }
 
@@ -26,8 +34,8 @@ pub fn pipeline_topics(plan: &Plan) -> Vec<(Topic, Partition)> {
 /// # Errors
 /// If a topic exists with another number of partitions, or the broker failed.
 pub fn create_topics(broker: &dyn Broker, plan: &Plan, retention: Retention) -> Result<(), BrokerError> {
-    let states: Vec<Topic> =
-        plan.sources.iter().chain(&plan.stages).map(|node| plan.name.state_topic(&node.name)).collect();
+    let nodes = plan.sources.iter().chain(&plan.stages).map(|node| plan.name.state_topic(&node.name));
+    let states: Vec<Topic> = nodes.chain([plan.name.monitor_state_topic()]).collect();
     for (topic, partitions) in pipeline_topics(plan) {
         let cleanup = if states.contains(&topic) { Cleanup::Compact } else { Cleanup::Delete(retention) };
         broker.create_topic(&topic, &TopicSpec { partitions, cleanup })?;

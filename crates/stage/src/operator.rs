@@ -221,20 +221,24 @@ impl Observer {
         &mut profile.body
     }
 
-    /// Moves what was counted since the last call to the effects of a batch.
+    /// Moves what was counted since the last call to the effects of a batch; what went in comes last, so that a reader who
+    /// has seen it has seen all that it led to.
     pub(crate) fn take(&mut self, effects: &mut Effects) {
         if self.site.tallies == Tallies::On {
             effects.tallies = self.tallies();
         }
-        for ((start, _), profile) in &mut self.profiles {
+        let mut inputs = Vec::new();
+        for ((start, direction), profile) in &mut self.profiles {
             if !profile.body.is_empty() {
-                effects.profiles.push(EncodedProfile { window: *start, bytes: profile.encode() });
+                let encoded = EncodedProfile { window: *start, bytes: profile.encode() };
+                if *direction == Direction::Input { &mut inputs } else { &mut effects.profiles }.push(encoded);
             }
             match &mut profile.body {
                 ProfileBody::Input(set) | ProfileBody::Output(set) => set.clear(),
                 ProfileBody::Joint(joint) => joint.clear(),
             }
         }
+        effects.profiles.extend(inputs);
         while self.profiles.len() > KEPT {
             self.profiles.pop_first();
         }

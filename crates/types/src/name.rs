@@ -144,6 +144,30 @@ impl PipelineName {
         self.topic_of("probes")
     }
 
+    /// Returns the topic of alarms: `<pipeline>.alarms`.
+    #[must_use]
+    pub fn alarms_topic(&self) -> Topic {
+        self.topic_of("alarms")
+    }
+
+    /// Returns the topic of requests to the monitor: `<pipeline>.control`.
+    #[must_use]
+    pub fn control_topic(&self) -> Topic {
+        self.topic_of("control")
+    }
+
+    /// Returns the compacted topic of what the monitor remembers: `<pipeline>.monitor.state`.
+    #[must_use]
+    pub fn monitor_state_topic(&self) -> Topic {
+        self.topic_of("monitor.state")
+    }
+
+    /// Returns the consumer group of the monitor: `<pipeline>.monitor`.
+    #[must_use]
+    pub fn monitor_group(&self) -> GroupId {
+        GroupId(format!("{self}.monitor").into())
+    }
+
     /// Returns the consumer group of a stage or sink: `<pipeline>.<stage>`.
     #[must_use]
     pub fn group(&self, stage: &StageName) -> GroupId {

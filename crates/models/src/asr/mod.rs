@@ -12,7 +12,7 @@ pub mod confidence;
 pub mod ctc;
 pub mod frontend;
 pub mod language;
-mod layers;
+pub(crate) mod layers;
 pub mod lexicon;
 pub mod network;
 pub mod training;

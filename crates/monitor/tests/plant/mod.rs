@@ -104,7 +104,7 @@ impl Source for Parts {
             let number = self.next;
             self.next += 1;
             let window = number / a_window;
-            if window == self.config.lone && window > 0 && number % a_window > 0 {
+            if window == self.config.lone && window > 0 && !number.is_multiple_of(a_window) {
                 continue;
             }
             let wider = self.config.wider_from.is_some_and(|from| window >= from);
@@ -171,7 +171,7 @@ impl Stage for WorkStage {
             let mut part = record.value.clone();
             match self.config.task {
                 Task::Scale => {
-                    part.width = part.width * if changed { 3.0 } else { 2.0 } + 0.3 * noise(7, part.number, 5);
+                    part.width = part.width * if changed { 4.0 } else { 2.0 } + 0.3 * noise(7, part.number, 5);
                     if part.width < 3.5 {
                         out.emit(record, part);
                     }

@@ -1,0 +1,207 @@
+//! The detectors of a baseline: what was seen, window after window, and the evidence that it has changed.
+//!
+//! Detectors are a function of the windows that they have seen. To keep what must be remembered small, they begin
+//! anew at every [`EPOCH`]th window from the baseline and the windows since the epoch before; a process that is started
+//! again does the same, so it ends in the same state, bit for bit.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use driftline_stats::{Detector, HourOfWeek, MIN_HISTORY};
+use driftline_types::{StageName, Timestamp};
+
+use crate::{Baseline, Basis, What, windows::Closed};
+
+/// The windows between two new beginnings.
+pub(crate) const EPOCH: u64 = 1_024;
+/// The windows of which standardised scores are kept, for onset and speed.
+const KEPT: usize = 256;
+/// The last windows of the baseline that stand before them.
+pub(crate) const HEALTHY: usize = 64;
+
+/// One thing that is watched.
+pub(crate) struct Watch {
+    pub node: StageName,
+    pub what: What,
+    least: u64,
+    pub basis: Basis,
+    adaptive: Detector,
+    anchored: Detector,
+    /// Standardised scores of the last windows, newest last, with the start of each.
+    pub recent: VecDeque<(Timestamp, Vec<f32>)>,
+}
+
+impl Watch {
+    /// Returns the greater evidence of the two lanes.
+    pub(crate) fn evidence(&self) -> f64 {
+        self.adaptive.evidence().max(self.anchored.evidence())
+    }
+
+    /// Returns the number of the score with the most evidence.
+    pub(crate) fn strongest(&self) -> usize {
+        let of = |detector: &Detector| detector.by_score().collect::<Vec<_>>();
+        let both = of(&self.adaptive).into_iter().zip(of(&self.anchored)).map(|(a, b)| a.max(b));
+        both.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(at, _)| at)
+    }
+
+    /// Returns the standardised windows of its strongest score, and the start of each.
+    pub(crate) fn series(&self) -> (Vec<Timestamp>, Vec<f64>) {
+        let score = self.strongest();
+        self.recent.iter().filter_map(|(start, z)| Some((*start, f64::from(*z.get(score)?)))).unzip()
+    }
+
+    fn is_armed(&self) -> bool {
+        self.anchored.history() >= MIN_HISTORY
+    }
+
+    fn observe(&mut self, start: Timestamp, scores: &[f32]) {
+        let hour = HourOfWeek::of(start);
+        let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();
+        self.adaptive.observe(hour, &scores);
+        self.anchored.observe(hour, &scores);
+        keep(&mut self.recent, start, &self.anchored);
+    }
+
+    fn reset(&mut self) {
+        self.adaptive.reset();
+        self.anchored.reset();
+    }
+}
+
+/// The scores of a closed window: of each watch in order, none where too little was seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Scored {
+    pub start: Timestamp,
+    pub scores: Vec<Option<Vec<f32>>>,
+    /// Whether detectors began anew after it, because it raised an alarm.
+    pub reset: bool,
+}
+
+/// All detectors of a baseline.
+pub(crate) struct Detectors {
+    baseline: Arc<Baseline>,
+    pub watches: Vec<Watch>,
+    /// The windows since the epoch before the last.
+    pub history: VecDeque<Scored>,
+    /// The windows seen in all.
+    pub seen: u64,
+}
+
+impl Detectors {
+    pub(crate) fn new(baseline: Arc<Baseline>) -> Self {
+        let watches = watches(&baseline);
+        Self { baseline, watches, history: VecDeque::new(), seen: 0 }
+    }
+
+    /// Takes up what was remembered: the windows since the epoch before the last of `seen` windows.
+    pub(crate) fn restore(&mut self, seen: u64, history: Vec<Scored>) {
+        self.seen = seen;
+        self.history = history.into();
+        self.replay();
+    }
+
+    fn replay(&mut self) {
+        self.watches = watches(&self.baseline);
+        for scored in &self.history {
+            feed(&mut self.watches, scored);
+        }
+    }
+
+    /// Scores a closed window and feeds it. Nodes for which `judged` is false are left out.
+    pub(crate) fn observe(&mut self, closed: &Closed, judged: impl Fn(&StageName) -> bool) {
+        let score = |watch: &Watch| {
+            let seen = closed.nodes.get(&watch.node).filter(|_| judged(&watch.node))?;
+            if seen.window.records(&watch.what) < watch.least {
+                return None;
+            }
+            seen.window.scores(&watch.what, &watch.basis)
+        };
+        let scored = Scored { start: closed.start, scores: self.watches.iter().map(score).collect(), reset: false };
+        feed(&mut self.watches, &scored);
+        self.history.push_back(scored);
+        self.seen += 1;
+    }
+
+    /// Begins a new epoch if one is due; to be called when a window is done with. Returns the windows that need not be
+    /// remembered any more.
+    pub(crate) fn turn(&mut self) -> Vec<Timestamp> {
+        if !self.seen.is_multiple_of(EPOCH) {
+            return Vec::new();
+        }
+        let kept = self.history.len().min(EPOCH as usize);
+        let forgotten = self.history.drain(..self.history.len() - kept).map(|scored| scored.start).collect();
+        self.replay();
+        forgotten
+    }
+
+    /// Begins anew after an alarm that the last window raised.
+    pub(crate) fn reset(&mut self) {
+        self.watches.iter_mut().for_each(Watch::reset);
+        if let Some(last) = self.history.back_mut() {
+            last.reset = true;
+        }
+    }
+
+    /// Returns the evidence that anything has changed: the mean over all watches and both lanes.
+    pub(crate) fn evidence(&self) -> f64 {
+        let armed = self.watches.iter().filter(|watch| watch.is_armed());
+        let (mut sum, mut n) = (0.0, 0.0);
+        for watch in armed {
+            sum += watch.adaptive.evidence() + watch.anchored.evidence();
+            n += 2.0;
+        }
+        if n > 0.0 { sum / n } else { 0.0 }
+    }
+
+    /// Returns the watches to name, strongest first, by e-BH at `level`.
+    pub(crate) fn listed(&self, level: f64) -> Vec<usize> {
+        let evidence: Vec<f64> = self.watches.iter().map(Watch::evidence).collect();
+        driftline_stats::listed(&evidence, level)
+    }
+
+    /// Returns the evidence of P(output | input) of each node.
+    pub(crate) fn conditional(&self) -> BTreeMap<&StageName, f64> {
+        let conditional = self.watches.iter().filter(|watch| watch.what == What::Conditional);
+        conditional.map(|watch| (&watch.node, watch.evidence())).collect()
+    }
+}
+
+fn feed(watches: &mut [Watch], scored: &Scored) {
+    for (watch, scores) in watches.iter_mut().zip(&scored.scores) {
+        if let Some(scores) = scores {
+            watch.observe(scored.start, scores);
+        }
+    }
+    if scored.reset {
+        watches.iter_mut().for_each(Watch::reset);
+    }
+}
+
+fn keep(recent: &mut VecDeque<(Timestamp, Vec<f32>)>, start: Timestamp, detector: &Detector) {
+    recent.push_back((start, detector.standardised().map(|z| z as f32).collect()));
+    if recent.len() > KEPT {
+        recent.pop_front();
+    }
+}
+
+fn watches(baseline: &Baseline) -> Vec<Watch> {
+    let series = baseline.nodes.iter().flat_map(|node| node.series.iter().map(move |series| (node, series)));
+    series
+        .map(|(node, series)| {
+            let mut recent = VecDeque::new();
+            let adaptive = series.train(&baseline.windows, |start, detector| keep(&mut recent, start, detector));
+            recent.drain(..recent.len().saturating_sub(HEALTHY));
+            Watch {
+                node: node.name.clone(),
+                what: series.what.clone(),
+                least: series.least,
+                basis: series.basis.clone(),
+                anchored: adaptive.anchored(),
+                adaptive,
+                recent,
+            }
+        })
+        .collect()
+}

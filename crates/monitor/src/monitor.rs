@@ -1,0 +1,529 @@
+//! The monitor: profiles in, alarms out. Pure: offsets, bytes and event times go in; what is to be written comes out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use driftline_pipeline::Plan;
+use driftline_stats::{Profile, ProfileBody, ProfileKey, References, Window, speed};
+use driftline_types::{Offset, Partition, PipelineName, RecordId, StageName, Timestamp};
+
+use crate::{
+    Alarm, AlarmState, Baseline, Severity, SignalFinding, StateError, What,
+    cause::{self, Cause, Span},
+    detect::Detectors,
+    state::{self, Change, Held, Meta, Note},
+    windows::{Closed, Taken, Topology, Windows},
+};
+
+/// The last closed windows that are kept whole, to measure effects and shares on.
+const KEPT: usize = 64;
+/// The signals that an alarm names at most.
+const NAMED: usize = 24;
+/// The notes that are kept at most.
+const NOTES: usize = 64;
+/// After how many windows without confirmation an alarm is over, at least and at most.
+const HOLD: (u64, u64) = (16, 256);
+const DAY_MS: u64 = 86_400_000;
+
+/// What a monitor is told by the pipeline file.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// Its sources and stages, each after those it reads.
+    pub nodes: Vec<(StageName, Vec<StageName>)>,
+    /// The partitions of each topic.
+    pub partitions: u32,
+    /// The length of a window, milliseconds.
+    pub window_ms: u64,
+    /// The windows that a silent node is waited for.
+    pub lateness: u64,
+    /// The windows between two false alarms, A.
+    pub run_length: f64,
+    /// The least effect that is worth an alarm.
+    pub tolerance: f64,
+}
+
+impl Settings {
+    /// Takes them from a plan.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let nodes = plan.sources.iter().chain(&plan.stages);
+        Self {
+            pipeline: plan.name.clone(),
+            nodes: nodes.map(|node| (node.name.clone(), node.inputs.clone())).collect(),
+            partitions: plan.partitions,
+            window_ms: plan.monitor.window.0,
+            lateness: plan.monitor.lateness.windows(plan.monitor.window),
+            run_length: plan.monitor.run_length as f64,
+            tolerance: plan.monitor.tolerance,
+        }
+    }
+}
+
+/// A message of the topic of profiles.
+#[derive(Clone, Debug)]
+pub struct ProfileMessage {
+    /// Its place in the log.
+    pub offset: Offset,
+    /// The partition that the profile was made of.
+    pub partition: Partition,
+    /// The node, as the key of the message has it.
+    pub node: Option<StageName>,
+    /// The start of the window, as the timestamp of the message has it.
+    pub start: Timestamp,
+    /// The profile.
+    pub value: Bytes,
+}
+
+/// How things stand.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// What there is to say, in one sentence.
+    pub sentence: String,
+    /// Windows judged.
+    pub windows: u64,
+    /// The evidence that something has changed, and the one from which it is an alarm.
+    pub evidence: (f64, f64),
+    /// Alarms that are not resolved.
+    pub alarms: Vec<Alarm>,
+    /// What is watched, with the evidence that it has changed, strongest first.
+    pub watched: Vec<(StageName, What, f64)>,
+    /// What else is worth telling.
+    pub notes: Vec<String>,
+}
+
+/// Watches one pipeline.
+pub struct Monitor {
+    settings: Settings,
+    baseline: Arc<Baseline>,
+    references: References,
+    windows: Windows,
+    detectors: Detectors,
+    recent: VecDeque<Closed>,
+    raised: u64,
+    alarms: BTreeMap<String, Held>,
+    notes: BTreeMap<String, Note>,
+    changes: Vec<Change>,
+    updates: BTreeMap<String, Alarm>,
+}
+
+impl Monitor {
+    /// Makes a monitor that has seen nothing but the baseline.
+    #[must_use]
+    pub fn new(settings: Settings, baseline: Arc<Baseline>) -> Self {
+        let topology = Topology { nodes: settings.nodes.clone(), partitions: settings.partitions };
+        let windows = Windows::new(settings.window_ms, settings.lateness, topology);
+        let mut monitor = Self {
+            references: baseline.references(),
+            detectors: Detectors::new(Arc::clone(&baseline)),
+            windows,
+            settings,
+            baseline,
+            recent: VecDeque::new(),
+            raised: 0,
+            alarms: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            changes: Vec::new(),
+            updates: BTreeMap::new(),
+        };
+        for (node, inputs) in monitor.settings.nodes.clone() {
+            match monitor.baseline.node(&node) {
+                None => monitor.note(
+                    &node,
+                    "unknown",
+                    format!("{node} is not in the reference: no verdict on it until one is built"),
+                ),
+                Some(known) if known.inputs != inputs => {
+                    let text =
+                        format!("{node} reads other nodes than in the reference: no verdict on it until one is built");
+                    monitor.note(&node, "inputs", text);
+                }
+                Some(_) => {}
+            }
+        }
+        monitor
+    }
+
+    /// Takes up what an earlier monitor remembered. What was remembered with another baseline is forgotten, but for
+    /// how far it was and its alarms.
+    ///
+    /// # Errors
+    /// If an entry is damaged.
+    pub fn restore(&mut self, entries: &[(Bytes, Bytes)]) -> Result<(), StateError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let remembered = state::read(entries, &self.references)?;
+        let Meta { baseline, progress, seen, raised, alarms, notes } = remembered.meta;
+        self.windows.restore(progress);
+        (self.raised, self.alarms) = (raised, alarms);
+        if baseline == self.fingerprint() {
+            self.notes = notes;
+            self.detectors.restore(seen, remembered.scored);
+            self.recent = remembered.closed.into();
+        } else {
+            self.changes.extend(state::keys(entries).into_iter().map(|key| (key, None)));
+        }
+        Ok(())
+    }
+
+    /// Names the baseline by what scores depend on.
+    fn fingerprint(&self) -> String {
+        let nodes = self.baseline.nodes.iter().map(|node| {
+            let series = node.series.len();
+            format!("{}={}:{}:{}:{series}", node.name, node.version, node.input.id(), node.output.id())
+        });
+        let ends = self.baseline.windows.first().zip(self.baseline.windows.last());
+        let span = ends.map_or_else(String::new, |(first, last)| format!("{first}/{last}"));
+        nodes.chain([span]).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Takes a message. What cannot be read, comes too late or does not fit is told of in [`Status::notes`].
+    pub fn take(&mut self, message: &ProfileMessage) {
+        let ProfileMessage { offset, partition, node, start, value } = message;
+        let profile = match Profile::decode(value, &self.references) {
+            Ok(profile) => profile,
+            Err(error) => {
+                let about = node.clone().map(|node| (node, *partition, *start));
+                let name = node.as_ref().map_or("an unknown node", StageName::as_str).to_owned();
+                if *offset >= self.windows.progress().taken_to {
+                    self.note_of(format!("unreadable/{name}"), format!("a profile of {name} cannot be read: {error}"));
+                }
+                return self.windows.unreadable(*offset, about);
+            }
+        };
+        let key = &profile.key;
+        if key.pipeline != self.settings.pipeline || key.window.millis != self.settings.window_ms {
+            let text =
+                format!("a profile of {} over {} is of another pipeline or window length", key.stage, key.window);
+            if *offset >= self.windows.progress().taken_to {
+                self.note_of(format!("foreign/{}", key.stage), text);
+            }
+            return self.windows.unreadable(*offset, None);
+        }
+        match self.windows.take(*offset, *partition, &profile) {
+            Taken::Merged | Taken::Again => {}
+            Taken::Late => {
+                let text = format!(
+                    "a profile of {} over the window of {} came after the window was closed; it counts nowhere",
+                    key.stage, key.window.start
+                );
+                self.note_of(format!("late/{}", key.stage), text);
+            }
+            Taken::Refused(error) => {
+                self.note_of(
+                    format!("refused/{}", key.stage),
+                    format!("a profile of {} does not fit: {error}", key.stage),
+                );
+            }
+        }
+    }
+
+    fn note(&mut self, node: &StageName, kind: &str, text: String) {
+        self.note_of(format!("{kind}/{node}"), text);
+    }
+
+    fn note_of(&mut self, key: String, text: String) {
+        if self.notes.len() < NOTES || self.notes.contains_key(&key) {
+            let note = self.notes.entry(key).or_insert_with(|| {
+                tracing::warn!("{text}");
+                Note { times: 0, text: String::new() }
+            });
+            note.times += 1;
+            note.text = text;
+        }
+    }
+
+    /// Judges every window that is complete. Returns their number.
+    pub fn close_complete(&mut self) -> usize {
+        let mut closed = 0;
+        while let Some(window) = self.windows.close_complete() {
+            self.judge(window);
+            closed += 1;
+        }
+        if let Some((slow, fast, windows)) = self.windows.apart() {
+            let text = format!(
+                "the sources {slow} and {fast} are {windows} windows apart in event time: windows wait for {slow}; do their clocks agree?"
+            );
+            self.note_of("apart/sources".to_owned(), text);
+        }
+        closed
+    }
+
+    /// Judges every window that is open: nothing more will come.
+    pub fn close_all(&mut self) -> usize {
+        let mut closed = 0;
+        while let Some(window) = self.windows.close_oldest() {
+            self.judge(window);
+            closed += 1;
+        }
+        closed
+    }
+
+    fn judge(&mut self, closed: Closed) {
+        let baseline = Arc::clone(&self.baseline);
+        for (name, seen) in &closed.nodes {
+            if let Some(known) =
+                baseline.node(name).filter(|known| !known.inputs.is_empty() && known.version != seen.version)
+            {
+                let text = format!(
+                    "{name} runs version {}, the reference describes {}: no verdict on it until a reference is built",
+                    seen.version, known.version
+                );
+                self.note(name, "version", text);
+            }
+        }
+        let judged = |name: &StageName| {
+            // What a source writes is the outside world's: its version says only how it is read.
+            let known = baseline.node(name);
+            known.is_some_and(|known| {
+                known.inputs.is_empty() || closed.nodes.get(name).is_some_and(|seen| seen.version == known.version)
+            })
+        };
+        self.detectors.observe(&closed, judged);
+        let end = closed.start.plus_millis(i64::try_from(self.settings.window_ms).unwrap_or(i64::MAX));
+        self.changes
+            .extend(state::closed_changes(&closed, |node, seen, body| self.profile(closed.start, node, seen, body)));
+        self.recent.push_back(closed);
+        if self.recent.len() > KEPT
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.changes.extend(state::closed_forgotten(&oldest));
+        }
+        self.judge_drift(end);
+        if let Some(scored) = self.detectors.history.back() {
+            self.changes.push(state::scored_change(scored));
+        }
+        let forgotten = self.detectors.turn();
+        self.changes.extend(forgotten.into_iter().map(state::scored_forgotten));
+    }
+
+    fn profile(&self, start: Timestamp, node: &StageName, seen: &crate::windows::Seen, body: ProfileBody) -> Profile {
+        let window = Window { start, millis: self.settings.window_ms };
+        let (pipeline, stage) = (self.settings.pipeline.clone(), node.clone());
+        Profile { key: ProfileKey { pipeline, stage, version: seen.version.clone(), window }, body }
+    }
+
+    /// Returns the drift alarm that is not resolved.
+    fn drift(&self) -> Option<&Held> {
+        self.alarms.values().find(|held| held.alarm.id.starts_with("drift-"))
+    }
+
+    /// Decides on the drift alarm after a window that ends at `end`.
+    fn judge_drift(&mut self, end: Timestamp) {
+        let (evidence, level) = (self.detectors.evidence(), self.settings.run_length);
+        let held = self.drift().cloned();
+        let state = held.as_ref().map(|held| held.alarm.state);
+        if evidence >= level
+            && let Some(alarm) = self.fire(held.as_ref().map(|held| &held.alarm), evidence, end)
+        {
+            let since = alarm.onset.unwrap_or(alarm.since);
+            let delay = (end.as_millis() - since.as_millis()).unsigned_abs() / self.settings.window_ms;
+            self.detectors.reset();
+            let hold = (3 * delay).clamp(HOLD.0, HOLD.1);
+            return self.put(Held { alarm, quiet: 0, hold });
+        }
+        match (held, state) {
+            (None, _) if evidence >= level / 10.0 => {
+                self.raised += 1;
+                let alarm = self.pending(format!("drift-{}", self.raised), evidence, end);
+                self.put(Held { alarm, quiet: 0, hold: 0 });
+            }
+            (Some(mut held), Some(AlarmState::Pending)) if evidence < level / 100.0 => {
+                held.alarm.state = AlarmState::Resolved;
+                held.alarm.updated = end;
+                self.put(held);
+            }
+            (Some(mut held), Some(AlarmState::Firing | AlarmState::Acknowledged)) => {
+                held.quiet += 1;
+                if held.quiet >= held.hold {
+                    held.alarm.state = AlarmState::Resolved;
+                    held.alarm.updated = end;
+                    self.put(held);
+                } else {
+                    self.alarms.insert(held.alarm.id.clone(), held);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps an alarm, or lets go of a resolved one, and tells of it.
+    fn put(&mut self, held: Held) {
+        let id = held.alarm.id.clone();
+        self.updates.insert(id.clone(), held.alarm.clone());
+        if held.alarm.state == AlarmState::Resolved {
+            self.alarms.remove(&id);
+        } else {
+            self.alarms.insert(id, held);
+        }
+    }
+
+    fn pending(&self, id: String, evidence: f64, end: Timestamp) -> Alarm {
+        let strongest = self.detectors.listed(self.settings.run_length).first().map(|&at| &self.detectors.watches[at]);
+        let summary = strongest.map_or_else(
+            || "something may have changed".to_owned(),
+            |watch| format!("`{} {}` may have changed", watch.node, watch.what),
+        );
+        Alarm {
+            id,
+            pipeline: self.settings.pipeline.clone(),
+            state: AlarmState::Pending,
+            severity: Severity::Warning,
+            summary,
+            since: end,
+            updated: end,
+            onset: None,
+            speed: None,
+            evidence,
+            origin: None,
+            nodes: Vec::new(),
+            signals: Vec::new(),
+            traces: Vec::new(),
+            examples: Vec::new(),
+        }
+    }
+
+    /// Says what has changed; `None` if it is too small, or too few records say so, to call anybody.
+    fn fire(&mut self, held: Option<&Alarm>, evidence: f64, end: Timestamp) -> Option<Alarm> {
+        let listed = self.detectors.listed(self.settings.run_length);
+        let first = self.detectors.watches.get(*listed.first()?)?;
+        let first_seen = self.recent.front()?.start;
+        let known = held.filter(|alarm| alarm.state.is_active()).and_then(|alarm| alarm.onset);
+        let onset = known.or_else(|| cause::onset_of(first)).map(|onset| onset.max(first_seen));
+        let since: Vec<&Closed> =
+            self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
+        let span = Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since });
+        let signals: Vec<SignalFinding> = listed
+            .iter()
+            .take(NAMED)
+            .map(|&at| cause::finding(&self.baseline, &span, &self.detectors.watches[at]))
+            .collect();
+        let size = |finding: &SignalFinding| finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least));
+        if signals.iter().map(size).fold(0.0, f64::max) < self.settings.tolerance {
+            return None;
+        }
+        let (starts, series) = first.series();
+        let day = if 2 * self.settings.window_ms <= DAY_MS { DAY_MS / self.settings.window_ms } else { 0 };
+        let how = (!starts.is_empty()).then(|| speed(&series, usize::try_from(day).unwrap_or(usize::MAX)));
+        let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0);
+        let summary = cause::sentence(&self.baseline, &found, &signals, onset);
+        let Cause { nodes, traces, origin } = found;
+        let before = held.cloned();
+        let (id, since, state, examples) = match before {
+            Some(alarm) => {
+                let state = if alarm.state == AlarmState::Pending { AlarmState::Firing } else { alarm.state };
+                (alarm.id, alarm.since, state, alarm.examples)
+            }
+            None => {
+                self.raised += 1;
+                (format!("drift-{}", self.raised), end, AlarmState::Firing, Vec::new())
+            }
+        };
+        Some(Alarm {
+            id,
+            pipeline: self.settings.pipeline.clone(),
+            state,
+            severity: Severity::Critical,
+            summary,
+            since,
+            updated: end,
+            onset,
+            speed: how,
+            evidence,
+            origin,
+            nodes,
+            signals,
+            traces,
+            examples,
+        })
+    }
+
+    /// Notes that somebody knows of an alarm; returns whether it was firing.
+    pub fn acknowledge(&mut self, id: &str) -> bool {
+        let Some(held) = self.alarms.get(id).filter(|held| held.alarm.state == AlarmState::Firing) else {
+            return false;
+        };
+        let mut held = held.clone();
+        held.alarm.state = AlarmState::Acknowledged;
+        self.put(held);
+        true
+    }
+
+    /// Returns the alarms of which examples are wanted: the id and the node whose outputs since when they are.
+    pub fn wanted_examples(&self) -> Vec<(String, StageName, Timestamp)> {
+        let wanting = self.updates.values().filter(|alarm| alarm.state.is_active() && alarm.examples.is_empty());
+        wanting
+            .filter_map(|alarm| {
+                let node = alarm.origin.clone().or_else(|| alarm.signals.first().map(|signal| signal.node.clone()))?;
+                Some((alarm.id.clone(), node, alarm.onset.unwrap_or(alarm.since)))
+            })
+            .collect()
+    }
+
+    /// Adds examples to an alarm.
+    pub fn set_examples(&mut self, id: &str, examples: Vec<RecordId>) {
+        if let Some(held) = self.alarms.get_mut(id) {
+            held.alarm.examples.clone_from(&examples);
+        }
+        if let Some(alarm) = self.updates.get_mut(id) {
+            alarm.examples = examples;
+        }
+    }
+
+    /// Returns the offset from which profiles are needed again after a restart.
+    #[must_use]
+    pub fn needed_from(&self) -> Offset {
+        self.windows.needed_from()
+    }
+
+    /// Takes what is to be written: changes of the state, and alarms that have changed.
+    pub fn take_changes(&mut self) -> (Vec<Change>, Vec<Alarm>) {
+        let mut changes = std::mem::take(&mut self.changes);
+        let alarms: Vec<Alarm> = std::mem::take(&mut self.updates).into_values().collect();
+        if !changes.is_empty() || !alarms.is_empty() {
+            changes.push(state::meta_change(&Meta {
+                baseline: self.fingerprint(),
+                progress: self.windows.progress().clone(),
+                seen: self.detectors.seen,
+                raised: self.raised,
+                alarms: self.alarms.clone(),
+                notes: self.notes.clone(),
+            }));
+        }
+        (changes, alarms)
+    }
+
+    /// Says how things stand.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let alarms: Vec<Alarm> = self.alarms.values().map(|held| held.alarm.clone()).collect();
+        let evidence = self.detectors.evidence();
+        let windows = self.detectors.seen;
+        let level = self.settings.run_length;
+        let sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
+            (Some(alarm), _) => alarm.summary.clone(),
+            (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
+            (None, None) => format!("nothing has changed: evidence {evidence:.1} of {level} over {windows} windows"),
+        };
+        let mut notes: Vec<String> = self
+            .notes
+            .values()
+            .map(
+                |note| if note.times > 1 { format!("{} ({} times)", note.text, note.times) } else { note.text.clone() },
+            )
+            .collect();
+        if self.windows.open_windows() > 0 {
+            notes.push(format!("{} windows are still open", self.windows.open_windows()));
+        }
+        let watches = self.detectors.watches.iter();
+        let mut watched: Vec<_> =
+            watches.map(|watch| (watch.node.clone(), watch.what.clone(), watch.evidence())).collect();
+        watched.sort_by(|a, b| b.2.total_cmp(&a.2));
+        Status { sentence, windows, evidence: (evidence, level), alarms, watched, notes }
+    }
+}

@@ -1,0 +1,278 @@
+//! Windows that are still open: profiles of all replicas merged, and when a window is complete.
+//!
+//! **Complete.** What a node wrote into a window, the next one reads: a stage is done with a window when it has counted
+//! as many records going in as its inputs have counted coming out. What a stage writes has the event time of a record
+//! that it has just read, and of each batch the profile of what went in comes last: so a stage that is done with a window writes
+//! nothing more into it. A source is done with a
+//! window when it has begun two later ones. So a stage that lags, for hours if need be, is waited for, and one that is done
+//! is not.
+//!
+//! **Lateness.** Records can be missing for good: dead letters are never counted. A stage that is past a window by the
+//! allowed lateness, in every partition, is done with it. A source or partition that says nothing while others begin 16 times
+//! that many windows is not waited for.
+//!
+//! **Late.** A profile whose window was closed is counted as late and told of; nothing else is done with it.
+//!
+//! **Once.** Profiles are written in one unit with the outputs and offsets that they describe, so each counts its records exactly
+//! once wherever units are atomic: on the embedded broker, and on Kafka for stages with state or `delivery =
+//! "exactly_once"`. At least once, a stage without state that is killed between its outputs and its offsets writes the
+//! profile of one batch twice. Sums do not depend on the order of profiles or on how they were split.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use driftline_stats::{Direction, MergeError, Profile};
+use driftline_types::{Offset, Partition, StageName, StageVersion, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::NodeWindow;
+
+/// The most windows that are open at a time; beyond, the oldest is closed as it is.
+pub(crate) const MAX_OPEN: usize = 8_192;
+/// How many times the allowed lateness a silent source is waited for.
+const SILENCE: u64 = 16;
+
+/// The nodes that write profiles: each with the nodes that it reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Topology {
+    pub nodes: Vec<(StageName, Vec<StageName>)>,
+    /// Of each topic.
+    pub partitions: u32,
+}
+
+/// A window that is closed: what each node saw.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Closed {
+    pub start: Timestamp,
+    pub nodes: BTreeMap<StageName, Seen>,
+}
+
+/// What a node saw in a window, and in which version.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub version: StageVersion,
+    pub window: NodeWindow,
+}
+
+/// Open windows and how far each node is.
+#[derive(Clone, Debug)]
+pub(crate) struct Windows {
+    millis: i64,
+    lateness: u64,
+    topology: Topology,
+    open: BTreeMap<Timestamp, Open>,
+    progress: Progress,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Open {
+    nodes: BTreeMap<StageName, Seen>,
+    /// Nodes of which something could not be read: their counts are not complete.
+    unreadable: BTreeSet<StageName>,
+    first_offset: Offset,
+}
+
+/// How far nodes are: what a restart takes up again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Windows that start before this are closed.
+    pub closed_to: Option<Timestamp>,
+    /// Every profile before this offset was taken.
+    pub taken_to: Offset,
+    /// Profiles that came after their window was closed, by node.
+    pub late: BTreeMap<StageName, u64>,
+    producers: BTreeMap<StageName, BTreeMap<Partition, Producer>>,
+}
+
+/// How far one node is in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Producer {
+    /// The latest window begun, and the latest before it: one record with a wrong clock moves only the first.
+    latest: Timestamp,
+    before: Option<Timestamp>,
+    /// The windows begun.
+    begun: u64,
+    /// The most windows that any source had begun when this one last said something.
+    heard_at: u64,
+}
+
+/// What became of a profile.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Taken {
+    Merged,
+    /// Its window was closed.
+    Late,
+    /// It had been taken before a restart.
+    Again,
+    /// It does not fit those before it.
+    Refused(MergeError),
+}
+
+impl Windows {
+    pub(crate) fn new(millis: u64, lateness: u64, topology: Topology) -> Self {
+        let millis = i64::try_from(millis).unwrap_or(i64::MAX).max(1);
+        Self { millis, lateness, topology, open: BTreeMap::new(), progress: Progress::default() }
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(crate) fn restore(&mut self, progress: Progress) {
+        self.progress = progress;
+    }
+
+    /// Returns the first offset that a restart needs.
+    pub(crate) fn needed_from(&self) -> Offset {
+        self.open.values().map(|open| open.first_offset).min().unwrap_or(self.progress.taken_to)
+    }
+
+    pub(crate) fn open_windows(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes a profile from a place in the log.
+    pub(crate) fn take(&mut self, offset: Offset, partition: Partition, profile: &Profile) -> Taken {
+        let start = profile.key.window.start;
+        let again = offset < self.progress.taken_to;
+        if self.is_closed(start) {
+            if !again {
+                *self.progress.late.entry(profile.key.stage.clone()).or_default() += 1;
+                self.progressed(partition, profile);
+            }
+            self.progress.taken_to = self.progress.taken_to.max(offset + 1);
+            return if again { Taken::Again } else { Taken::Late };
+        }
+        let open = self.open.entry(start).or_insert_with(|| Open { first_offset: offset, ..Open::default() });
+        let seen = open
+            .nodes
+            .entry(profile.key.stage.clone())
+            .or_insert_with(|| Seen { version: profile.key.version.clone(), window: NodeWindow::default() });
+        let merged = if seen.version == profile.key.version {
+            seen.window.add(profile)
+        } else {
+            // The first version of a window stands for it.
+            let (left, right) = (seen.version.to_string(), profile.key.version.to_string());
+            Err(MergeError::Key { what: "stage version", left, right })
+        };
+        if merged.is_err() {
+            open.unreadable.insert(profile.key.stage.clone());
+        }
+        if !again {
+            self.progressed(partition, profile);
+        }
+        self.progress.taken_to = self.progress.taken_to.max(offset + 1);
+        merged.map_or_else(Taken::Refused, |()| Taken::Merged)
+    }
+
+    /// Notes a profile that cannot be read, as far as its message tells of what it is.
+    pub(crate) fn unreadable(&mut self, offset: Offset, about: Option<(StageName, Partition, Timestamp)>) {
+        if let Some((node, partition, start)) = about {
+            if !self.is_closed(start) {
+                let open = self.open.entry(start).or_insert_with(|| Open { first_offset: offset, ..Open::default() });
+                open.unreadable.insert(node.clone());
+            }
+            if offset >= self.progress.taken_to {
+                self.heard(&node, partition, start);
+            }
+        }
+        self.progress.taken_to = self.progress.taken_to.max(offset + 1);
+    }
+
+    fn is_closed(&self, start: Timestamp) -> bool {
+        self.progress.closed_to.is_some_and(|closed_to| start < closed_to)
+    }
+
+    /// Notes how far a node is by what comes last of a batch: what went into a stage, what came out of a source.
+    fn progressed(&mut self, partition: Partition, profile: &Profile) {
+        let node = &profile.key.stage;
+        let is_source = self.topology.nodes.iter().any(|(name, inputs)| name == node && inputs.is_empty());
+        if is_source || profile.body.direction() == Direction::Input {
+            self.heard(node, partition, profile.key.window.start);
+        }
+    }
+
+    fn heard(&mut self, node: &StageName, partition: Partition, start: Timestamp) {
+        let most = self.most_begun();
+        let producers = self.progress.producers.entry(node.clone()).or_default();
+        let producer =
+            producers.entry(partition).or_insert(Producer { latest: start, before: None, begun: 1, heard_at: most });
+        producer.heard_at = most;
+        if start > producer.latest {
+            (producer.before, producer.latest) = (Some(producer.latest), start);
+            producer.begun += 1;
+        } else if start < producer.latest && producer.before.is_none_or(|before| start > before) {
+            producer.before = Some(start);
+            producer.begun += 1;
+        }
+    }
+
+    fn most_begun(&self) -> u64 {
+        let sources = self.topology.nodes.iter().filter(|(_, inputs)| inputs.is_empty());
+        let begun = sources.filter_map(|(name, _)| self.progress.producers.get(name));
+        begun.flat_map(BTreeMap::values).map(|producer| producer.begun).max().unwrap_or(0)
+    }
+
+    /// Closes the oldest window if it is complete.
+    pub(crate) fn close_complete(&mut self) -> Option<Closed> {
+        let (&start, open) = self.open.first_key_value()?;
+        if self.open.len() > MAX_OPEN || self.is_complete(start, open) { self.close_oldest() } else { None }
+    }
+
+    /// Closes the oldest window as it is.
+    pub(crate) fn close_oldest(&mut self) -> Option<Closed> {
+        let (start, open) = self.open.pop_first()?;
+        self.progress.closed_to = Some(start.plus_millis(self.millis));
+        Some(Closed { start, nodes: open.nodes })
+    }
+
+    fn is_complete(&self, start: Timestamp, open: &Open) -> bool {
+        let end = start.plus_millis(self.millis);
+        let written = |node: &StageName| open.nodes.get(node).map_or(0, |seen| total(&seen.window.output));
+        self.topology.nodes.iter().all(|(name, inputs)| {
+            if inputs.is_empty() {
+                return self.source_is_past(name, end);
+            }
+            let read = open.nodes.get(name).map_or(0, |seen| total(&seen.window.input));
+            let complete = read >= inputs.iter().map(written).sum() && !open.unreadable.contains(name);
+            complete || self.stage_is_past(name, end)
+        })
+    }
+
+    fn source_is_past(&self, name: &StageName, end: Timestamp) -> bool {
+        let Some(producers) = self.progress.producers.get(name) else {
+            return self.most_begun() > SILENCE * self.lateness;
+        };
+        let silent = |producer: &Producer| self.most_begun() - producer.heard_at > SILENCE * self.lateness;
+        producers.values().all(|producer| producer.before.is_some_and(|before| before >= end) || silent(producer))
+    }
+
+    fn stage_is_past(&self, name: &StageName, end: Timestamp) -> bool {
+        let Some(producers) = self.progress.producers.get(name) else { return false };
+        // A partition that was never heard of may be empty, or not read yet.
+        let all_heard = producers.len() >= self.topology.partitions as usize;
+        let windows = if all_heard { self.lateness } else { SILENCE * self.lateness };
+        let lateness = i64::try_from(windows).unwrap_or(i64::MAX).saturating_mul(self.millis);
+        let end = end.plus_millis(lateness);
+        producers.values().all(|producer| producer.before.is_some_and(|before| before >= end))
+    }
+
+    /// Says how far the sources are apart in event time, if that is more than the allowed lateness.
+    pub(crate) fn apart(&self) -> Option<(StageName, StageName, u64)> {
+        let sources = self.topology.nodes.iter().filter(|(_, inputs)| inputs.is_empty());
+        let mut times: Vec<(Timestamp, &StageName)> = sources
+            .filter_map(|(name, _)| {
+                Some((self.progress.producers.get(name)?.values().filter_map(|p| p.before).max()?, name))
+            })
+            .collect();
+        times.sort();
+        let ((first, slow), (last, fast)) = (times.first()?, times.last()?);
+        let windows = (last.as_millis() - first.as_millis()) / self.millis;
+        let windows = u64::try_from(windows).unwrap_or(0);
+        (windows > SILENCE * self.lateness).then(|| ((*slow).clone(), (*fast).clone(), windows))
+    }
+}
+
+/// Returns the number of records of a set: every signal is shown for every record.
+fn total(set: &Option<driftline_stats::ProfileSet>) -> u64 {
+    set.as_ref().and_then(|set| set.signals().map(|(_, _, signal)| signal.total()).max()).unwrap_or(0)
+}

@@ -1,0 +1,124 @@
+//! The proof that matters: a pipeline of three stages, a change in one of them or in the source, and the monitor names the right
+//! one; without a change it is silent.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod plant;
+
+use std::sync::{Arc, Mutex};
+
+use driftline_broker::Broker;
+use driftline_monitor::{Alarm, AlarmState, Baseline, Ending, Service, Settings, Status, alarms};
+use driftline_pipeline::Plan;
+use driftline_runtime::{Companion, Nodes};
+use driftline_stats::Verdict;
+use plant::Changes;
+
+/// What runs beside the nodes of a plant: the monitor as the command runs it.
+struct Beside {
+    service: Service,
+    status: Mutex<Option<Status>>,
+}
+
+impl Companion for Beside {
+    fn run(&self, nodes: &Nodes) {
+        let ending = || match (nodes.cut_off(), nodes.finished()) {
+            (true, _) => Ending::CutOff,
+            (false, true) => Ending::Finished,
+            (false, false) => Ending::Open,
+        };
+        *self.status.lock().unwrap() = self.service.run(ending, |_| {}).unwrap();
+    }
+}
+
+const MONITOR: &str = "reference = \"plant.json\"\nrun_length = 10000";
+/// The windows of the baseline, and of a run after it with a change in the middle.
+const HEALTHY: u64 = 150;
+const RUN: u64 = 60;
+const CHANGE: u64 = HEALTHY + 30;
+
+/// Runs a plant with its monitor; returns how things stood at the end and every alarm.
+fn watched(plan: &Plan, baseline: &Arc<Baseline>) -> (Status, Vec<Alarm>, Arc<dyn Broker>) {
+    let broker = plant::temporary();
+    let service = Service::new(Arc::clone(&broker), Settings::of(plan), Arc::clone(baseline));
+    let beside = Arc::new(Beside { service, status: Mutex::new(None) });
+    let mut monitoring = plant::bins(plan, baseline);
+    monitoring.companion = Some(Arc::clone(&beside) as Arc<dyn Companion>);
+    plant::run(plan, &broker, monitoring);
+    let status = beside.status.lock().unwrap().take().unwrap();
+    let alarms = alarms(&*broker, &plan.name).unwrap();
+    (status, alarms, broker)
+}
+
+fn run_with(changes: Changes, source: &str) -> (Status, Vec<Alarm>) {
+    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    let plan = plant::plan(changes, 2, HEALTHY, RUN, source, MONITOR);
+    let (status, alarms, _) = watched(&plan, &baseline);
+    eprintln!("{}", status.sentence);
+    (status, alarms)
+}
+
+/// The one alarm that fires, which names this node with the largest share.
+fn blames(found: &(Status, Vec<Alarm>), origin: &str) -> Alarm {
+    let (status, alarms) = found;
+    assert_eq!(status.windows, RUN);
+    assert_eq!(status.notes, Vec::<String>::new());
+    let firing: Vec<&Alarm> = alarms.iter().filter(|alarm| alarm.state == AlarmState::Firing).collect();
+    let [alarm] = firing.as_slice() else { panic!("{} alarms are firing: {}", firing.len(), status.sentence) };
+    assert_eq!(alarm.origin.as_ref().map(driftline_types::StageName::as_str), Some(origin), "{}", alarm.summary);
+    assert!(alarm.summary.starts_with(&format!("began in `{origin}`")), "{}", alarm.summary);
+    let onset = alarm.onset.unwrap().as_millis() / plant::WINDOW;
+    assert!(onset.abs_diff(CHANGE as i64) <= 2, "onset in window {onset}, changed in {CHANGE}");
+    let [trace] = alarm.traces.as_slice() else { panic!("one last stage") };
+    let share = |name: &str| trace.shares.iter().find(|share| share.node == name).unwrap();
+    assert!((trace.shares.iter().map(|share| share.share).sum::<f64>() - 1.0).abs() < 1e-9);
+    assert!(share(origin).share > 0.7, "{:?}", trace.shares);
+    assert!(share(origin).interval.0 <= share(origin).share && share(origin).share <= share(origin).interval.1 + 1e-9);
+    assert!(!alarm.signals.is_empty() && !alarm.examples.is_empty());
+    (*alarm).clone()
+}
+
+#[test]
+fn a_stage_that_changed_is_named() {
+    for (name, changes) in [
+        ("scale", Changes { scale: Some(CHANGE), ..Changes::default() }),
+        ("pair", Changes { pair: Some(CHANGE), ..Changes::default() }),
+        ("paint", Changes { paint: Some(CHANGE), ..Changes::default() }),
+    ] {
+        let alarm = blames(&run_with(changes, ""), name);
+        let verdict = |node: &str| alarm.nodes.iter().find(|found| found.node.as_str() == node).unwrap().verdict;
+        assert_eq!(verdict(name), Verdict::StageChanged);
+        assert_eq!(verdict("parts"), Verdict::Unchanged);
+    }
+}
+
+#[test]
+fn a_source_that_changed_is_named() {
+    let alarm = blames(&run_with(Changes::default(), &format!("wider_from = {CHANGE}")), "parts");
+    assert!(alarm.summary.contains("what it writes changed"), "{}", alarm.summary);
+}
+
+/// The same length without a change, over several seeds.
+#[test]
+fn without_a_change_it_is_silent() {
+    let baseline = Arc::new(plant::baseline(Changes::default(), HEALTHY));
+    for seed in 2..5 {
+        let plan = plant::plan(Changes::default(), seed, HEALTHY, RUN, "", MONITOR);
+        let (status, alarms, _) = watched(&plan, &baseline);
+        assert_eq!((alarms.len(), status.windows), (0, RUN), "{}", status.sentence);
+        assert!(status.sentence.starts_with("nothing has changed"), "{}", status.sentence);
+        assert_eq!(status.notes, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn another_version_is_told_of_and_is_no_alarm() {
+    let baseline = Arc::new(plant::baseline(Changes::default(), 80));
+    // The same work under another config: another version.
+    let changes = Changes { paint: Some(1_000_000), ..Changes::default() };
+    let plan = plant::plan(changes, 2, 80, 30, "", MONITOR);
+    let (status, alarms, _) = watched(&plan, &baseline);
+    assert_eq!(alarms, []);
+    let note = status.notes.iter().find(|note| note.starts_with("paint runs version")).unwrap();
+    assert!(note.contains("no verdict on it until a reference is built"), "{note}");
+}
