@@ -218,7 +218,7 @@ impl Stage for WorkStage {
                     }
                 },
                 Task::Paint => {
-                    let limit = if changed { 0.5 } else { 1.5 };
+                    let limit = if changed { -0.5 } else { 1.5 };
                     part.colour = if part.width > limit { "gold" } else { "grey" }.to_owned();
                     out.emit(record, part);
                 }
