@@ -40,6 +40,10 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Profiles(ProfilesArgs),
+    /// Says what has changed, where it began, and shows every signal against its reference.
+    ///
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
+    Report(ReportArgs),
     /// Lists the alarms of a pipeline, or acknowledges one. Needs Kafka or a log at `broker.path`.
     Alarms(AlarmsArgs),
     /// Builds the reference that windows are compared with.
@@ -229,6 +233,30 @@ pub(crate) struct ParametersArgs {
     /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Writes one page with plots that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Watches a pipeline that other processes run. Several share the work by pipeline: of each one is at work, the others stand by.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct MonitorArgs {
+    /// The pipeline file.
+    #[arg(long)]
+    pub pipeline: PathBuf,
+    /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
+    #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
+    pub overrides: Vec<Override>,
 }
 
 #[derive(Debug, clap::Args)]

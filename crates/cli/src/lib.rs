@@ -17,6 +17,8 @@ mod profiles;
 mod progress;
 mod reference;
 pub mod registry;
+mod report;
+mod report_html;
 mod run;
 mod table;
 mod tap;
@@ -32,7 +34,7 @@ use driftline_pipeline::LogFormat;
 pub use exit::Exit;
 
 use crate::{
-    args::{Args, Command, StageArgs},
+    args::{Args, Command, MonitorArgs, StageArgs},
     exit::Failure,
 };
 
@@ -47,6 +49,12 @@ pub fn main() -> ExitCode {
 #[must_use]
 pub fn stage(kind: &'static str) -> ExitCode {
     finish(StageArgs::try_parse(), |args| run::stage(kind, &args))
+}
+
+/// Watches one pipeline until the process is asked to stop: what `driftline-monitor` is.
+#[must_use]
+pub fn monitor() -> ExitCode {
+    finish(MonitorArgs::try_parse(), |args| monitor::watch(&args))
 }
 
 fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exit, Failure>) -> ExitCode {
@@ -80,6 +88,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
         Command::Alarms(args) => monitor::alarms(&args),
+        Command::Report(args) => report::report(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
         Command::Feedback(args) => feedback::feedback(&args),

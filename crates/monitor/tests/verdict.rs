@@ -8,7 +8,7 @@ mod plant;
 use std::sync::{Arc, Mutex};
 
 use driftline_broker::Broker;
-use driftline_monitor::{Alarm, AlarmState, Baseline, Ending, Service, Settings, Status, alarms};
+use driftline_monitor::{Alarm, AlarmState, Baseline, Ending, Listener, Service, Settings, Status, alarms};
 use driftline_pipeline::Plan;
 use driftline_runtime::{Companion, Nodes};
 use driftline_stats::Verdict;
@@ -20,6 +20,13 @@ struct Beside {
     status: Mutex<Option<Status>>,
 }
 
+struct Silent;
+
+impl Listener for Silent {
+    fn alarm(&self, _alarm: &Alarm) {}
+    fn judged(&self, _status: &Status) {}
+}
+
 impl Companion for Beside {
     fn run(&self, nodes: &Nodes) {
         let ending = || match (nodes.cut_off(), nodes.finished()) {
@@ -27,7 +34,7 @@ impl Companion for Beside {
             (false, true) => Ending::Finished,
             (false, false) => Ending::Open,
         };
-        *self.status.lock().unwrap() = self.service.run(ending, |_| {}).unwrap();
+        *self.status.lock().unwrap() = self.service.run(ending, &Silent).unwrap();
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     expect::Others,
     graph, inject,
     overrides::{Origin, parse_key},
+    rules,
 };
 
 const SECTIONS: [&str; 9] =
@@ -132,6 +133,7 @@ impl<'a> Compiler<'a> {
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
         let injections = self.injections(&drafts);
+        self.check_rules(monitor.as_ref(), &drafts);
         let tests = self.tests();
 
         let (Some(pipeline), Some(broker), Some(monitor), Some(telemetry), true) =
@@ -315,6 +317,15 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem { path: drafts[cycle[0]].path_to("inputs"), found: None, message });
         }
         order
+    }
+
+    /// Checks rules against the nodes there are.
+    fn check_rules(&mut self, monitor: Option<&MonitorConfig>, drafts: &[Draft<'_>]) {
+        let writers = drafts.iter().filter(|draft| draft.role != Role::Sink);
+        let writers: Vec<(&str, bool)> = writers.map(|draft| (draft.key, draft.role == Role::Source)).collect();
+        for problem in monitor.map_or_else(Vec::new, |monitor| rules::check(&monitor.rules, &writers)) {
+            self.note_of(&["monitor".to_owned(), "rules".to_owned()], problem);
+        }
     }
 
     /// Finds what is allowed in a right file but most likely a mistake.

@@ -5,6 +5,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use driftline_types::config::Millis;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::{OtlpEndpoint, RuleConfig};
+
 /// How signals are monitored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,6 +26,10 @@ pub struct MonitorConfig {
     pub tolerance: f64,
     /// Fixed recordings that are sent on a schedule; `None` sends none.
     pub probes: Option<ProbesConfig>,
+    /// Thresholds on signals.
+    pub rules: Vec<RuleConfig>,
+    /// Where alarms are posted; `None` posts none.
+    pub webhook: Option<WebhookConfig>,
 }
 
 /// Fixed recordings that are sent on a schedule.
@@ -41,6 +47,40 @@ fn every_minute() -> Millis {
     Millis(60_000)
 }
 
+/// Where alarms are posted, in Alertmanager's format.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// The receiver.
+    pub url: WebhookUrl,
+}
+
+/// `http://host:port/path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookUrl(OtlpEndpoint);
+
+impl WebhookUrl {
+    const ALLOWED: &str =
+        "a URL such as \"http://localhost:9093/hook\" (a receiver beside the process; it adds TLS and credentials)";
+}
+
+impl fmt::Display for WebhookUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for WebhookUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // Credentials in a URL are a mistake, but not one to print.
+        let found = if text.contains('@') { "a URL with credentials" } else { &text };
+        OtlpEndpoint::parse(&text)
+            .map(Self)
+            .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(found), &Self::ALLOWED))
+    }
+}
+
 impl Default for MonitorConfig {
     fn default() -> Self {
         Self {
@@ -50,6 +90,8 @@ impl Default for MonitorConfig {
             run_length: 10_000,
             tolerance: 0.02,
             probes: None,
+            rules: Vec::new(),
+            webhook: None,
         }
     }
 }
@@ -58,7 +100,7 @@ impl MonitorConfig {
     /// Says whether anything is watched.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.reference.is_some()
+        self.reference.is_some() || !self.rules.is_empty()
     }
 }
 
