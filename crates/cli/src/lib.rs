@@ -6,11 +6,13 @@
 mod args;
 mod dead_letters;
 mod exit;
+mod feedback;
 mod log;
 mod logging;
 mod models;
 mod monitor;
 mod parameters;
+mod probes;
 mod profiles;
 mod progress;
 mod reference;
@@ -89,6 +91,8 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Report(args) => report::report(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
+        Command::Feedback(args) => feedback::feedback(&args),
+        Command::Probes(args) => probes::probes(&args),
         Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),

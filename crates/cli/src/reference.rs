@@ -111,5 +111,5 @@ pub(crate) fn monitoring(plan: &Plan, baseline: Option<&Baseline>) -> Monitoring
             bins.insert(node.name.clone(), Bins { input, output, codes });
         }
     }
-    Monitoring { bins, companion: None }
+    Monitoring { bins, ..Monitoring::default() }
 }

@@ -14,6 +14,7 @@ use crate::{
     exit::Failure,
     log, logging,
     monitor::Beside,
+    probes,
     profiles::WHOLE,
     progress::Progress,
     reference,
@@ -121,6 +122,7 @@ pub(crate) fn execute_watched(
     let metrics = Arc::new(Metrics::new(plan));
     let baseline = reference::baseline(plan)?;
     let mut monitoring = reference::monitoring(plan, baseline.as_deref());
+    monitoring.probes = probes::schedules(plan)?;
     monitoring.companion = monitor.map(|monitor| monitor as Arc<dyn Companion>);
     let options =
         RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };

@@ -28,7 +28,7 @@ const SECTIONS: [&str; 9] =
 /// The keys that every source, stage and sink may have; the rest belong to its kind.
 const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
 /// What a node cannot be called, because the pipeline has a topic of that name.
-const RESERVED: [&str; 5] = ["profiles", "alarms", "control", "feedback", "monitor"];
+const RESERVED: [&str; 6] = ["profiles", "alarms", "control", "feedback", "monitor", "probes"];
 /// Values of a path key that are not paths.
 const NOT_PATHS: [&str; 2] = ["builtin", "-"];
 
@@ -128,7 +128,7 @@ impl<'a> Compiler<'a> {
         }
         let pipeline: Option<PipelineSection> = self.section("pipeline", &[]);
         let broker = self.broker();
-        let monitor: Option<MonitorConfig> = self.section("monitor", &["reference"]);
+        let monitor = self.monitor();
         let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
@@ -188,6 +188,17 @@ impl<'a> Compiler<'a> {
         }
         for problem in broker::check(&table, self.kinds.properties) {
             self.note_of(&at, problem);
+        }
+        self.read(&Value::Table(table), &at)
+    }
+
+    /// Reads how signals are monitored.
+    fn monitor(&mut self) -> Option<MonitorConfig> {
+        let at = vec!["monitor".to_owned()];
+        let mut table = self.table(&at, self.document.root.get("monitor"))?.clone();
+        self.resolve_paths(&mut table, &at, &["reference"]);
+        if let Some(Value::Table(probes)) = table.get_mut("probes") {
+            self.resolve_paths(probes, &["monitor".to_owned(), "probes".to_owned()], &["path"]);
         }
         self.read(&Value::Table(table), &at)
     }

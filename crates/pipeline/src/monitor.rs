@@ -24,10 +24,27 @@ pub struct MonitorConfig {
     /// The effect below which a change is noted and nobody is called, 0 to 1.
     #[serde(deserialize_with = "share")]
     pub tolerance: f64,
+    /// Fixed recordings that are sent on a schedule; `None` sends none.
+    pub probes: Option<ProbesConfig>,
     /// Thresholds on signals.
     pub rules: Vec<RuleConfig>,
     /// Where alarms are posted; `None` posts none.
     pub webhook: Option<WebhookConfig>,
+}
+
+/// Fixed recordings that are sent on a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbesConfig {
+    /// The file that `driftline probes record` wrote.
+    pub path: PathBuf,
+    /// Event time between two sendings, at least 1 ms.
+    #[serde(default = "every_minute", deserialize_with = "some_time")]
+    pub every: Millis,
+}
+
+fn every_minute() -> Millis {
+    Millis(60_000)
 }
 
 /// Where alarms are posted, in Alertmanager's format.
@@ -72,6 +89,7 @@ impl Default for MonitorConfig {
             lateness: Lateness::Windows(6),
             run_length: 10_000,
             tolerance: 0.02,
+            probes: None,
             rules: Vec::new(),
             webhook: None,
         }

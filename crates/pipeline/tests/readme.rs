@@ -80,7 +80,7 @@ fn the_example_of_a_test_is_right() {
 
 #[test]
 fn the_examples_of_injections_are_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
     let injected = |node: &str| plan.injections_of(&StageName::try_new(node).unwrap());
     let moment = |text| Timestamp::parse(text).unwrap();
     let clip = injected("vad").iter().next().copied().unwrap();
@@ -91,7 +91,7 @@ fn the_examples_of_injections_are_right() {
 
 #[test]
 fn the_example_of_a_rule_is_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
     assert_eq!((plan.monitor.rules.len(), plan.monitor.rules[0].min_records), (1, 20));
     assert!(plan.monitor.is_on());
 }
@@ -117,6 +117,8 @@ fn the_reference_is_complete() {
         "monitor.lateness",
         "monitor.run_length",
         "monitor.tolerance",
+        "monitor.probes.path",
+        "monitor.probes.every",
         "monitor.rules",
         "monitor.webhook.url",
         "stage",

@@ -19,9 +19,11 @@
 //! and for the threads to end.
 
 mod batch;
+pub mod feedback;
 mod flow;
 mod metrics;
 mod monitoring;
+pub mod probes;
 pub mod profiles;
 mod repeats;
 mod report;

@@ -218,7 +218,7 @@ impl Stage for WorkStage {
                     }
                 },
                 Task::Paint => {
-                    let limit = if changed { 0.5 } else { 1.5 };
+                    let limit = if changed { -0.5 } else { 1.5 };
                     part.colour = if part.width > limit { "gold" } else { "grey" }.to_owned();
                     out.emit(record, part);
                 }
@@ -352,7 +352,7 @@ pub fn bins(plan: &Plan, baseline: &Baseline) -> Monitoring {
         output: Arc::clone(&node.output),
         codes: InputCodes::Carried,
     };
-    Monitoring { bins: nodes.map(|node| (node.name.clone(), bins(node))).collect(), companion: None }
+    Monitoring { bins: nodes.map(|node| (node.name.clone(), bins(node))).collect(), ..Monitoring::default() }
 }
 
 pub fn run(plan: &Plan, broker: &Arc<dyn Broker>, monitoring: Monitoring) -> Report {
