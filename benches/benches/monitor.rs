@@ -68,8 +68,7 @@ fn key(node: usize, start: i64) -> ProfileKey {
 
 /// A baseline of sources with a full history, without a log behind it.
 fn baseline(signals: &'static [Signal], random: &mut Random) -> Baseline {
-    let windows: Vec<Timestamp> =
-        (0..WINDOWS).map(|at| Timestamp::from_millis(at as i64 * MILLIS as i64)).collect();
+    let windows: Vec<Timestamp> = (0..WINDOWS).map(|at| Timestamp::from_millis(at as i64 * MILLIS as i64)).collect();
     let declared = Arc::new(Reference::declared());
     let node = |node: usize, random: &mut Random| {
         let profiles = NodeWindow { output: Some(set(&declared, signals, 2_000, random)), ..NodeWindow::default() };
@@ -161,7 +160,11 @@ fn bench(criterion: &mut Criterion) {
     });
     group.finish();
     let state: usize = entries.values().sum();
-    println!("{at} windows: state of {} MB; resident {before:?} MB at the start, {:?} MB now", state >> 20, resident_mb());
+    println!(
+        "{at} windows: state of {} MB; resident {before:?} MB at the start, {:?} MB now",
+        state >> 20,
+        resident_mb()
+    );
 }
 
 criterion_group!(benches, bench);

@@ -15,12 +15,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("payloads", &["types", "stage"]),
     ("broker", &["types"]),
     ("models", &[]),
+    ("shop", &[]),
     ("monitor", &["types", "stats", "pipeline", "broker"]),
-    ("connectors", &["types", "stage", "payloads"]),
+    ("connectors", &["types", "stage", "payloads", "shop"]),
     ("runtime", &["types", "stats", "pipeline", "stage", "broker"]),
     ("vad", &["types", "stage", "payloads", "models"]),
     ("asr", &["types", "stage", "payloads", "models"]),
     ("search", &["types", "stage", "payloads"]),
+    ("user-profile", &["types", "stage", "payloads", "models"]),
+    ("recommender", &["types", "stage", "payloads", "models"]),
 ];
 
 /// Libraries that one crate alone may use.

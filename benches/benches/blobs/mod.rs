@@ -137,7 +137,15 @@ pub static REGISTRY: Registry = Registry {
 /// Makes the plan; `more` is added to the file.
 pub fn plan(records: u64, more: &str) -> Plan {
     let blob = Some(SchemaSpec::Exactly(Blob::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    let spec = |name, input, output, check| KindSpec {
+        name,
+        input,
+        output,
+        paths: &[],
+        check,
+        parameters: &[],
+        start: |_| None,
+    };
     let kinds = Kinds {
         properties: &[],
         sources: vec![spec("blobs", None, blob.clone(), REGISTRY.sources[0].check)],

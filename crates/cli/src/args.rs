@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Reference(ReferenceArgs),
     /// Runs the `[[tests]]` of pipelines.
     Test(TestArgs),
+    /// Lists what may be injected into the sources and stages of a pipeline, see `run --inject`.
+    Parameters(ParametersArgs),
     /// Looks at model files.
     Models(ModelsArgs),
     /// Looks at dead letters, sends them again or sets them aside. Needs Kafka or a log at `broker.path`.
@@ -75,6 +77,10 @@ pub(crate) struct PipelineArgs {
     /// path is relative to the current directory.
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub overrides: Vec<Override>,
+    /// Changes a source or stage at a moment of event time, such as `vad.clip_ms=200 @ 60s` or
+    /// `microphone.pitch=1.3 @ 10m over 5m`; times count from the start of the sources.
+    #[arg(long = "inject", value_name = "NODE.PARAMETER=VALUE @ TIME", value_parser = Override::injection)]
+    pub injections: Vec<Override>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -105,6 +111,9 @@ pub(crate) struct StageArgs {
     /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub overrides: Vec<Override>,
+    /// Changes the stage at a moment of event time, such as `vad.clip_ms=200 @ 60s`.
+    #[arg(long = "inject", value_name = "NODE.PARAMETER=VALUE @ TIME", value_parser = Override::injection)]
+    pub injections: Vec<Override>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -178,6 +187,15 @@ pub(crate) struct MonitorArgs {
     /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub overrides: Vec<Override>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ParametersArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The form of the output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,7 @@ mod log;
 mod logging;
 mod models;
 mod monitor;
+mod parameters;
 mod profiles;
 mod progress;
 mod reference;
@@ -88,6 +89,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Report(args) => report::report(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
+        Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
         Command::Topics(args) => topics::topics(&args),

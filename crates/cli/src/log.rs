@@ -14,7 +14,8 @@ use crate::{
 
 /// Loads a pipeline; warnings go to standard error.
 pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {
-    let plan = Plan::load(&args.pipeline, &args.overrides, &kinds(&REGISTRY)).map_err(Failure::usage)?;
+    let overrides: Vec<_> = args.overrides.iter().chain(&args.injections).cloned().collect();
+    let plan = Plan::load(&args.pipeline, &overrides, &kinds(&REGISTRY)).map_err(Failure::usage)?;
     for warning in &plan.warnings {
         eprintln!("{warning}");
     }

@@ -103,7 +103,8 @@ impl Listener for Outside {
 
 /// Watches a pipeline that other processes run, until it is asked to stop.
 pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
-    let args = PipelineArgs { pipeline: args.pipeline.clone(), overrides: args.overrides.clone() };
+    let args =
+        PipelineArgs { pipeline: args.pipeline.clone(), overrides: args.overrides.clone(), injections: Vec::new() };
     let plan = log::load(&args)?;
     if !plan.monitor.is_on() {
         let file = plan.file.display();

@@ -1,16 +1,29 @@
 //! The kinds this command knows. A new stage is one entry here and one crate.
 
 use driftline_asr::Asr;
-use driftline_connectors::{AudioFiles, JsonLinesSink, JsonLinesSource, StdoutSink};
+use driftline_connectors::{AudioFiles, EventFiles, JsonLinesSink, JsonLinesSource, ShopSource, StdoutSink};
 use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
+use driftline_recommender::RecommenderKind;
 use driftline_search::SearchKind;
 use driftline_stage::{Registry, SinkDef, SourceDef, StageDef};
+use driftline_user_profile::UserProfileKind;
 use driftline_vad::Vad;
 
 /// Every kind of source, stage and sink.
 pub static REGISTRY: Registry = Registry {
-    sources: &[SourceDef::of::<AudioFiles>(), SourceDef::of::<JsonLinesSource>()],
-    stages: &[StageDef::of::<Vad>(), StageDef::of::<Asr>(), StageDef::of::<SearchKind>()],
+    sources: &[
+        SourceDef::of::<AudioFiles>(),
+        SourceDef::of::<EventFiles>(),
+        SourceDef::of::<JsonLinesSource>(),
+        SourceDef::of::<ShopSource>(),
+    ],
+    stages: &[
+        StageDef::of::<Vad>(),
+        StageDef::of::<Asr>(),
+        StageDef::of::<SearchKind>(),
+        StageDef::of::<UserProfileKind>(),
+        StageDef::of::<RecommenderKind>(),
+    ],
     sinks: &[SinkDef::of::<JsonLinesSink>(), SinkDef::of::<StdoutSink>()],
 };
 
@@ -23,6 +36,8 @@ pub fn kinds(registry: &Registry) -> Kinds {
         output: Some(SchemaSpec::Exactly(def.output)),
         paths: def.paths,
         check: def.check,
+        parameters: def.parameters,
+        start: def.start,
     });
     let stages = registry.stages.iter().map(|def| KindSpec {
         name: def.kind,
@@ -30,6 +45,8 @@ pub fn kinds(registry: &Registry) -> Kinds {
         output: Some(SchemaSpec::Exactly(def.output)),
         paths: def.paths,
         check: def.check,
+        parameters: def.parameters,
+        start: |_| None,
     });
     let sinks = registry.sinks.iter().map(|def| KindSpec {
         name: def.kind,
@@ -40,6 +57,8 @@ pub fn kinds(registry: &Registry) -> Kinds {
         output: None,
         paths: def.paths,
         check: def.check,
+        parameters: &[],
+        start: |_| None,
     });
     Kinds {
         sources: sources.collect(),
@@ -58,7 +77,8 @@ mod tests {
         let kinds = kinds(&REGISTRY);
         for sink in kinds.sinks {
             let input = sink.input.map(|input| input.to_string());
-            assert_eq!(input.as_deref(), Some("one of json.v1, search-response.v1, transcript.v1"), "{}", sink.name);
+            let json = "one of click-event.v1, json.v1, recommendations.v1, search-response.v1, transcript.v1, user-profile.v1";
+            assert_eq!(input.as_deref(), Some(json), "{}", sink.name);
         }
     }
 }

@@ -52,8 +52,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Runs one stage as a process of its own.
 pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
-    let StageArgs { pipeline, stage, overrides } = args;
-    let args = PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone() };
+    let StageArgs { pipeline, stage, overrides, injections } = args;
+    let args =
+        PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone(), injections: injections.clone() };
     let plan = log::load(&args)?;
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
     let telemetry = telemetry.map(Arc::new);

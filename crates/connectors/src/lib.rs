@@ -3,6 +3,8 @@
 //! | kind | what | type |
 //! |---|---|---|
 //! | source `audio-files` | recordings, sent as microphones would send them | [`AudioFiles`] |
+//! | source `event-files` | logs of real shops: CSV or JSON Lines, the columns named | [`EventFiles`] |
+//! | source `shop` | a simulated shop: what its customers do | [`ShopSource`] |
 //! | source `image-files` | photographs, sent as cameras would send them | [`ImageFiles`] |
 //! | source `camera` | phone screens under a lamp, generated | [`Camera`] |
 //! | source `jsonl` | a JSON object a line, from a file or standard input | [`JsonLinesSource`] |
@@ -15,10 +17,14 @@
 
 pub mod audio;
 pub mod camera;
+pub mod event_files;
 pub mod images;
 pub mod jsonl;
+pub mod shop;
 
 pub use audio::AudioFiles;
 pub use camera::Camera;
+pub use event_files::EventFiles;
 pub use images::ImageFiles;
 pub use jsonl::{JsonLinesSink, JsonLinesSource, StdoutSink};
+pub use shop::ShopSource;

@@ -4,6 +4,9 @@ pub mod asr;
 pub mod error;
 pub mod features;
 pub mod inspect;
+pub mod parameters;
+pub mod profile;
+pub mod recommender;
 pub mod vad;
 pub mod whisper;
 

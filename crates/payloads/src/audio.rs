@@ -4,7 +4,11 @@ use bytes::{Bytes, BytesMut};
 use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
-use crate::{SAMPLE_RATE, wav};
+use crate::{
+    SAMPLE_RATE,
+    spectrum::{BANDS, Spectrum},
+    wav,
+};
 
 /// A piece of a recording: 16 kHz, one channel. A session's chunks come in order; the last one is
 /// marked and may be empty.
@@ -58,6 +62,18 @@ static MISSING: Signal = Signal {
     kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
 };
 
+static COLOUR: Signal = Signal::embedding(
+    "audio.colour",
+    "levels of 16 mel bands against their mean, in units of 60 dB; missing for silence",
+    BANDS,
+);
+static CENTROID: Signal = Signal {
+    name: "audio.centroid",
+    unit: "Hz",
+    help: "middle of the power on the mel scale; missing for silence",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 100.0, hi: 8_000.0 } },
+};
+
 impl Payload for AudioChunk {
     const SCHEMA: SchemaId = SchemaId::new("audio-chunk.v1");
     const CONTENT_TYPE: &'static str = wav::CONTENT_TYPE;
@@ -72,7 +88,11 @@ impl Payload for AudioChunk {
     }
 
     fn signals(&self, visit: &mut dyn SignalVisitor) {
-        visit.number(&LEVEL, level_dbfs(&self.samples));
+        let power = power(&self.samples);
+        let spectrum = Spectrum::of(&self.samples, power);
+        visit.number(&LEVEL, level_dbfs(power));
+        visit.embedding(&COLOUR, spectrum.as_ref().map(|spectrum| spectrum.shape.as_slice()));
+        visit.number(&CENTROID, spectrum.map(|spectrum| spectrum.centroid));
         visit.number(&LENGTH, Some(millis(self.samples.len())));
         visit.number(&CLIPPED, (!self.samples.is_empty()).then_some(f64::from(self.clipped)));
         visit.category(&SOURCE_RATE, Some(&self.source_rate.to_string()));
@@ -80,9 +100,13 @@ impl Payload for AudioChunk {
     }
 }
 
-/// Returns the root mean square in dB against full scale, or `None` for digital silence.
-pub(crate) fn level_dbfs(samples: &[f32]) -> Option<f64> {
-    let power = samples.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / samples.len().max(1) as f64;
+/// Returns the mean square; 0 of no samples.
+pub(crate) fn power(samples: &[f32]) -> f64 {
+    samples.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / samples.len().max(1) as f64
+}
+
+/// Returns a mean square in dB against full scale, or `None` for digital silence.
+pub(crate) fn level_dbfs(power: f64) -> Option<f64> {
     (power > 0.0).then(|| 10.0 * power.log10())
 }
 

@@ -4,7 +4,11 @@ use bytes::{Bytes, BytesMut};
 use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
-use crate::{audio, wav};
+use crate::{
+    audio,
+    spectrum::{BANDS, Spectrum},
+    wav,
+};
 
 /// A stretch of speech cut out of a session: 16 kHz, one channel, padding included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,17 @@ static LEVEL: Signal = Signal {
     unit: "dBFS",
     help: "root mean square against full scale, missing for silence",
     kind: SignalKind::Number { scale: Scale::Linear { lo: -96.0, hi: 0.0 } },
+};
+static COLOUR: Signal = Signal::embedding(
+    "segment.colour",
+    "levels of 16 mel bands against their mean, in units of 60 dB; missing for silence",
+    BANDS,
+);
+static CENTROID: Signal = Signal {
+    name: "segment.centroid",
+    unit: "Hz",
+    help: "middle of the power on the mel scale; missing for silence",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 100.0, hi: 8_000.0 } },
 };
 static SPEECH_RATIO: Signal = Signal {
     name: "segment.speech_ratio",
@@ -81,7 +96,11 @@ impl Payload for SpeechSegment {
 
     fn signals(&self, visit: &mut dyn SignalVisitor) {
         visit.number(&LENGTH, Some(audio::millis(self.samples.len())));
-        visit.number(&LEVEL, audio::level_dbfs(&self.samples));
+        let power = audio::power(&self.samples);
+        let spectrum = Spectrum::of(&self.samples, power);
+        visit.number(&LEVEL, audio::level_dbfs(power));
+        visit.embedding(&COLOUR, spectrum.as_ref().map(|spectrum| spectrum.shape.as_slice()));
+        visit.number(&CENTROID, spectrum.map(|spectrum| spectrum.centroid));
         visit.number(&SPEECH_RATIO, Some(f64::from(self.speech_ratio)));
         visit.number(&NUMBER, Some(f64::from(self.segment) + 1.0));
         visit.number(&SILENCE_BEFORE, Some(self.silence_before_ms as f64));

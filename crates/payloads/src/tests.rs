@@ -6,7 +6,10 @@ use bytes::{Bytes, BytesMut};
 use driftline_stage::{Payload, Signal, SignalVisitor};
 use proptest::prelude::*;
 
-use crate::{AudioChunk, Hit, JsonValue, SAMPLE_RATE, SearchResponse, SpeechSegment, Transcript, wav};
+use crate::{
+    Answer, Attributes, AudioChunk, Basis, ClickEvent, ClickKind, Estimate, Hit, Interest, JsonValue, RecentEvent,
+    Recommendation, Recommendations, SAMPLE_RATE, SearchResponse, SpeechSegment, Transcript, UserProfile, wav,
+};
 
 fn encode(value: &impl Payload) -> Bytes {
     let mut bytes = BytesMut::new();
@@ -93,7 +96,69 @@ prop_compose! {
     }
 }
 
+fn kind() -> impl Strategy<Value = ClickKind> {
+    prop::sample::select(&ClickKind::ALL[..])
+}
+
+prop_compose! {
+    fn click()(
+        user in ".{1,9}", kind in kind(), product in prop::option::of(".{1,9}"), category in prop::option::of(".{1,9}"),
+        time_ms in 946_684_800_000i64..4_102_444_800_000,
+    ) -> ClickEvent {
+        ClickEvent::try_new(user, kind, product, category, time_ms).unwrap()
+    }
+}
+
+prop_compose! {
+    fn estimate()(answer in 0usize..3, probability in 0.0f32..=1.0) -> Estimate {
+        Estimate { answer: [Answer::Yes, Answer::No, Answer::Unknown][answer], probability }
+    }
+}
+
+prop_compose! {
+    fn profile()(
+        user in ".{1,9}", time_ms in any::<i64>(), cause in kind(), events in any::<u32>(), gap_ms in any::<Option<i64>>(),
+        estimates in [estimate(), estimate(), estimate(), estimate(), estimate()],
+        interests in prop::collection::vec((".{0,9}", 0.0f32..=1.0), 0..4),
+        recent in prop::collection::vec((any::<i64>(), kind(), any::<Option<String>>(), any::<Option<String>>()), 0..4),
+        bought in prop::collection::vec(".{0,9}", 0..4),
+    ) -> UserProfile {
+        let interests = interests.into_iter().map(|(category, weight)| Interest { category, weight }).collect();
+        let past = |(time_ms, kind, product, category)| RecentEvent { time_ms, kind, product, category };
+        let recent = recent.into_iter().map(past).collect();
+        UserProfile {
+            user, time_ms, cause, events, gap_ms, attributes: Attributes::from_all(estimates), interests, recent, bought,
+        }
+    }
+}
+
+prop_compose! {
+    fn recommendations()(
+        user in ".{1,9}", time_ms in any::<i64>(), cause in kind(), basis in 0usize..3, unknown_products in any::<u32>(),
+        items in prop::collection::vec((".{0,9}", ".{0,9}", -9.0f32..9.0, 0.0f32..9.0), 0..4),
+    ) -> Recommendations {
+        let basis = [Basis::History, Basis::Profile, Basis::Popularity][basis];
+        let item = |(product, category, score, surprise)| Recommendation { product, category, score, surprise };
+        Recommendations { user, time_ms, cause, basis, unknown_products, items: items.into_iter().map(item).collect() }
+    }
+}
+
 proptest! {
+    #[test]
+    fn clicks_round_trip(value in click()) {
+        round_trips(&value)?;
+    }
+
+    #[test]
+    fn profiles_round_trip(value in profile()) {
+        round_trips(&value)?;
+    }
+
+    #[test]
+    fn recommendations_round_trip(value in recommendations()) {
+        round_trips(&value)?;
+    }
+
     #[test]
     fn chunks_round_trip(value in chunk()) {
         round_trips(&value)?;
@@ -126,7 +191,12 @@ proptest! {
     fn signals_come_in_the_same_order(
         chunks in [chunk(), chunk()], segments in [segment(), segment()],
         transcripts in [transcript(), transcript()], responses in [response(), response()],
+        clicks in [click(), click()], profiles in [profile(), profile()],
+        recommendations in [recommendations(), recommendations()],
     ) {
+        prop_assert_eq!(signals(&clicks[0]), signals(&clicks[1]));
+        prop_assert_eq!(signals(&profiles[0]), signals(&profiles[1]));
+        prop_assert_eq!(signals(&recommendations[0]), signals(&recommendations[1]));
         prop_assert_eq!(signals(&chunks[0]), signals(&chunks[1]));
         prop_assert_eq!(signals(&segments[0]), signals(&segments[1]));
         prop_assert_eq!(signals(&transcripts[0]), signals(&transcripts[1]));
@@ -169,6 +239,39 @@ fn decode_all(bytes: &Bytes) {
     let _ = Transcript::decode(bytes);
     let _ = SearchResponse::decode(bytes);
     let _ = JsonValue::decode(bytes);
+    let _ = ClickEvent::decode(bytes);
+    let _ = UserProfile::decode(bytes);
+    let _ = Recommendations::decode(bytes);
+}
+
+#[test]
+fn an_event_that_is_none_says_why() {
+    let cases = [
+        (r#"{"kind":"view","time_ms":1}"#, "JSON of another shape"),
+        (r#"{"user":"a","kind":"look","time_ms":1600000000000}"#, "kind: found another word, allowed visit, search"),
+        (r#"{"user":"","kind":"view","time_ms":1600000000000}"#, "user: found 0 bytes, allowed 1 to 64"),
+        (r#"{"user":"a","kind":"view","time_ms":17}"#, "time_ms: found 17, allowed milliseconds since 1970"),
+        ("[1]", "JSON of another shape"),
+    ];
+    for (text, expected) in cases {
+        let error = ClickEvent::decode(&Bytes::from(text)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let long = "x".repeat(65);
+    let text = format!(r#"{{"user":"a","kind":"view","product":"{long}","time_ms":1600000000000}}"#);
+    assert_eq!(ClickEvent::decode(&text.into()).unwrap_err().to_string(), "product: found 65 bytes, allowed 1 to 64");
+}
+
+#[test]
+fn what_an_event_lacks_is_counted() {
+    let event = |kind, product: Option<&str>, category: Option<&str>| {
+        let (product, category) = (product.map(str::to_owned), category.map(str::to_owned));
+        ClickEvent::try_new("a".to_owned(), kind, product, category, 1_600_000_000_000).unwrap().missing()
+    };
+    assert_eq!(event(ClickKind::View, Some("p"), Some("c")), 0);
+    assert_eq!(event(ClickKind::Buy, Some(""), None), 2);
+    assert_eq!(event(ClickKind::Search, None, None), 1);
+    assert_eq!(event(ClickKind::Visit, None, None), 0);
 }
 
 fn silent(samples: usize) -> AudioChunk {

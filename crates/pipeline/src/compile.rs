@@ -1,9 +1,12 @@
 //! From the tables of a file to a plan, noting every problem on the way.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use driftline_types::{
-    PipelineName, StageName,
+    Injections, PipelineName, StageName,
     config::{self, ConfigProblem},
 };
 use serde::{Deserialize, Deserializer, de, de::DeserializeOwned};
@@ -15,12 +18,13 @@ use crate::{
     SchemaSpec, Severity, TestCase, broker,
     document::{Document, shape},
     expect::Others,
-    graph,
+    graph, inject,
     overrides::{Origin, parse_key},
     rules,
 };
 
-const SECTIONS: [&str; 8] = ["pipeline", "broker", "sources", "stages", "sinks", "monitor", "telemetry", "tests"];
+const SECTIONS: [&str; 9] =
+    ["pipeline", "broker", "sources", "stages", "sinks", "monitor", "telemetry", "inject", "tests"];
 /// The keys that every source, stage and sink may have; the rest belong to its kind.
 const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
 /// What a node cannot be called, because the pipeline has a topic of that name.
@@ -129,6 +133,7 @@ impl<'a> Compiler<'a> {
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
         self.check_rules(monitor.as_ref(), &drafts);
+        let injections = self.injections(&drafts);
         let tests = self.tests();
 
         let (Some(pipeline), Some(broker), Some(monitor), Some(telemetry), true) =
@@ -146,6 +151,7 @@ impl<'a> Compiler<'a> {
             sources: Vec::new(),
             stages: Vec::new(),
             sinks: Vec::new(),
+            injections,
             tests,
             warnings: self.warnings(&drafts),
         };
@@ -348,6 +354,22 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem { path, found: Some(format!("{input:?}")), message });
         }
         Some(target)
+    }
+
+    fn injections(&mut self, drafts: &[Draft<'_>]) -> BTreeMap<StageName, Injections> {
+        let targets = drafts.iter().map(|draft| inject::Target {
+            role: draft.role,
+            key: draft.key,
+            name: draft.name.as_ref(),
+            kind: draft.spec.map(|spec| spec.name),
+            parameters: draft.spec.map_or(&[], |spec| spec.parameters),
+            start: draft.spec.and_then(|spec| (spec.start)(&draft.config)),
+        });
+        let targets: Vec<_> = targets.collect();
+        inject::injections(self.document.root.get(inject::SECTION), &targets).unwrap_or_else(|problems| {
+            problems.into_iter().for_each(|problem| self.note(problem));
+            BTreeMap::new()
+        })
     }
 
     fn tests(&mut self) -> Vec<TestCase> {

@@ -57,6 +57,9 @@ impl<'a> Document<'a> {
     /// If an entry on the way is not a table.
     pub(crate) fn apply(&mut self, change: &'a Override) -> Result<(), ConfigProblem> {
         let Some((key, around)) = change.path.split_last() else { return Ok(()) };
+        if let Origin::Injection(_) = change.origin {
+            return self.append(key, change);
+        }
         let mut table = &mut self.root;
         for (depth, part) in around.iter().enumerate() {
             if !table.contains_key(part) {
@@ -79,6 +82,19 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
+    /// Adds an element to an array at the root.
+    fn append(&mut self, key: &str, change: &'a Override) -> Result<(), ConfigProblem> {
+        let entry = self.root.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+        let found = shape(entry);
+        let Value::Array(array) = entry else {
+            let message = "allowed is an array of tables".to_owned();
+            return Err(ConfigProblem { path: change.path.clone(), found: Some(found.to_owned()), message });
+        };
+        self.overridden.insert(vec![key.to_owned(), array.len().to_string()], change);
+        array.push(change.value.clone());
+        Ok(())
+    }
+
     /// Puts a problem at the place where its entry, or the nearest one around it, was written.
     pub(crate) fn problem(&self, problem: ConfigProblem) -> Problem {
         let place = self.place(&problem.path, problem.is_unknown_key());
@@ -91,7 +107,7 @@ impl<'a> Document<'a> {
     /// If the current directory is not known.
     pub(crate) fn folder_of(&self, path: &[String]) -> std::io::Result<PathBuf> {
         match self.override_of(path).map(|change| &change.origin) {
-            Some(Origin::CommandLine) => std::env::current_dir(),
+            Some(Origin::CommandLine | Origin::Injection(_)) => std::env::current_dir(),
             Some(Origin::File(_)) | None => {
                 let file = std::path::absolute(self.file)?;
                 Ok(file.parent().unwrap_or(&file).to_owned())
@@ -103,6 +119,7 @@ impl<'a> Document<'a> {
         match self.override_of(path) {
             Some(Override { path, origin: Origin::CommandLine, .. }) => Place::Set(config::dotted(path)),
             Some(Override { origin: Origin::File(entry), .. }) => self.place_in_file(entry, of_key),
+            Some(Override { origin: Origin::Injection(text), .. }) => Place::Inject(text.clone()),
             None => self.place_in_file(path, of_key),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use driftline_types::{SchemaId, config::ConfigProblem};
+use driftline_types::{Parameter, SchemaId, Timestamp, config::ConfigProblem};
 
 /// A kind that a node of a pipeline may have.
 #[derive(Clone, Debug)]
@@ -17,6 +17,10 @@ pub struct KindSpec {
     pub paths: &'static [&'static str],
     /// Checks its own keys. Paths are absolute by then; the common keys are not in the table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    /// What may be injected into it; none into a sink.
+    pub parameters: &'static [&'static Parameter],
+    /// Of a source: returns the event time at which its records begin, if a right config says it.
+    pub start: fn(&toml::Table) -> Option<Timestamp>,
 }
 
 /// The schemas that can stand at one end of an edge.

@@ -14,6 +14,7 @@ mod compile;
 mod document;
 mod expect;
 mod graph;
+mod inject;
 mod kinds;
 mod monitor;
 mod overrides;

@@ -1,4 +1,4 @@
-//! Overrides of single entries: `--set path.to.key=value`, and `set` of a test.
+//! Overrides of single entries: `--set path.to.key=value`, `set` of a test, and `--inject`, which adds one.
 
 use std::str::FromStr;
 
@@ -19,13 +19,22 @@ pub(crate) enum Origin {
     CommandLine,
     /// In a test, at this entry of the file: relative to the file.
     File(Vec<String>),
+    /// In `--inject`, with this text: added to the array at its path.
+    Injection(String),
 }
 
 /// Text that is not an override.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("found {found:?}, allowed is path.to.key=value")]
+#[error("found {found:?}, allowed is {allowed}")]
 pub struct OverrideError {
     found: String,
+    allowed: &'static str,
+}
+
+impl OverrideError {
+    pub(crate) fn new(found: &str, allowed: &'static str) -> Self {
+        Self { found: found.to_owned(), allowed }
+    }
 }
 
 /// Parses `path.to.key=value`. The path is a TOML key, so that a part may be quoted; the value is a
@@ -34,7 +43,7 @@ impl FromStr for Override {
     type Err = OverrideError;
 
     fn from_str(text: &str) -> Result<Self, OverrideError> {
-        let error = || OverrideError { found: text.to_owned() };
+        let error = || OverrideError::new(text, "path.to.key=value");
         let (key, value) = text.split_once('=').ok_or_else(error)?;
         let path = parse_key(key).ok_or_else(error)?;
         let value = value.trim();

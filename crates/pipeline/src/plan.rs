@@ -7,7 +7,7 @@ use std::{
 };
 
 use driftline_types::{
-    PipelineName, StageName,
+    Injections, PipelineName, StageName,
     config::{ByteSize, ConfigProblem, Millis},
 };
 use serde::{Deserialize, Deserializer, de};
@@ -38,6 +38,8 @@ pub struct Plan {
     pub stages: Vec<Node>,
     /// The sinks, in the order of the file; at least one.
     pub sinks: Vec<Node>,
+    /// What is injected into sources and stages.
+    pub injections: BTreeMap<StageName, Injections>,
     /// The tests, in the order of the file.
     pub tests: Vec<TestCase>,
     /// What is allowed but most likely a mistake.
@@ -84,6 +86,12 @@ impl Plan {
             nodes.retain(|node| names.contains(&node.name));
         }
         if unknown.is_empty() { Ok(self) } else { Err(unknown) }
+    }
+
+    /// Returns what is injected into a node.
+    #[must_use]
+    pub fn injections_of(&self, node: &StageName) -> Injections {
+        self.injections.get(node).cloned().unwrap_or_default()
     }
 
     /// Draws the graph.

@@ -31,6 +31,8 @@ pub enum Place {
     },
     /// In `--set`, with this path.
     Set(String),
+    /// In `--inject`, with this text.
+    Inject(String),
 }
 
 /// Whether a problem keeps a pipeline from running.
@@ -42,19 +44,25 @@ pub enum Severity {
     Warning,
 }
 
-/// `file:line:column: path: found X, what is allowed`, or `--set path: …`.
+/// `file:line:column: path: found X, what is allowed`, or `--set path: …`, or `--inject "…": …`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::File => write!(f, "{}: ", self.file.display())?,
             Place::Line { line, column } => write!(f, "{}:{line}:{column}: ", self.file.display())?,
             Place::Set(_) => write!(f, "--set ")?,
+            Place::Inject(text) => write!(f, "--inject {text:?}: ")?,
         }
         if self.severity == Severity::Warning {
             write!(f, "warning: ")?;
         }
         match &self.place {
             Place::Set(path) if *path != config::dotted(&self.problem.path) => write!(f, "{path}: {}", self.problem),
+            // The text says which one it is.
+            Place::Inject(_) => {
+                let path = self.problem.path.iter().skip(2).cloned().collect();
+                ConfigProblem { path, ..self.problem.clone() }.fmt(f)
+            }
             _ => self.problem.fmt(f),
         }
     }

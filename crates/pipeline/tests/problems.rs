@@ -47,6 +47,15 @@ fn wrong_overrides() {
     insta::assert_snapshot!(told(Path::new("tests/right.toml"), &overrides));
 }
 
+#[test]
+fn wrong_injections() {
+    let injections =
+        ["vad.clip=200 @ 60s", "vad.clip_ms=9e9 @ 60s over 10 parsecs", "microphone.pitch=1.3 @ 60s until 2001"];
+    let overrides: Vec<_> = injections.map(|text| Override::injection(text).unwrap()).into();
+    let problems = Plan::load(Path::new("tests/right.toml"), &overrides, &kinds::kinds()).unwrap_err();
+    insta::assert_snapshot!(problems.to_string());
+}
+
 /// A right file with lines taken out, doubled or cut short.
 fn mangled() -> impl Strategy<Value = String> {
     let edit = (0..1000_usize, 0..3_u8, 0..40_usize);

@@ -7,6 +7,7 @@ mod kinds;
 use std::fs;
 
 use driftline_pipeline::{BrokerKind, Plan, Problems, Property};
+use driftline_types::{StageName, Timestamp, config::Millis};
 
 const README: &str = include_str!("../README.md");
 
@@ -73,7 +74,7 @@ fn the_example_of_kafka_is_right() {
 
 #[test]
 fn the_example_of_a_test_is_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[4])).unwrap();
     assert_eq!((plan.tests.len(), plan.tests[0].expect.len(), plan.tests[0].overrides.len()), (1, 1, 1));
 }
 
@@ -82,6 +83,17 @@ fn the_example_of_a_rule_is_right() {
     let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
     assert_eq!((plan.monitor.rules.len(), plan.monitor.rules[0].min_records), (1, 20));
     assert!(plan.monitor.is_on());
+}
+
+#[test]
+fn the_examples_of_injections_are_right() {
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
+    let injected = |node: &str| plan.injections_of(&StageName::try_new(node).unwrap());
+    let moment = |text| Timestamp::parse(text).unwrap();
+    let clip = injected("vad").iter().next().copied().unwrap();
+    assert_eq!((clip.value, clip.at), (200.0, moment("2000-01-01T00:01:00Z")));
+    let pitch = injected("microphone").iter().next().copied().unwrap();
+    assert_eq!((pitch.over, pitch.until), (Millis(300_000), Some(moment("2000-01-01T01:00:00Z"))));
 }
 
 /// Every key of the format stands in a table of the reference.
@@ -123,6 +135,12 @@ fn the_reference_is_complete() {
         "batch.max_records",
         "batch.max_bytes",
         "batch.max_wait",
+        "node",
+        "parameter",
+        "value",
+        "at",
+        "over",
+        "until",
         "name",
         "set",
         "expect",

@@ -200,6 +200,7 @@ fn open(
             version,
             window_ms: i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX),
             tallies,
+            injections: plan.injections_of(&node.name),
             bins: options.monitoring.bins.get(&node.name).cloned().unwrap_or_default(),
         })
     };

@@ -238,7 +238,15 @@ static REGISTRY: Registry = Registry {
 
 fn kinds() -> Kinds {
     let number = Some(SchemaSpec::Exactly(Number::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    let spec = |name, input, output, check| KindSpec {
+        name,
+        input,
+        output,
+        paths: &[],
+        check,
+        parameters: &[],
+        start: |_| None,
+    };
     Kinds {
         properties: &[],
         sources: vec![spec("counter", None, number.clone(), REGISTRY.sources[0].check)],

@@ -231,7 +231,15 @@ static REGISTRY: Registry = Registry {
 
 fn plan(count: u64, settings: &str, telemetry: &str) -> Plan {
     let text = Some(SchemaSpec::Exactly(Text::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    let spec = |name, input, output, check| KindSpec {
+        name,
+        input,
+        output,
+        paths: &[],
+        check,
+        parameters: &[],
+        start: |_| None,
+    };
     let kinds = Kinds {
         properties: &[],
         sources: vec![spec("texts", None, text.clone(), REGISTRY.sources[0].check)],

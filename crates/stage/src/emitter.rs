@@ -1,7 +1,7 @@
 //! The only way out of a stage.
 
 use bytes::Bytes;
-use driftline_types::{Code, Context, Key, Record, RecordId, Timestamp};
+use driftline_types::{Code, Context, Injections, Key, Parameter, Record, RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{Payload, operator::Emitted};
@@ -14,6 +14,7 @@ pub const FLUSHED: u32 = 1 << 31;
 /// held nor rejected when `process` returns counts as *dropped*.
 pub struct Emitter<'a, T> {
     inputs: &'a [Record<()>],
+    injections: &'a Injections,
     fates: Vec<Fate>,
     outputs: Vec<Output<T>>,
     rejected: Vec<(usize, String)>,
@@ -67,9 +68,10 @@ pub(crate) enum Origins {
 
 impl<'a, T: Payload> Emitter<'a, T> {
     /// Makes an emitter for one batch; `inputs` are the batch's records without their values.
-    pub(crate) fn new(inputs: &'a [Record<()>]) -> Self {
+    pub(crate) fn new(inputs: &'a [Record<()>], injections: &'a Injections) -> Self {
         Self {
             inputs,
+            injections,
             fates: vec![Fate::Dropped; inputs.len()],
             outputs: Vec::new(),
             rejected: Vec::new(),
@@ -82,13 +84,19 @@ impl<'a, T: Payload> Emitter<'a, T> {
 
     /// Makes an emitter for [`crate::Stage::flush`]: there are no inputs, and the ids of its
     /// outputs cannot meet those of a trigger that has caused outputs before.
-    pub(crate) fn for_flush() -> Self {
-        Self { first_index: FLUSHED, ..Self::new(&[]) }
+    pub(crate) fn for_flush(injections: &'a Injections) -> Self {
+        Self { first_index: FLUSHED, ..Self::new(&[], injections) }
     }
 
     pub(crate) fn into_emitted(self) -> Emitted<T> {
         let Self { fates, outputs, rejected, dropped_held, state, .. } = self;
         Emitted { fates, outputs, rejected, dropped_held, state }
+    }
+
+    /// Returns the value of a parameter of this stage at the time of a record: what is injected, or its neutral value.
+    #[must_use]
+    pub fn parameter<I>(&self, parameter: &Parameter, record: &Record<I>) -> f64 {
+        self.injections.value(parameter, record.event_time)
     }
 
     /// Emits a value made from one record of the batch.

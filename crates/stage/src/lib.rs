@@ -18,7 +18,7 @@ mod stage;
 
 pub use driftline_stats::{Scale, Signal, SignalKind, SignalVisitor};
 pub use driftline_types::{
-    Context, Key, Record, RecordId, SchemaId, Timestamp,
+    Context, Injections, Key, Parameter, Record, RecordId, SchemaId, Timestamp,
     config::{self, ConfigProblem},
 };
 pub use emitter::{Emitter, FLUSHED, Held, StateChange};

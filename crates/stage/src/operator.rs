@@ -17,7 +17,7 @@ use driftline_stats::{
     UNKNOWN, Window,
 };
 use driftline_types::{
-    Code, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
+    Code, Injections, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
     wire::{self, Origin},
 };
 
@@ -39,6 +39,8 @@ pub struct Site {
     pub window_ms: i64,
     /// Whether batches tell the sums of their signals.
     pub tallies: Tallies,
+    /// What is injected into it. Its version does not tell: a change in production would not either.
+    pub injections: Injections,
     /// What its records are counted on.
     pub bins: Bins,
 }
@@ -414,7 +416,7 @@ impl<S: Stage> Operator for StageOperator<S> {
         if let Some(last) = inputs.last() {
             self.last_time = last.event_time;
         }
-        let mut out = Emitter::new(&inputs);
+        let mut out = Emitter::new(&inputs, &self.site.injections);
         self.stage.process(&records, &mut out)?;
         let emitted = out.into_emitted();
         let took = waited + started.elapsed();
@@ -423,7 +425,7 @@ impl<S: Stage> Operator for StageOperator<S> {
 
     fn flush(&mut self) -> Result<Effects, StageError> {
         let started = Instant::now();
-        let mut out = Emitter::for_flush();
+        let mut out = Emitter::for_flush(&self.site.injections);
         self.stage.flush(&mut out)?;
         let emitted = out.into_emitted();
         self.finish(&[], &[], emitted, Effects::default(), started.elapsed())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use driftline_stats::{Direction, SignalVisitor};
 use driftline_types::{
-    Context, Headers, Message, Outgoing, RecordId, SchemaId, StageName, StageVersion, Timestamp,
+    Context, Headers, Message, Outgoing, Parameter, RecordId, SchemaId, StageName, StageVersion, Timestamp,
     config::{self, ConfigProblem},
     wire::Origin,
 };
@@ -79,6 +79,8 @@ pub struct StageDef {
     pub content_type: &'static str,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
+    /// What may be injected.
+    pub parameters: &'static [&'static Parameter],
     /// Finds what is wrong with a config table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
     /// Shows the signals of a record that it wrote.
@@ -96,6 +98,7 @@ impl StageDef {
             output: <K::Stage as Stage>::Output::SCHEMA,
             content_type: <K::Stage as Stage>::Output::CONTENT_TYPE,
             paths: K::PATHS,
+            parameters: K::PARAMETERS,
             check: |table| check(table, K::check),
             signals: show::<<K::Stage as Stage>::Output>,
             open: |table| {
@@ -149,8 +152,12 @@ pub struct SourceDef {
     pub content_type: &'static str,
     /// Config keys that hold paths.
     pub paths: &'static [&'static str],
+    /// What may be injected.
+    pub parameters: &'static [&'static Parameter],
     /// Finds what is wrong with a config table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,
+    /// Returns the event time at which its records begin, if a right config says it.
+    pub start: fn(&toml::Table) -> Option<Timestamp>,
     /// Shows the signals of a record that it wrote.
     pub signals: ShowSignals,
     open: OpenSourceFn,
@@ -167,7 +174,9 @@ impl SourceDef {
             output: <S as Source>::Output::SCHEMA,
             content_type: <S as Source>::Output::CONTENT_TYPE,
             paths: S::PATHS,
+            parameters: S::PARAMETERS,
             check: |table| check(table, S::check),
+            start: |table| S::start(&read(table).ok()?),
             signals: show::<<S as Source>::Output>,
             open: |table, follow, site| Ok(Box::new(SourceOperator::new(S::open(read(table)?, follow)?, site))),
         }
@@ -237,7 +246,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
     }
 
     fn read(&mut self, now: Timestamp) -> Result<(Effects, SourceStatus), StageError> {
-        let mut batch = SourceBatch::new();
+        let mut batch = SourceBatch::with_injections(self.site.injections.clone());
         let status = self.source.read(&mut batch)?;
         let topic = self.site.pipeline.output_topic(&self.site.stage);
         let mut effects = Effects::default();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use driftline_types::{Key, Timestamp, config::ConfigProblem};
+use driftline_types::{Injections, Key, Parameter, Timestamp, config::ConfigProblem};
 use serde::de::DeserializeOwned;
 
 use crate::{Payload, StageError, StateChange};
@@ -45,8 +45,16 @@ pub trait SourceKind: Source + Sized {
     const KIND: &'static str;
     /// Config keys that hold paths; the words `builtin` and `-` stand for themselves.
     const PATHS: &'static [&'static str] = &[];
+    /// What may be injected; read by [`SourceBatch::parameter`].
+    const PARAMETERS: &'static [&'static Parameter] = &[];
     /// The config table; `deny_unknown_fields`.
     type Config: DeserializeOwned;
+
+    /// Returns the event time at which its records begin, if the config says it. Times of injections are relative to it.
+    fn start(config: &Self::Config) -> Option<Timestamp> {
+        let _ = config;
+        None
+    }
 
     /// Finds what is wrong with a config beyond its types.
     fn check(config: &Self::Config) -> Vec<ConfigProblem> {
@@ -66,6 +74,7 @@ pub struct SourceBatch<T> {
     pub(crate) outputs: Vec<(Key, Timestamp, T)>,
     pub(crate) rejected: Vec<Rejected>,
     pub(crate) state: Vec<StateChange>,
+    injections: Injections,
 }
 
 /// Input that is no record, kept byte for byte.
@@ -83,7 +92,19 @@ impl<T: Payload> SourceBatch<T> {
     /// Makes an empty batch.
     #[must_use]
     pub fn new() -> Self {
-        Self { outputs: Vec::new(), rejected: Vec::new(), state: Vec::new() }
+        Self::with_injections(Injections::default())
+    }
+
+    /// Makes an empty batch for a source into which something is injected.
+    #[must_use]
+    pub fn with_injections(injections: Injections) -> Self {
+        Self { outputs: Vec::new(), rejected: Vec::new(), state: Vec::new(), injections }
+    }
+
+    /// Returns the value of a parameter of this source at a time: what is injected, or its neutral value.
+    #[must_use]
+    pub fn parameter(&self, parameter: &Parameter, time: Timestamp) -> f64 {
+        self.injections.value(parameter, time)
     }
 
     /// Emits a record.

@@ -1,7 +1,7 @@
 //! Stages and their kinds.
 
 use bytes::Bytes;
-use driftline_types::{Record, config::ConfigProblem};
+use driftline_types::{Parameter, Record, config::ConfigProblem};
 use serde::de::DeserializeOwned;
 
 use crate::{Emitter, Payload, StageError};
@@ -54,6 +54,8 @@ pub trait StageKind: Sized + Send + Sync + 'static {
     const KIND: &'static str;
     /// Config keys that hold paths; the words `builtin` and `-` stand for themselves.
     const PATHS: &'static [&'static str] = &[];
+    /// What may be injected; read by [`Emitter::parameter`].
+    const PARAMETERS: &'static [&'static Parameter] = &[];
     /// The config table; `deny_unknown_fields`.
     type Config: DeserializeOwned;
     /// The stage.

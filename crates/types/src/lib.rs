@@ -7,6 +7,7 @@
 
 pub mod config;
 mod error;
+mod injection;
 mod message;
 mod name;
 mod record;
@@ -14,6 +15,7 @@ mod time;
 pub mod wire;
 
 pub use error::ErrorClass;
+pub use injection::{Injection, Injections, Parameter};
 pub use message::{Headers, Message, Offset, Outgoing, Partition, TopicPartition};
 pub use name::{GroupId, NameError, PipelineName, SchemaId, StageName, StageVersion, Topic};
 pub use record::{Code, Context, Key, Record, RecordId, Timing, TraceContext};

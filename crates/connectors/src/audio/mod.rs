@@ -10,6 +10,7 @@
 //! start = "2000-01-01T00:00:00Z"   # event time of the first piece
 //! max_seconds = 3600               # longest recording
 //! max_file_bytes = "2 GiB"         # largest file
+//! # repeat = { sessions = 2000, seed = 1, gain_db = 3.0, pitch = 0.05, noise_dbfs = -60.0 }
 //! ```
 //!
 //! # Order and time
@@ -24,11 +25,25 @@
 //!
 //! A session is called after its file's stem, or its path below `path` where stems collide.
 //!
+//! # Traffic
+//!
+//! With `repeat` the recordings are not sent once each but drawn at random, with replacement: so many sessions, or without
+//! end. A session is called `<name>-000123`, and is a little louder or softer, higher or lower than the recording, in a
+//! room with a little noise, as far as the keys say; 0 and no key change nothing. With sessions of two seconds, eight open at
+//! once begin four sessions a second of event time: a window of `"15s"` holds about 60. More open at once
+//! are more sessions a window.
+//!
+//! # Injection
+//!
+//! `pitch`, `gain_db`, `noise_dbfs`, `highpass_hz`, `lowpass_hz`, `mulaw_bits` and `drop` change the sound of every
+//! session from a moment on, in the middle of a word if need be (see [`line`]).
+//!
 //! # Progress
 //!
 //! Kept as state: the next tick, and for each file its session and the tick at which it was opened,
 //! or that it is finished. A resumed run opens the files that were open, decodes again up to the
-//! next tick, and goes on. A finished file is never read again; its path is what identifies it.
+//! next tick, and goes on. A finished file is never read again; its path is what identifies it. Repeated
+//! recordings have an entry a session, which is removed when it has ended, and the number of the next one.
 //!
 //! # What cannot be used
 //!
@@ -42,11 +57,16 @@
 //! that ends before its header says so ends with an empty piece that counts what is missing. Files
 //! with other suffixes are left alone and counted in one warning.
 
+mod config;
 mod decode;
 pub(crate) mod files;
+mod line;
+mod pitch;
+mod progress;
 mod recording;
 mod refused;
 mod resample;
+mod traffic;
 mod wav;
 
 use std::{
@@ -60,13 +80,19 @@ use std::{
 use bytes::Bytes;
 use driftline_payloads::{AudioChunk, SAMPLE_RATE};
 use driftline_stage::{
-    ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp, config::ByteSize,
+    ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+    config::ByteSize,
 };
-use serde::{Deserialize, Serialize};
+
+pub use config::{AudioFilesConfig, Pace};
+pub use traffic::Repeat;
 
 use files::Place;
+use line::{Line, Settings};
+use progress::{Entry, Opened, Progress};
 use recording::{Piece, Recording, Tick};
 use refused::Refused;
+use traffic::{Traffic, Voice};
 
 /// Records of one read: ticks are sent until there are as many.
 const BATCH: usize = 256;
@@ -78,63 +104,6 @@ const HEAD: u64 = 64 << 10;
 /// How often new files are looked for.
 const RESCAN: Duration = Duration::from_secs(1);
 
-/// State entry of the next tick; those of files begin with [`FILE`].
-const TICK: &[u8] = b"tick";
-const FILE: &str = "file/";
-
-/// The config table of the source `audio-files`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AudioFilesConfig {
-    /// A folder (with all folders in it), a file, or a glob.
-    pub path: String,
-    /// Milliseconds of a piece, 10 to 10,000.
-    #[serde(default = "default_chunk_ms")]
-    pub chunk_ms: u32,
-    /// Whether time passes as it does.
-    #[serde(default)]
-    pub pace: Pace,
-    /// Recordings open at once, 1 to 256.
-    #[serde(default = "default_sessions")]
-    pub sessions: usize,
-    /// Event time of the first piece, RFC 3339.
-    #[serde(default = "default_start")]
-    pub start: String,
-    /// Longest recording, seconds.
-    #[serde(default = "default_max_seconds")]
-    pub max_seconds: u64,
-    /// Largest file.
-    #[serde(default = "default_max_file_bytes")]
-    pub max_file_bytes: ByteSize,
-}
-
-/// How fast recordings are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pace {
-    /// As fast as they are taken.
-    #[default]
-    Fast,
-    /// Each piece when the time it lasts has passed.
-    Realtime,
-}
-
-fn default_chunk_ms() -> u32 {
-    64
-}
-fn default_sessions() -> usize {
-    8
-}
-fn default_start() -> String {
-    "2000-01-01T00:00:00Z".to_owned()
-}
-fn default_max_seconds() -> u64 {
-    3_600
-}
-fn default_max_file_bytes() -> ByteSize {
-    ByteSize(2 << 30)
-}
-
 /// The source `audio-files`.
 pub struct AudioFiles {
     config: AudioFilesConfig,
@@ -144,6 +113,10 @@ pub struct AudioFiles {
     /// Files that are known, by their path below the place: their sessions.
     known: HashMap<String, String>,
     waiting: VecDeque<Waiting>,
+    /// With `repeat`: what is drawn instead. Of `known` there are the refused files alone.
+    traffic: Option<Traffic>,
+    /// Sessions that were open when the run was interrupted, in the order in which they were opened.
+    interrupted: Vec<Waiting>,
     open: Vec<Open>,
     gone: Vec<Gone>,
     /// The next tick, and how many files were opened.
@@ -157,47 +130,27 @@ pub struct AudioFiles {
     settling: HashMap<String, (u64, Option<SystemTime>)>,
 }
 
-/// A file that is not open yet.
+/// A file that is not open yet, or that was open when the run was interrupted.
 struct Waiting {
-    path: String,
+    entry: Entry,
     session: String,
     file: PathBuf,
+    before: Option<Progress>,
 }
 
 /// A file that is open.
 struct Open {
-    path: String,
+    entry: Entry,
     progress: Progress,
     file: PathBuf,
-    recording: Recording,
+    line: Line,
     /// Whether any of it was sent.
     sent: bool,
 }
 
-/// State entry of a file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Progress {
-    session: String,
-    /// Size of the file when it was opened.
-    bytes: u64,
-    /// When it was opened; `None` once it is finished.
-    opened: Option<Opened>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Opened {
-    /// The tick of its first piece.
-    tick: u64,
-    /// How many files were opened before it.
-    order: u64,
-    /// Samples a second and channels of the file.
-    rate: u32,
-    channels: u16,
-}
-
 /// A file that was open when the run was interrupted, and is no longer what it was.
 struct Gone {
-    path: String,
+    entry: Entry,
     progress: Progress,
     opened: Opened,
     file: PathBuf,
@@ -207,33 +160,15 @@ struct Gone {
 impl SourceKind for AudioFiles {
     const KIND: &'static str = "audio-files";
     const PATHS: &'static [&'static str] = &["path"];
+    const PARAMETERS: &'static [&'static Parameter] = line::PARAMETERS;
     type Config = AudioFilesConfig;
 
     fn check(config: &AudioFilesConfig) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut expect = |holds: bool, key: &str, found: String, allowed: &str| {
-            if !holds {
-                let message = format!("allowed is {allowed}");
-                problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
-            }
-        };
-        let AudioFilesConfig { path, chunk_ms, sessions, start, max_seconds, .. } = config;
-        expect(!path.is_empty(), "path", format!("{path:?}"), "a folder, a file or a glob");
-        expect((10..=10_000).contains(chunk_ms), "chunk_ms", chunk_ms.to_string(), "a whole number from 10 to 10000");
-        expect((1..=256).contains(sessions), "sessions", sessions.to_string(), "a whole number from 1 to 256");
-        expect(
-            Timestamp::parse(start).is_some(),
-            "start",
-            format!("{start:?}"),
-            "a time such as \"2000-01-01T00:00:00Z\"",
-        );
-        expect(
-            (1..=86_400).contains(max_seconds),
-            "max_seconds",
-            max_seconds.to_string(),
-            "a whole number from 1 to 86400",
-        );
-        problems
+        config.problems()
+    }
+
+    fn start(config: &AudioFilesConfig) -> Option<Timestamp> {
+        Timestamp::parse(&config.start)
     }
 
     fn open(config: AudioFilesConfig, follow: bool) -> Result<Self, StageError> {
@@ -251,6 +186,8 @@ impl SourceKind for AudioFiles {
             follow,
             known: HashMap::new(),
             waiting: VecDeque::new(),
+            traffic: None,
+            interrupted: Vec::new(),
             open: Vec::new(),
             gone: Vec::new(),
             tick: 0,
@@ -272,6 +209,11 @@ impl SourceKind for AudioFiles {
                 "path: found no recording in {path:?}, allowed are files with the suffixes {allowed}"
             )));
         }
+        if let Some(repeat) = source.config.repeat {
+            source.known.clear();
+            let files = source.waiting.drain(..).map(|file| (file.entry.path, file.session, file.file));
+            source.traffic = Some(Traffic::new(repeat, files.collect()));
+        }
         Ok(source)
     }
 }
@@ -280,37 +222,28 @@ impl Source for AudioFiles {
     type Output = AudioChunk;
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        let damaged =
-            |key: &[u8]| StageError::fatal(format!("state entry {:?} is damaged", String::from_utf8_lossy(key)));
-        let mut resumed = Vec::new();
-        for (key, value) in entries {
-            if key == TICK {
-                self.tick = serde_json::from_slice(&value).map_err(|_| damaged(&key))?;
-                continue;
+        let restored = progress::restore(entries)?;
+        self.tick = restored.tick;
+        let mut files: HashMap<String, PathBuf> =
+            self.waiting.iter().map(|waiting| (waiting.entry.path.clone(), waiting.file.clone())).collect();
+        if let Some(traffic) = &mut self.traffic {
+            traffic.next = restored.drawn;
+            files = traffic.files.iter().map(|(path, _, file)| (path.clone(), file.clone())).collect();
+        }
+        for (entry, progress) in restored.files {
+            if entry.number.is_none() {
+                self.known.insert(entry.path.clone(), progress.session.clone());
             }
-            let path = std::str::from_utf8(&key).ok().and_then(|key| key.strip_prefix(FILE));
-            let path = path.ok_or_else(|| damaged(&key))?.to_owned();
-            let progress: Progress = serde_json::from_slice(&value).map_err(|_| damaged(&key))?;
-            self.known.insert(path.clone(), progress.session.clone());
             if let Some(opened) = progress.opened {
-                resumed.push((opened, path, progress));
+                self.opened = self.opened.max(opened.order + 1);
+                let file = files.get(&entry.path).cloned().unwrap_or_else(|| PathBuf::from(&entry.path));
+                let session = progress.session.clone();
+                self.interrupted.push(Waiting { entry, session, file, before: Some(progress) });
             }
         }
-        // Files of the first scan were named as in the interrupted run; what is known is not new.
-        let mut files: HashMap<String, Waiting> =
-            self.waiting.drain(..).map(|file| (file.path.clone(), file)).collect();
-        resumed.sort_by_key(|(opened, ..)| *opened);
-        for (opened, path, progress) in resumed {
-            self.opened = self.opened.max(opened.order + 1);
-            let file = files.remove(&path).map_or_else(|| PathBuf::from(&path), |waiting| waiting.file);
-            match self.reopen(&file, progress.bytes, opened) {
-                Ok((recording, sent)) => self.open.push(Open { path, progress, file, recording, sent }),
-                Err(refused) => self.gone.push(Gone { path, progress, opened, file, refused }),
-            }
-        }
-        let mut waiting: Vec<_> = files.into_values().filter(|file| !self.known.contains_key(&file.path)).collect();
-        waiting.sort_by(|a, b| a.path.cmp(&b.path));
-        self.waiting = waiting.into();
+        // What is known is not new.
+        let known = &self.known;
+        self.waiting.retain(|waiting| !known.contains_key(&waiting.entry.path));
         Ok(())
     }
 
@@ -334,20 +267,21 @@ impl AudioFiles {
         let first = self.tick;
         let status = self.ticks(now, out)?;
         if self.tick != first {
-            out.put_state(TICK, self.tick.to_string());
+            progress::put_tick(out, self.tick);
         }
         Ok(status)
     }
 
     fn ticks(&mut self, now: Duration, out: &mut SourceBatch<AudioChunk>) -> Result<SourceStatus, StageError> {
+        self.resume(out);
         self.give_up_gone(out)?;
         while out.len() < BATCH {
-            if self.follow && self.waiting.is_empty() && now >= self.scanned + RESCAN {
+            if self.follow && self.traffic.is_none() && self.waiting.is_empty() && now >= self.scanned + RESCAN {
                 self.scanned = now;
                 self.scan(Scan::Settled)?;
             }
             while self.open.len() < self.config.sessions
-                && let Some(waiting) = self.waiting.pop_front()
+                && let Some(waiting) = self.next_waiting(out)
             {
                 self.open_next(waiting, out)?;
                 if refused_bytes(out) >= MAX_REFUSED || out.rejected().len() >= BATCH {
@@ -384,18 +318,20 @@ impl AudioFiles {
     /// Sends the pieces of one tick.
     fn send(&mut self, out: &mut SourceBatch<AudioChunk>) -> Result<(), StageError> {
         let time = self.time();
+        let settings = settings(out, time);
         let mut finished = Vec::new();
         for (index, open) in self.open.iter_mut().enumerate() {
-            let piece = match open.recording.next() {
+            let piece = match open.line.next(&settings) {
                 Ok(Tick::Lost) => continue,
                 Ok(Tick::Piece(piece)) => piece,
                 Err(refused) => {
-                    reject(&open.file, &open.path, &refused, out);
+                    self.known.insert(open.entry.path.clone(), open.progress.session.clone());
+                    reject(&open.file, &open.entry.path, &refused, out);
                     finished.push(index);
                     if !open.sent {
                         continue;
                     }
-                    open.recording.end()
+                    open.line.recording().end()
                 }
             };
             if piece.last && finished.last() != Some(&index) {
@@ -403,36 +339,72 @@ impl AudioFiles {
             }
             open.sent = true;
             let session = &open.progress.session;
-            out.emit(Key::new(session.clone()), time, chunk(session, &open.recording, piece));
+            out.emit(Key::new(session.clone()), time, chunk(session, open.line.recording(), piece));
         }
         for &index in finished.iter().rev() {
-            let Open { path, progress, .. } = self.open.remove(index);
-            put(out, &path, &Progress { opened: None, ..progress })?;
+            let Open { entry, progress, .. } = self.open.remove(index);
+            self.finish(&entry, progress, out)?;
         }
         self.tick += 1;
         Ok(())
     }
 
+    /// Notes that a session has ended. Of a repeated recording nothing is kept, unless it was refused.
+    fn finish(&self, entry: &Entry, progress: Progress, out: &mut SourceBatch<AudioChunk>) -> Result<(), StageError> {
+        let finished = Progress { opened: None, ..progress };
+        if entry.number.is_none() {
+            return progress::put(out, entry, &finished);
+        }
+        progress::forget(out, entry);
+        let file = Entry { number: None, path: entry.path.clone() };
+        if self.known.contains_key(&file.path) { progress::put(out, &file, &finished) } else { Ok(()) }
+    }
+
+    /// Returns the next file: of those that wait, or drawn at random.
+    fn next_waiting(&mut self, out: &mut SourceBatch<AudioChunk>) -> Option<Waiting> {
+        let Some(traffic) = &mut self.traffic else { return self.waiting.pop_front() };
+        let drawn = traffic.draw(|path| !self.known.contains_key(path))?;
+        progress::put_drawn(out, traffic.next);
+        let (path, name, file) = &traffic.files[drawn.file];
+        Some(Waiting {
+            entry: Entry { number: Some(drawn.number), path: path.clone() },
+            session: traffic::session(name, drawn.number),
+            file: file.clone(),
+            before: None,
+        })
+    }
+
     /// Opens a file, or refuses it.
     fn open_next(&mut self, waiting: Waiting, out: &mut SourceBatch<AudioChunk>) -> Result<(), StageError> {
-        let Waiting { path, session, file } = waiting;
-        self.known.insert(path.clone(), session.clone());
+        let Waiting { entry, session, file, .. } = waiting;
+        if entry.number.is_none() {
+            self.known.insert(entry.path.clone(), session.clone());
+        }
         let bytes = fs::metadata(&file).map_or(0, |metadata| metadata.len());
         match self.open_recording(&file, bytes) {
             Ok(recording) => {
                 let (rate, channels) = (recording.rate(), recording.channels());
                 let opened = Opened { tick: self.tick, order: self.opened, rate, channels };
                 self.opened += 1;
+                let line = Line::new(recording, self.voice(&entry, &session));
                 let progress = Progress { session, bytes, opened: Some(opened) };
-                put(out, &path, &progress)?;
-                self.open.push(Open { path, progress, file, recording, sent: false });
+                progress::put(out, &entry, &progress)?;
+                self.open.push(Open { entry, progress, file, line, sent: false });
             }
             Err(refused) => {
-                reject(&file, &path, &refused, out);
-                put(out, &path, &Progress { session, bytes, opened: None })?;
+                self.known.insert(entry.path.clone(), session.clone());
+                reject(&file, &entry.path, &refused, out);
+                self.finish(&entry, Progress { session, bytes, opened: None }, out)?;
             }
         }
         Ok(())
+    }
+
+    fn voice(&self, entry: &Entry, session: &str) -> Voice {
+        match (&self.traffic, entry.number) {
+            (Some(traffic), Some(number)) => traffic.voice(number),
+            _ => Voice::of_recording(session),
+        }
     }
 
     fn open_recording(&self, file: &Path, bytes: u64) -> Result<Recording, Refused> {
@@ -443,26 +415,47 @@ impl AudioFiles {
         Recording::open(file, self.length(), self.config.max_seconds)
     }
 
+    /// Opens the files that were open when the run was interrupted.
+    fn resume(&mut self, out: &SourceBatch<AudioChunk>) {
+        for Waiting { entry, session, file, before } in std::mem::take(&mut self.interrupted) {
+            let Some((progress, opened)) = before.and_then(|before| Some((before.clone(), before.opened?))) else {
+                continue;
+            };
+            let voice = self.voice(&entry, &session);
+            match self.reopen(&file, progress.bytes, opened, voice, out) {
+                Ok((line, sent)) => self.open.push(Open { entry, progress, file, line, sent }),
+                Err(refused) => self.gone.push(Gone { entry, progress, opened, file, refused }),
+            }
+        }
+    }
+
     /// Opens a file that was open when the run was interrupted, and goes to the next tick. Returns
     /// whether any of it was sent before.
-    fn reopen(&self, file: &Path, before: u64, opened: Opened) -> Result<(Recording, bool), Refused> {
+    fn reopen(
+        &self,
+        file: &Path,
+        before: u64,
+        opened: Opened,
+        voice: Voice,
+        out: &SourceBatch<AudioChunk>,
+    ) -> Result<(Line, bool), Refused> {
         let bytes = fs::metadata(file).map_or(0, |metadata| metadata.len());
         if bytes != before {
             let allowed = format!("the {before} bytes it had when the run was interrupted");
             return Err(Refused::new("file", format!("{bytes} bytes"), allowed));
         }
-        let mut recording = self.open_recording(file, bytes)?;
+        let mut line = Line::new(self.open_recording(file, bytes)?, voice);
         let mut sent = false;
-        for _ in opened.tick..self.tick {
-            sent |= matches!(recording.next()?, Tick::Piece(_));
+        for tick in opened.tick..self.tick {
+            sent |= matches!(line.next(&settings(out, self.time_of(tick)))?, Tick::Piece(_));
         }
-        Ok((recording, sent))
+        Ok((line, sent))
     }
 
     /// Ends the sessions of files that are no longer what they were.
     fn give_up_gone(&mut self, out: &mut SourceBatch<AudioChunk>) -> Result<(), StageError> {
-        for Gone { path, progress, opened, file, refused } in std::mem::take(&mut self.gone) {
-            reject(&file, &path, &refused, out);
+        for Gone { entry, progress, opened, file, refused } in std::mem::take(&mut self.gone) {
+            reject(&file, &entry.path, &refused, out);
             let ticks = self.tick.saturating_sub(opened.tick);
             if ticks > 0 {
                 let end = AudioChunk {
@@ -478,7 +471,7 @@ impl AudioFiles {
                 };
                 out.emit(Key::new(end.session.clone()), self.time(), end);
             }
-            put(out, &path, &Progress { opened: None, ..progress })?;
+            self.finish(&entry, progress, out)?;
         }
         Ok(())
     }
@@ -490,7 +483,11 @@ impl AudioFiles {
 
     /// Returns the event time of the next tick.
     fn time(&self) -> Timestamp {
-        let millis = self.tick.saturating_mul(u64::from(self.config.chunk_ms));
+        self.time_of(self.tick)
+    }
+
+    fn time_of(&self, tick: u64) -> Timestamp {
+        let millis = tick.saturating_mul(u64::from(self.config.chunk_ms));
         self.start.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX))
     }
 
@@ -510,7 +507,8 @@ impl AudioFiles {
                 }
                 self.settling.remove(&path);
             }
-            self.waiting.push_back(Waiting { path, session, file });
+            let entry = Entry { number: None, path };
+            self.waiting.push_back(Waiting { entry, session, file, before: None });
         }
         Ok((listing.others, listing.other))
     }
@@ -530,11 +528,9 @@ fn chunk(session: &str, recording: &Recording, piece: Piece) -> AudioChunk {
     }
 }
 
-fn put(out: &mut SourceBatch<AudioChunk>, path: &str, progress: &Progress) -> Result<(), StageError> {
-    let value =
-        serde_json::to_vec(progress).map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
-    out.put_state(format!("{FILE}{path}"), value);
-    Ok(())
+/// Reads what is injected at a time.
+fn settings(out: &SourceBatch<AudioChunk>, time: Timestamp) -> Settings {
+    Settings::read(|parameter| out.parameter(parameter, time))
 }
 
 /// Sends a file to the dead letters, whole unless it is very large.

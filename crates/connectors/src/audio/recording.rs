@@ -13,6 +13,7 @@ use driftline_payloads::wav;
 
 use super::{
     decode::{Block, Decoder},
+    pitch::AHEAD,
     refused::Refused,
     resample::Resampler,
 };
@@ -116,12 +117,17 @@ impl Recording {
         }
     }
 
+    /// Returns what comes after the last piece, as far as it is decoded: at least [`AHEAD`] samples, or up to the end.
+    pub(crate) fn ahead(&self) -> &[f32] {
+        &self.ready
+    }
+
     /// Advances by one piece. Not called again after the last one.
     ///
     /// # Errors
     /// As [`Decoder::next`], and if nothing at all can be decoded.
     pub(crate) fn next(&mut self) -> Result<Tick, Refused> {
-        while !self.decoded && self.ready.len() <= self.length {
+        while !self.decoded && self.ready.len() <= self.length + AHEAD {
             self.read()?;
         }
         if self.decoded && self.heard == 0 && (self.frames > 0 || self.decoder.claimed() > Some(0)) {

@@ -413,7 +413,7 @@ fn with_follow_new_files_are_taken_once_they_no_longer_change() {
 #[test]
 fn a_config_with_problems_names_all_of_them() {
     let def = SourceDef::of::<AudioFiles>();
-    let table = "path = \"\"\nchunk_ms = 5\nsessions = 0\nstart = \"noon\"\nmax_seconds = 0";
+    let table = "path = \"\"\nchunk_ms = 5\nsessions = 0\nstart = \"noon\"\nmax_seconds = 0\nrepeat = { gain_db = 30, pitch = nan }";
     let problems: Vec<_> = (def.check)(&table.parse().unwrap()).iter().map(ToString::to_string).collect();
     assert_eq!(
         problems,
@@ -423,6 +423,8 @@ fn a_config_with_problems_names_all_of_them() {
             "sessions: found 0, allowed is a whole number from 1 to 256",
             "start: found \"noon\", allowed is a time such as \"2000-01-01T00:00:00Z\"",
             "max_seconds: found 0, allowed is a whole number from 1 to 86400",
+            "repeat.gain_db: found 30, allowed is 0 to 24",
+            "repeat.pitch: found NaN, allowed is 0 to 0.2",
         ]
     );
     assert_eq!((def.check)(&"path = \"x\"\npace = \"slow\"\nspeed = 1".parse().unwrap()).len(), 2);
@@ -466,6 +468,26 @@ fn a_file_that_changed_during_an_interruption_ends_its_session() {
     assert_eq!(after.samples("c").len(), 3_200);
 }
 
+#[test]
+fn repeated_recordings_go_on_for_as_long_as_is_said_and_leave_nothing_behind() {
+    let folder = folder(&[("a.wav", &fixture("8000.wav")), ("b.wav", &fixture("11025.wav")), ("bad.wav", b"nothing")]);
+    let repeat = Repeat { sessions: Some(40), ..Repeat::default() };
+    let traffic = run(AudioFilesConfig { repeat: Some(repeat), ..config(folder.path()) });
+    // The bad one is drawn once, refused, and counts as a session.
+    assert_eq!(traffic.rejected.len(), 1);
+    let ended: Vec<String> =
+        traffic.records.iter().filter(|record| record.2.last).map(|record| record.0.to_string()).collect();
+    assert_eq!(ended.len(), 39);
+    assert!(ended.iter().enumerate().all(|(n, name)| name[1..] == format!("-{:06}", n + 1)), "{ended:?}");
+    let state: Vec<_> = traffic.state.keys().map(|key| String::from_utf8_lossy(key)).collect();
+    assert_eq!(state, ["drawn", "file/bad.wav", "tick"]);
+    // With nothing varied the sound is the recording's.
+    let once = run(config(folder.path()));
+    for name in ended {
+        assert_eq!(traffic.samples(&name), once.samples(&name[..1]), "{name}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -476,6 +498,7 @@ proptest! {
         chunk_ms in prop::sample::select(vec![10u32, 20, 64, 97]),
         lengths in prop::collection::vec(0usize..60_000, 1..4),
         reads in prop::collection::vec(0usize..4, 0..6),
+        repeat in prop::option::of(0u64..9),
     ) {
         let folder = tempfile::tempdir().unwrap();
         for name in RECORDINGS {
@@ -486,7 +509,14 @@ proptest! {
             let samples = (0..*length).map(|s| (s * (n + 3)) as i16);
             fs::write(folder.path().join(format!("{n}-long.wav")), wav(1, 1, 22_050, 16, &pcm16(samples))).unwrap();
         }
-        let config = AudioFilesConfig { sessions, chunk_ms, ..config(folder.path()) };
+        let repeat = repeat.map(|seed| Repeat {
+            sessions: Some(25),
+            seed,
+            gain_db: 3.0,
+            pitch: 0.1,
+            noise_dbfs: Some(-60.0),
+        });
+        let config = AudioFilesConfig { sessions, chunk_ms, repeat, ..config(folder.path()) };
         let whole = run(config.clone());
 
         let mut resumed = Run::default();

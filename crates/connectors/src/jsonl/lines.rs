@@ -3,11 +3,11 @@
 use std::io::{self, BufRead};
 
 /// Most bytes of a line, without its end.
-pub(super) const MAX_LINE: usize = 1 << 20;
+pub(crate) const MAX_LINE: usize = 1 << 20;
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A line without its end.
     Whole(Vec<u8>),
     /// A line that is too long: its first [`MAX_LINE`] bytes, and how many it has.
@@ -21,7 +21,7 @@ pub(super) enum Line {
 /// Reads a line, and says how many bytes it took from the input. Memory is bounded by
 /// [`MAX_LINE`]. After [`Line::Unended`] the line is gone: only a caller that can go back reads the
 /// rest of it.
-pub(super) fn read_line(input: &mut impl BufRead) -> io::Result<(Line, u64)> {
+pub(crate) fn read_line(input: &mut impl BufRead) -> io::Result<(Line, u64)> {
     let mut line = Vec::new();
     let mut taken = 0u64;
     loop {

@@ -1,7 +1,7 @@
 //! JSON Lines, in and out: one JSON value a line, UTF-8 ([jsonlines.org](https://jsonlines.org)).
 
 mod format;
-mod lines;
+pub(crate) mod lines;
 mod sink;
 mod source;
 

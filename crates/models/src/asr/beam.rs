@@ -14,8 +14,8 @@ use super::{
     lexicon::{Lexicon, WordId},
 };
 
-/// Prefixes kept after each frame.
-const WIDTH: usize = 64;
+/// Prefixes kept after each frame, where nothing else is asked for.
+pub const WIDTH: usize = 64;
 /// Prefixes this far under the best are given up, natural log.
 const MARGIN: f64 = 14.0;
 /// Phones less likely than this in a frame start nothing there.
@@ -68,6 +68,8 @@ impl Mass {
 struct Search<'a> {
     lexicon: &'a Lexicon,
     language: &'a LanguageModel,
+    /// Prefixes kept after each frame, at least 1.
+    width: usize,
     prefixes: Vec<Prefix>,
     children: HashMap<(usize, Context, u8), usize>,
     /// Mass of each prefix in the frame being built.
@@ -145,9 +147,9 @@ impl Search<'_> {
         }
         let best = ranked.iter().fold(f64::NEG_INFINITY, |best, ranked| best.max(ranked.0));
         ranked.retain(|ranked| ranked.0 >= best - MARGIN);
-        if ranked.len() > WIDTH {
-            ranked.select_nth_unstable_by(WIDTH - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            ranked.truncate(WIDTH);
+        if ranked.len() > self.width {
+            ranked.select_nth_unstable_by(self.width - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            ranked.truncate(self.width);
         }
         ranked.into_iter().map(|(_, prefix, mass)| (prefix, mass)).collect()
     }
@@ -176,12 +178,20 @@ impl Search<'_> {
 /// Finds the best transcripts of `log_p` `[time, classes]`, best first, no two alike; the empty transcript is one of them.
 ///
 /// Homophones and pronunciations of one transcript are added together, and the phones given are those of the likeliest.
+/// After each frame `width` prefixes are kept, at least 1.
 #[must_use]
-pub fn search(log_p: &[f64], classes: usize, lexicon: &Lexicon, language: &LanguageModel) -> Vec<Candidate> {
+pub fn search(
+    log_p: &[f64],
+    classes: usize,
+    lexicon: &Lexicon,
+    language: &LanguageModel,
+    width: usize,
+) -> Vec<Candidate> {
     let root = Prefix { parent: 0, phone: BLANK as u8, node: 0, ended: None, context: None, language: 0.0 };
     let mut search = Search {
         lexicon,
         language,
+        width: width.max(1),
         prefixes: vec![root],
         children: HashMap::new(),
         next: vec![Mass::NONE],
@@ -246,7 +256,7 @@ mod tests {
 
     fn text(log_p: &[f64]) -> String {
         let (lexicon, language) = models();
-        let best = &search(log_p, CLASSES, &lexicon, &language)[0];
+        let best = &search(log_p, CLASSES, &lexicon, &language, WIDTH)[0];
         best.words.iter().map(|(word, _)| lexicon.word(*word)).collect::<Vec<_>>().join(" ")
     }
 
@@ -289,7 +299,7 @@ mod tests {
             for (row, out) in logits.chunks_exact(CLASSES).zip(log_p.chunks_exact_mut(CLASSES)) {
                 crate::asr::ctc::log_softmax(row, out);
             }
-            let found = search(&log_p, CLASSES, &lexicon, &language);
+            let found = search(&log_p, CLASSES, &lexicon, &language, WIDTH);
             prop_assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
             for (i, candidate) in found.iter().enumerate() {
                 prop_assert!(candidate.score <= WORD * candidate.words.len() as f64 + 1e-9);

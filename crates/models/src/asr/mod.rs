@@ -12,7 +12,7 @@ pub mod confidence;
 pub mod ctc;
 pub mod frontend;
 pub mod language;
-mod layers;
+pub(crate) mod layers;
 pub mod lexicon;
 pub mod network;
 pub mod training;
@@ -81,6 +81,8 @@ struct Model {
     lexicon: Lexicon,
     language: LanguageModel,
     calibration: Calibration,
+    /// Prefixes that the search keeps.
+    width: usize,
     version: String,
 }
 
@@ -140,6 +142,7 @@ impl Recogniser {
             calibration: Calibration::parse(&weights.calibration, &path)?,
             lexicon,
             language,
+            width: beam::WIDTH,
             version,
         };
         Ok(Self { model: Arc::new(model) })
@@ -156,6 +159,17 @@ impl Recogniser {
     pub fn calibrated_as(&self, other: &Self) -> Self {
         let model = Model { calibration: other.model.calibration, ..(*self.model).clone() };
         Self { model: Arc::new(model) }
+    }
+
+    /// Returns a worse recogniser: noise was added to the network's weights, and the search keeps `width` prefixes, at least
+    /// 1. `noise` is in standard deviations of each tensor, 0 is none; the same `seed` gives the same noise. The version is
+    /// this one's.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] if the weights cannot be read, which their shapes rule out.
+    pub fn worsened(&self, noise: f64, seed: u64, width: usize) -> Result<Self, ModelError> {
+        let network = self.model.network.with_noise(noise, seed)?;
+        Ok(Self { model: Arc::new(Model { network, width, ..(*self.model).clone() }) })
     }
 
     /// Recognises segments of 16 kHz mono audio in -1..1, of any lengths; the result has one hypothesis a segment, in order.
@@ -218,8 +232,8 @@ impl Recogniser {
     }
 
     fn transcribe(&self, log_p: &[f64]) -> Heard {
-        let Model { lexicon, language, calibration, .. } = &*self.model;
-        let candidates = beam::search(log_p, CLASSES, lexicon, language);
+        let Model { lexicon, language, calibration, width, .. } = &*self.model;
+        let candidates = beam::search(log_p, CLASSES, lexicon, language, *width);
         let tokens = phones_heard(log_p);
         let Some(judged) = confidence::judge(log_p, CLASSES, &candidates) else {
             return Heard { hypothesis: Hypothesis { tokens, ..Hypothesis::default() }, ..Heard::default() };

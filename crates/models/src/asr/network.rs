@@ -8,6 +8,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
+use rand::{SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution, StandardNormal};
 
 use super::{
     frontend::BANDS,
@@ -101,6 +103,40 @@ impl Network {
                 .collect::<Result<_, ModelError>>()?,
             norm: (next()?, next()?),
             head: (next()?, next()?),
+        })
+    }
+
+    /// Returns the network with Gaussian noise added to every parameter, in standard deviations of its tensor.
+    pub(crate) fn with_noise(&self, noise: f64, seed: u64) -> Result<Self, ModelError> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut noisy = |tensor: &Tensor| -> Result<Tensor, ModelError> {
+            let mut values = tensor.flatten_all()?.to_vec1::<f32>()?;
+            let count = values.len().max(1) as f64;
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+            let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+            let scale = noise * variance.sqrt();
+            for value in &mut values {
+                let normal: f64 = StandardNormal.sample(&mut rng);
+                *value += (scale * normal) as f32;
+            }
+            Ok(Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?)
+        };
+        Ok(Self {
+            stem: (noisy(&self.stem.0)?, noisy(&self.stem.1)?),
+            blocks: self
+                .blocks
+                .iter()
+                .map(|Block { scale, shift, widen, narrow }| {
+                    Ok(Block {
+                        scale: noisy(scale)?,
+                        shift: noisy(shift)?,
+                        widen: noisy(widen)?,
+                        narrow: noisy(narrow)?,
+                    })
+                })
+                .collect::<Result<_, ModelError>>()?,
+            norm: (noisy(&self.norm.0)?, noisy(&self.norm.1)?),
+            head: (noisy(&self.head.0)?, noisy(&self.head.1)?),
         })
     }
 

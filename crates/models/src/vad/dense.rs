@@ -20,16 +20,16 @@ const TILE_ROWS: usize = 6;
 /// the first row of all at `first`. Rows may overlap, which is how a convolution over time reads its input without a
 /// copy.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows {
-    pub(super) first: usize,
-    pub(super) step: usize,
-    pub(super) per_chunk: usize,
-    pub(super) stride: usize,
+pub(crate) struct Rows {
+    pub(crate) first: usize,
+    pub(crate) step: usize,
+    pub(crate) per_chunk: usize,
+    pub(crate) stride: usize,
 }
 
 impl Rows {
     /// Describes one row a chunk, chunks `stride` apart.
-    pub(super) const fn single(stride: usize) -> Self {
+    pub(crate) const fn single(stride: usize) -> Self {
         Self { first: 0, step: 0, per_chunk: 1, stride }
     }
 
@@ -41,7 +41,7 @@ impl Rows {
 
 /// What a product starts from and what happens to its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// `out = x · W + b`
     Affine,
     /// `out = max(0, x · W + b)`
@@ -52,7 +52,7 @@ pub(super) enum Mode {
 
 /// An affine map of rows, `x · W + b`, packed for the kernel.
 #[derive(Debug)]
-pub(super) struct Dense {
+pub(crate) struct Dense {
     inputs: usize,
     /// `[outputs / PANEL][inputs][PANEL]`
     panels: Vec<f32>,
@@ -61,7 +61,7 @@ pub(super) struct Dense {
 
 impl Dense {
     /// Packs the weights `weight(input, output)`. `bias` has one value an output, and their number is a multiple of 32.
-    pub(super) fn new(inputs: usize, bias: Vec<f32>, weight: impl Fn(usize, usize) -> f32) -> Self {
+    pub(crate) fn new(inputs: usize, bias: Vec<f32>, weight: impl Fn(usize, usize) -> f32) -> Self {
         let outputs = bias.len();
         assert_eq!(outputs % PANEL, 0, "outputs of a dense layer come in panels");
         let mut panels = Vec::with_capacity(inputs * outputs);
@@ -77,7 +77,7 @@ impl Dense {
     /// gives.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "two matrices with their layouts, and what to do with them")]
-    pub(super) fn apply<S: Simd>(
+    pub(crate) fn apply<S: Simd>(
         &self,
         simd: S,
         rows: usize,

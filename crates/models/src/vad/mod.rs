@@ -40,7 +40,7 @@ use self::{
 use crate::ModelError;
 
 pub mod builtin;
-mod dense;
+pub(crate) mod dense;
 mod elementary;
 pub mod features;
 mod network;

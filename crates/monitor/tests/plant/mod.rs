@@ -288,7 +288,15 @@ static REGISTRY: Registry = Registry {
 
 fn kinds() -> Kinds {
     let part = Some(SchemaSpec::Exactly(Part::SCHEMA));
-    let spec = |name, input, output, check| KindSpec { name, input, output, paths: &[], check };
+    let spec = |name, input, output, check| KindSpec {
+        name,
+        input,
+        output,
+        paths: &[],
+        check,
+        parameters: &[],
+        start: |_| None,
+    };
     Kinds {
         properties: &[],
         sources: vec![spec("parts", None, part.clone(), REGISTRY.sources[0].check)],

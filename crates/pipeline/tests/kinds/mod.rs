@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
 use driftline_types::{
-    SchemaId,
+    Parameter, SchemaId, Timestamp,
     config::{self, ConfigProblem, Millis},
 };
 use serde::{Deserialize, Deserializer, de, de::DeserializeOwned};
@@ -77,11 +77,33 @@ const SEGMENT: SchemaSpec = SchemaSpec::Exactly(SchemaId::new("speech-segment.v1
 const TRANSCRIPT: SchemaSpec = SchemaSpec::Exactly(SchemaId::new("transcript.v1"));
 const RESPONSE: SchemaSpec = SchemaSpec::Exactly(SchemaId::new("search-response.v1"));
 
+static PITCH: Parameter =
+    Parameter { name: "pitch", unit: "1", help: "factor on pitch", min: 0.5, max: 2.0, neutral: 1.0 };
+static CLIP: Parameter =
+    Parameter { name: "clip_ms", unit: "ms", help: "cut off segments", min: 0.0, max: 5_000.0, neutral: 0.0 };
+
+static AUDIO_PARAMETERS: &[&Parameter] = &[&PITCH];
+static VAD_PARAMETERS: &[&Parameter] = &[&CLIP];
+
 pub fn kinds() -> Kinds {
-    let stage =
-        |name, input, output, paths, check| KindSpec { name, input: Some(input), output: Some(output), paths, check };
-    let sink =
-        |name, input| KindSpec { name, input: Some(input), output: None, paths: &["path"], check: check::<JsonLines> };
+    let stage = |name, input, output, paths, check| KindSpec {
+        name,
+        input: Some(input),
+        output: Some(output),
+        paths,
+        check,
+        parameters: if name == "vad" { VAD_PARAMETERS } else { &[] },
+        start: |_| None,
+    };
+    let sink = |name, input| KindSpec {
+        name,
+        input: Some(input),
+        output: None,
+        paths: &["path"],
+        check: check::<JsonLines>,
+        parameters: &[],
+        start: |_| None,
+    };
     Kinds {
         properties: &["linger.ms", "sasl.mechanism", "sasl.password", "sasl.username", "security.protocol"],
         sources: vec![
@@ -91,6 +113,8 @@ pub fn kinds() -> Kinds {
                 output: Some(AUDIO),
                 paths: &["path"],
                 check: check::<AudioFiles>,
+                parameters: AUDIO_PARAMETERS,
+                start: |_| Timestamp::parse("2000-01-01T00:00:00Z"),
             },
             KindSpec {
                 name: "jsonl",
@@ -98,6 +122,8 @@ pub fn kinds() -> Kinds {
                 output: Some(SchemaSpec::Any),
                 paths: &["path"],
                 check: check::<JsonLines>,
+                parameters: &[],
+                start: |_| None,
             },
         ],
         stages: vec![

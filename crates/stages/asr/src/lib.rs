@@ -4,16 +4,18 @@
 //! words of the built-in catalogue. `model = "<folder>"` is any Whisper checkpoint in the Hugging
 //! Face layout. Either way the segments of a batch, of whatever sessions, go through the network
 //! together; a segment's transcript does not depend on its company.
+//!
+//! Two parameters may be injected into the built-in recogniser: `weights_noise` and `beam` make it a worse one.
 
 use std::path::Path;
 
 use driftline_models::{
     ModelError,
-    asr::Recogniser,
+    asr::{Recogniser, beam},
     whisper::{Options, Whisper},
 };
 use driftline_payloads::{SpeechSegment, Transcript};
-use driftline_stage::{ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
 use serde::Deserialize;
 
 /// Configuration of the stage.
@@ -34,6 +36,27 @@ impl Default for Config {
         Self { model: BUILTIN.to_owned(), min_confidence: None, whisper: Options::default() }
     }
 }
+
+static WEIGHTS_NOISE: Parameter = Parameter {
+    name: "weights_noise",
+    unit: "1",
+    help: "noise on the built-in recogniser's weights, in standard deviations of each tensor",
+    min: 0.0,
+    max: 2.0,
+    neutral: 0.0,
+};
+static BEAM: Parameter = Parameter {
+    name: "beam",
+    unit: "{prefix}",
+    help: "how many beginnings of a transcript the built-in recogniser follows at once",
+    min: 1.0,
+    max: beam::WIDTH as f64,
+    neutral: beam::WIDTH as f64,
+};
+/// In steps of this size the noise grows.
+const NOISE_STEP: f64 = 0.01;
+/// Decides the noise.
+const NOISE_SEED: u64 = 1;
 
 const BUILTIN: &str = "builtin";
 /// What tells a Whisper checkpoint.
@@ -56,6 +79,7 @@ enum Model {
 impl StageKind for Asr {
     const KIND: &'static str = "asr";
     const PATHS: &'static [&'static str] = &["model"];
+    const PARAMETERS: &'static [&'static Parameter] = &[&WEIGHTS_NOISE, &BEAM];
     type Config = Config;
     type Stage = AsrStage;
 
@@ -100,7 +124,7 @@ impl StageKind for Asr {
     }
 
     fn instance(&self) -> AsrStage {
-        AsrStage { model: self.model.clone(), min_confidence: self.min_confidence }
+        AsrStage { model: self.model.clone(), worse: None, min_confidence: self.min_confidence }
     }
 }
 
@@ -108,9 +132,11 @@ fn unusable(error: ModelError) -> StageError {
     StageError::fatal("the model cannot be used").caused_by(error)
 }
 
-/// The stage of one partition. It keeps nothing between batches.
+/// The stage of one partition. It keeps nothing between batches that changes an answer.
 pub struct AsrStage {
     model: Model,
+    /// The model as the parameters last had it.
+    worse: Option<(Quality, Model)>,
     min_confidence: f32,
 }
 
@@ -123,8 +149,19 @@ impl Stage for AsrStage {
         batch: &[Record<SpeechSegment>],
         out: &mut Emitter<'_, Transcript>,
     ) -> Result<(), StageError> {
-        let audio: Vec<&[f32]> = batch.iter().map(|record| record.value.samples.as_slice()).collect();
-        for (record, said) in batch.iter().zip(self.model.recognise(&audio)?) {
+        let quality = |record: &Record<SpeechSegment>| Quality {
+            noise_steps: (out.parameter(&WEIGHTS_NOISE, record) / NOISE_STEP).round() as u32,
+            width: out.parameter(&BEAM, record).round() as usize,
+        };
+        let qualities: Vec<Quality> = batch.iter().map(quality).collect();
+        let mut said = Vec::with_capacity(batch.len());
+        // A change falls between two records of a batch.
+        for same in qualities.chunk_by(|a, b| a == b) {
+            let records = &batch[said.len()..said.len() + same.len()];
+            let audio: Vec<&[f32]> = records.iter().map(|record| record.value.samples.as_slice()).collect();
+            said.extend(self.model_of(same[0])?.recognise(&audio)?);
+        }
+        for (record, said) in batch.iter().zip(said) {
             let understood = said.confidence >= self.min_confidence;
             let segment = &record.value;
             out.emit(
@@ -145,6 +182,31 @@ impl Stage for AsrStage {
     }
 }
 
+impl AsrStage {
+    /// Returns the model as the parameters have it.
+    fn model_of(&mut self, quality: Quality) -> Result<&Model, StageError> {
+        if quality == Quality::FULL {
+            return Ok(&self.model);
+        }
+        let worse = match self.worse.take() {
+            Some(worse) if worse.0 == quality => worse,
+            _ => (quality, self.model.worsened(quality)?),
+        };
+        Ok(&self.worse.insert(worse).1)
+    }
+}
+
+/// How good the recogniser is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quality {
+    noise_steps: u32,
+    width: usize,
+}
+
+impl Quality {
+    const FULL: Self = Self { noise_steps: 0, width: beam::WIDTH };
+}
+
 /// What a recogniser made of a segment.
 struct Said {
     text: String,
@@ -154,6 +216,20 @@ struct Said {
 }
 
 impl Model {
+    fn worsened(&self, quality: Quality) -> Result<Self, StageError> {
+        match self {
+            Self::Builtin(recogniser) => {
+                let noise = f64::from(quality.noise_steps) * NOISE_STEP;
+                let worse = recogniser.worsened(noise, NOISE_SEED, quality.width);
+                Ok(Self::Builtin(worse.map_err(unusable)?))
+            }
+            Self::Whisper(..) => {
+                let allowed = [WEIGHTS_NOISE.name, BEAM.name].join(" and ");
+                Err(StageError::fatal(format!("{allowed} can be injected into the built-in recogniser alone")))
+            }
+        }
+    }
+
     fn recognise(&self, audio: &[&[f32]]) -> Result<Vec<Said>, StageError> {
         let failed = |error: ModelError| StageError::record("the recogniser failed").caused_by(error);
         match self {

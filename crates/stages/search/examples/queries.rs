@@ -19,10 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let misspelt =
         |title: &String| title.chars().rev().enumerate().map(|(i, c)| if i == 1 { 'x' } else { c }).collect();
     let request = |title: &String| format!("show me the {title} please");
-    let fuzzy = Rules { top_k: 5, fuzzy: true, min_score: 0.0 };
+    let fuzzy = Rules { top_k: 5, edits: 2, min_score: 0.0 };
     let cases: [(&str, Vec<String>, Rules); 4] = [
         ("titles", titles.clone(), fuzzy),
-        ("titles, not fuzzy", titles.clone(), Rules { fuzzy: false, ..fuzzy }),
+        ("titles, not fuzzy", titles.clone(), Rules { edits: 0, ..fuzzy }),
         ("requests", titles.iter().map(request).collect(), fuzzy),
         ("misspelt", titles.iter().map(misspelt).map(|title: String| title.chars().rev().collect()).collect(), fuzzy),
     ];

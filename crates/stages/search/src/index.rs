@@ -59,8 +59,8 @@ const STOP_WORDS: &[&str] = &[
 pub struct Rules {
     /// Most results.
     pub top_k: usize,
-    /// Whether words near those of the query match too.
-    pub fuzzy: bool,
+    /// How many letters of a word may be wrong, 0 to 2; short words have fewer.
+    pub edits: u8,
     /// Least score of a result.
     pub min_score: f32,
 }
@@ -113,6 +113,28 @@ impl CatalogueIndex {
     /// # Errors
     /// If tantivy fails, which only a lack of memory explains.
     pub fn build(catalogue: Catalogue) -> Result<Self, IndexError> {
+        Self::of(catalogue.into_products())
+    }
+
+    /// Builds the index as it was before the newest products came: those with the greatest numbers at the end of
+    /// their ids. `share` of the products is left out, 0 to 1.
+    ///
+    /// # Errors
+    /// As [`CatalogueIndex::build`].
+    pub fn without_newest(&self, share: f64) -> Result<Self, IndexError> {
+        let number = |product: &Product| {
+            let digits = product.id.trim_start_matches(|c: char| !c.is_ascii_digit());
+            digits.parse::<u64>().unwrap_or(0)
+        };
+        let mut by_age: Vec<&Product> = self.products.iter().collect();
+        by_age.sort_by_key(|product| number(product));
+        by_age.truncate((by_age.len() as f64 * (1.0 - share)).round() as usize);
+        // Equal scores are ordered by id.
+        by_age.sort_by(|a, b| a.id.cmp(&b.id));
+        Self::of(by_age.into_iter().cloned().collect())
+    }
+
+    fn of(products: Vec<Product>) -> Result<Self, IndexError> {
         let mut schema = Schema::builder();
         let text = |analyzer, option| {
             let indexing = TextFieldIndexing::default().set_tokenizer(analyzer).set_index_option(option);
@@ -134,7 +156,6 @@ impl CatalogueIndex {
         };
         let stemmer = words().filter(Stemmer::new(Language::English)).build();
 
-        let products = catalogue.into_products();
         let index = Index::create_in_ram(schema.build());
         let splitter = words().build();
         index.tokenizers().register(STEMS, stemmer.clone());
@@ -164,7 +185,7 @@ impl CatalogueIndex {
     pub fn search(&self, text: &str, rules: Rules) -> Result<Vec<Found<'_>>, IndexError> {
         let mut words: Vec<Box<dyn Query>> = Vec::new();
         for word in self.words(text) {
-            if let Some(query) = self.word_query(&word, rules.fuzzy)? {
+            if let Some(query) = self.word_query(&word, rules.edits)? {
                 words.push(query);
             }
         }
@@ -207,12 +228,12 @@ impl CatalogueIndex {
 
     /// Makes the query of one word: the best of its fields and of the words near it. `None` if
     /// nothing in the catalogue is like it.
-    fn word_query(&self, word: &Word, fuzzy: bool) -> Result<Option<Box<dyn Query>>, IndexError> {
+    fn word_query(&self, word: &Word, edits: u8) -> Result<Option<Box<dyn Query>>, IndexError> {
         let mut ways: Vec<Box<dyn Query>> = Vec::new();
         let Fields { title, category, description } = self.fields;
         for (field, boost, near) in [
-            (title.stems, TITLE, fuzzy.then_some(title)),
-            (category.stems, CATEGORY, fuzzy.then_some(category)),
+            (title.stems, TITLE, Some(title)),
+            (category.stems, CATEGORY, Some(category)),
             (description, DESCRIPTION, None),
         ] {
             let exact = Term::from_field_text(field, &word.stem);
@@ -221,7 +242,7 @@ impl CatalogueIndex {
                 ways.push(boosted(&exact, boost));
             }
             let Some(near) = near else { continue };
-            for (stem, discount) in self.near(word, near)? {
+            for (stem, discount) in self.near(word, near, edits)? {
                 let term = Term::from_field_text(field, &stem);
                 let Some(idf) = self.idf(&term)? else { continue };
                 let rarity = exact_idf.map_or(1.0, |exact| (exact / idf).min(1.0));
@@ -233,11 +254,11 @@ impl CatalogueIndex {
 
     /// Finds the stems of the words of a field near a word, without its own, with what they count,
     /// in the order of the alphabet.
-    fn near(&self, word: &Word, field: Fuzzy) -> Result<BTreeMap<String, Score>, IndexError> {
+    fn near(&self, word: &Word, field: Fuzzy, edits: u8) -> Result<BTreeMap<String, Score>, IndexError> {
         let mut near = BTreeMap::new();
         let letters = word.text.chars().count();
         for (distance, (discount, from)) in (1..).zip(DISCOUNT.into_iter().zip(FUZZY_FROM)) {
-            if letters < from {
+            if distance > edits || letters < from {
                 break;
             }
             let stems = self.terms_near(&Term::from_field_text(field.stems, &word.stem), distance)?;
@@ -289,7 +310,7 @@ mod tests {
     use super::*;
     use crate::catalogue::BUILTIN_NAME;
 
-    const RULES: Rules = Rules { top_k: 5, fuzzy: true, min_score: 0.0 };
+    const RULES: Rules = Rules { top_k: 5, edits: 2, min_score: 0.0 };
 
     fn index(lines: &str) -> CatalogueIndex {
         CatalogueIndex::build(Catalogue::parse(lines, "test").unwrap()).unwrap()
@@ -316,6 +337,23 @@ mod tests {
             let own = found.iter().find(|found| found.product == product);
             assert_eq!(own.map(|own| own.score), Some(found[0].score), "{product:?}");
         }
+    }
+
+    #[test]
+    fn a_stale_index_lacks_the_newest_products_and_nothing_else() {
+        let index = builtin();
+        let stale = index.without_newest(0.3).unwrap();
+        assert_eq!(stale.products.len(), (index.products.len() as f64 * 0.7).round() as usize);
+        let lost: Vec<_> = index.products.iter().filter(|product| !stale.products.contains(product)).collect();
+        let number = |product: &Product| product.id.split('-').next_back().unwrap().parse::<u32>().unwrap();
+        let oldest_lost = lost.iter().map(|product| number(product)).min();
+        assert!(oldest_lost >= stale.products.iter().map(number).max());
+        for product in lost {
+            let found = stale.search(&product.title, Rules { top_k: 100, ..RULES }).unwrap();
+            assert!(found.iter().all(|found| found.product != product), "{product:?}");
+        }
+        assert_eq!(index.without_newest(1.0).unwrap().search("red jacket", RULES).unwrap(), []);
+        assert_eq!(index.without_newest(0.0).unwrap().products, index.products);
     }
 
     #[test]
@@ -347,7 +385,7 @@ mod tests {
     fn fuzzy_matching_can_be_turned_off() {
         let index = builtin();
         assert!(!index.search("jakcet", RULES).unwrap().is_empty());
-        assert!(index.search("jakcet", Rules { fuzzy: false, ..RULES }).unwrap().is_empty());
+        assert!(index.search("jakcet", Rules { edits: 0, ..RULES }).unwrap().is_empty());
     }
 
     #[test]

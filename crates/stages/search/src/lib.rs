@@ -14,6 +14,9 @@
 //! fuzzy = true            # whether words near those said match too
 //! min_score = 0.0         # least score of a result
 //! ```
+//!
+//! Two parameters may be injected: `stale`, an index that lacks the newest products, and `fuzziness`, how many letters
+//! may be wrong.
 
 mod catalogue;
 mod index;
@@ -21,12 +24,33 @@ mod index;
 use std::{fmt, sync::Arc};
 
 use driftline_payloads::{Hit, SearchResponse, Transcript};
-use driftline_stage::{ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
 use serde::Deserialize;
 
 pub use catalogue::{BUILTIN_NAME, Catalogue, CatalogueError, Problem, Product};
 pub use index::{CatalogueIndex, Found, IndexError, Rules};
 
+static STALE: Parameter = Parameter {
+    name: "stale",
+    unit: "1",
+    help: "share of the catalogue that the index lacks, the newest products first",
+    min: 0.0,
+    max: 1.0,
+    neutral: 0.0,
+};
+static FUZZINESS: Parameter = Parameter {
+    name: "fuzziness",
+    unit: "{letter}",
+    help: "how many letters of a word may be wrong, where fuzzy is true",
+    min: 0.0,
+    max: MOST_EDITS as f64,
+    neutral: MOST_EDITS as f64,
+};
+
+/// Letters of a word that may be wrong.
+const MOST_EDITS: u8 = 2;
+/// In steps of this share a growing part of the index goes missing.
+const STALE_STEP: f64 = 0.01;
 /// Most results a config may ask for.
 const MAX_TOP_K: usize = 100;
 
@@ -60,6 +84,7 @@ impl Default for SearchConfig {
 impl StageKind for SearchKind {
     const KIND: &'static str = "search";
     const PATHS: &'static [&'static str] = &["catalogue"];
+    const PARAMETERS: &'static [&'static Parameter] = &[&STALE, &FUZZINESS];
     type Config = SearchConfig;
     type Stage = SearchStage;
 
@@ -82,7 +107,11 @@ impl StageKind for SearchKind {
     fn open(config: SearchConfig) -> Result<Self, StageError> {
         let catalogue = Catalogue::load(&config.catalogue)
             .map_err(|error| StageError::fatal("the catalogue cannot be used").caused_by(error))?;
-        let rules = Rules { top_k: config.top_k, fuzzy: config.fuzzy, min_score: config.min_score };
+        let rules = Rules {
+            top_k: config.top_k,
+            edits: if config.fuzzy { MOST_EDITS } else { 0 },
+            min_score: config.min_score,
+        };
         let fingerprint = catalogue.hash().to_hex().to_string();
         let index = Arc::new(CatalogueIndex::build(catalogue).map_err(failed)?);
         Ok(Self { index, rules, fingerprint })
@@ -93,13 +122,15 @@ impl StageKind for SearchKind {
     }
 
     fn instance(&self) -> SearchStage {
-        SearchStage { index: Arc::clone(&self.index), rules: self.rules }
+        SearchStage { index: Arc::clone(&self.index), stale: None, rules: self.rules }
     }
 }
 
 /// Answers the transcripts of one partition. It keeps no state.
 pub struct SearchStage {
     index: Arc<CatalogueIndex>,
+    /// The index without so many steps of its newest products.
+    stale: Option<(u32, CatalogueIndex)>,
     rules: Rules,
 }
 
@@ -114,7 +145,14 @@ impl Stage for SearchStage {
     ) -> Result<(), StageError> {
         for record in batch {
             let Transcript { session, segment, start_ms, end_ms, transcript, confidence, .. } = record.value.clone();
-            let found = self.index.search(&transcript, self.rules).map_err(failed)?;
+            let steps = (out.parameter(&STALE, record) / STALE_STEP).round() as u32;
+            if steps > 0 && self.stale.as_ref().is_none_or(|(built, _)| *built != steps) {
+                let share = f64::from(steps) * STALE_STEP;
+                self.stale = Some((steps, self.index.without_newest(share).map_err(failed)?));
+            }
+            let index = self.stale.as_ref().filter(|_| steps > 0).map_or(&*self.index, |(_, index)| index);
+            let edits = (out.parameter(&FUZZINESS, record).round() as u8).min(self.rules.edits);
+            let found = index.search(&transcript, Rules { edits, ..self.rules }).map_err(failed)?;
             let hit = |found: &Found<'_>| Hit {
                 id: found.product.id.clone(),
                 title: found.product.title.clone(),

@@ -8,7 +8,7 @@ use driftline_stage::{
     Payload, StageDef,
     operator::{Bins, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
 
 use super::*;
@@ -36,6 +36,7 @@ fn respond(config: &str, texts: &[&str]) -> Vec<SearchResponse> {
         version: StageVersion::try_new("v1").unwrap(),
         window_ms: 10_000,
         tallies: Tallies::Off,
+        injections: Injections::default(),
         bins: Bins::default(),
     };
     let open = DEF.open(&config.parse().unwrap()).unwrap();

@@ -6,6 +6,9 @@
 //!
 //! Everything a session needs is keyed state, committed with the batch that changed it: a run that
 //! is killed in the middle of a word goes on in the middle of that word.
+//!
+//! Two parameters may be injected: `clip_ms` cuts the ends off segments as some telephones do, `threshold_shift` moves both
+//! thresholds.
 
 mod config;
 pub mod segmenter;
@@ -16,7 +19,7 @@ use std::{collections::HashMap, path::Path};
 use bytes::Bytes;
 use driftline_models::vad::{CHUNK, Detector, SessionState};
 use driftline_payloads::{AudioChunk, SpeechSegment};
-use driftline_stage::{ConfigProblem, Emitter, Key, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Key, Parameter, Record, Stage, StageError, StageKind};
 
 pub use config::Config;
 
@@ -34,6 +37,23 @@ pub struct Vad {
     rules: Rules,
 }
 
+pub(crate) static CLIP: Parameter = Parameter {
+    name: "clip_ms",
+    unit: "ms",
+    help: "what is cut off both ends of each segment; one that is shorter than both is lost",
+    min: 0.0,
+    max: 5_000.0,
+    neutral: 0.0,
+};
+pub(crate) static THRESHOLD_SHIFT: Parameter = Parameter {
+    name: "threshold_shift",
+    unit: "1",
+    help: "added to the probabilities from which a frame is speech and below which it is silence",
+    min: -1.0,
+    max: 1.0,
+    neutral: 0.0,
+};
+
 /// Silence that the built-in network hears before a session, in frames: half a second. Recordings of
 /// single words often begin with the word; without a silence before it the network, which was
 /// trained on whole scenes, misses one in six of them.
@@ -42,6 +62,7 @@ const LEAD_IN: usize = 16;
 impl StageKind for Vad {
     const KIND: &'static str = "vad";
     const PATHS: &'static [&'static str] = &["model"];
+    const PARAMETERS: &'static [&'static Parameter] = &[&CLIP, &THRESHOLD_SHIFT];
     type Config = Config;
     type Stage = VadStage;
 

@@ -18,11 +18,14 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use driftline_models::vad::{CHUNK, SessionState};
-use driftline_payloads::{AudioChunk, SpeechSegment, wav};
+use driftline_payloads::{AudioChunk, SAMPLE_RATE, SpeechSegment, wav};
 use driftline_stage::{Context, Emitter, Held, Key, Record, RecordId, StageError, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::segmenter::{Rules, SegmentEvent, Segmenter, SegmenterState};
+use crate::{
+    CLIP, THRESHOLD_SHIFT,
+    segmenter::{Rules, SegmentEvent, Segmenter, SegmenterState},
+};
 
 /// Longest gap between two chunks that is filled with silence, in samples: 10 seconds.
 const MAX_GAP: u64 = 160_000;
@@ -154,9 +157,11 @@ impl Session {
         for &record in records {
             let end = record.value.start + record.value.samples.len() as u64;
             self.hold(record, out);
+            let shift = out.parameter(&THRESHOLD_SHIFT, record) as f32;
             // A frame belongs to the chunk that completes it.
             while self.fields.heard + CHUNK as u64 <= end || record.value.last {
-                let Some(&probability) = left.next() else { break };
+                // Moving the probabilities down moves the thresholds up.
+                let Some(probability) = left.next().map(|probability| probability - shift) else { break };
                 if probability >= threshold {
                     self.fields.speech.push_back(self.fields.heard / CHUNK as u64);
                 }
@@ -217,6 +222,12 @@ impl Session {
         out: &mut Emitter<'_, SpeechSegment>,
     ) {
         let SegmentEvent::Ended { start, end } = event else { return };
+        let clip = (out.parameter(&CLIP, cause) * f64::from(SAMPLE_RATE) / 1_000.0) as u64;
+        let (start, end) = (start + clip, end.saturating_sub(clip));
+        if start >= end {
+            // Its chunks are dropped when they are given up.
+            return;
+        }
         let inside = |chunk: &&mut Chunk| chunk.start < end && chunk.end() > start;
         let parts = self.chunks.iter_mut().filter(inside).filter_map(|chunk| chunk.held.take()).collect();
         let frames = start / CHUNK as u64..end.div_ceil(CHUNK as u64);

@@ -11,7 +11,10 @@ use driftline_stage::{
     OpenStage, Payload, StageDef,
     operator::{Bins, Counts, Effects, Operator, Site, Tallies},
 };
-use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
+use driftline_types::{
+    Headers, Injection, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, config::Millis,
+    wire,
+};
 use driftline_vad::Vad;
 use proptest::prelude::*;
 
@@ -60,15 +63,30 @@ fn stage() -> Box<dyn OpenStage> {
     StageDef::of::<Vad>().open(&toml::Table::new()).unwrap()
 }
 
-fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
+fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator> {
     stage.instance(Arc::new(Site {
         pipeline: PipelineName::try_new("speech").unwrap(),
         stage: StageName::try_new("vad").unwrap(),
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 10_000,
         tallies: Tallies::Off,
+        injections: injections.clone(),
         bins: Bins::default(),
     }))
+}
+
+/// Changes parameters at the times of these messages.
+fn injections(changes: &[(&str, f64, i64)]) -> Injections {
+    let parameter =
+        |name: &str| StageDef::of::<Vad>().parameters.iter().find(|parameter| parameter.name == name).unwrap();
+    let injection = |&(name, value, at): &(&str, f64, i64)| Injection {
+        parameter: parameter(name),
+        value,
+        at: Timestamp::from_millis(at),
+        over: Millis(0),
+        until: None,
+    };
+    Injections::new(changes.iter().map(injection).collect())
 }
 
 /// What the log holds after some batches.
@@ -110,15 +128,19 @@ impl Log {
 /// Works messages off in batches that end at the cuts; where `restart` is set, the operator is
 /// thrown away after the batch and another one restored.
 fn work(stage: &dyn OpenStage, messages: &[Message], cuts: &[(usize, bool)]) -> Log {
+    work_with(stage, &Injections::default(), messages, cuts)
+}
+
+fn work_with(stage: &dyn OpenStage, injections: &Injections, messages: &[Message], cuts: &[(usize, bool)]) -> Log {
     let mut log = Log::default();
-    let mut operator_now = operator(stage);
+    let mut operator_now = operator(stage, injections);
     let mut at = 0;
     for &(cut, restart) in cuts.iter().chain([&(messages.len(), false)]) {
         let batch = &messages[at..cut.max(at)];
         at = cut.max(at);
         log.commit(operator_now.process(batch, Duration::ZERO).unwrap());
         if restart {
-            operator_now = operator(stage);
+            operator_now = operator(stage, injections);
             operator_now.restore(log.state.clone().into_iter().collect()).unwrap();
         }
     }
@@ -147,14 +169,16 @@ proptest! {
 
     #[test]
     fn batching_and_crashes_do_not_change_the_output(
-        mut cuts in prop::collection::vec((0usize..110, any::<bool>()), 0..20)
+        mut cuts in prop::collection::vec((0usize..110, any::<bool>()), 0..20),
+        changed in any::<bool>(),
     ) {
         let stage = stage();
         let messages = two_sessions();
         cuts.sort_unstable();
         cuts.retain(|(cut, _)| *cut <= messages.len());
-        let whole = work(&*stage, &messages, &[]);
-        let parts = work(&*stage, &messages, &cuts);
+        let injections = if changed { injections(&[("clip_ms", 90.0, 10), ("threshold_shift", 0.2, 20)]) } else { Injections::default() };
+        let whole = work_with(&*stage, &injections, &messages, &[]);
+        let parts = work_with(&*stage, &injections, &messages, &cuts);
         prop_assert_eq!(&parts.outputs.len(), &whole.outputs.len());
         // Sessions of one batch may come in another order than in two; each session's own holds.
         let sorted = |log: &Log| { let mut outputs = log.outputs.clone(); outputs.sort(); outputs };
@@ -176,6 +200,35 @@ fn only_speech_leaves_and_every_chunk_is_accounted_for() {
         assert_eq!(segment.samples.len() as u64 * 1_000 / 16_000, segment.end_ms - segment.start_ms);
         assert!(segment.speech_ratio > 0.5, "{}", segment.speech_ratio);
     }
+}
+
+#[test]
+fn clipped_segments_lack_both_ends_and_short_ones_are_lost() {
+    let stage = stage();
+    let messages = messages(&chunks("one", &recording("red-jacket.wav"), 1_000));
+    let whole = work(&*stage, &messages, &[]).segments().remove(0);
+    let clipped = work_with(&*stage, &injections(&[("clip_ms", 100.0, 0)]), &messages, &[]);
+    let [segment] = &clipped.segments()[..] else { panic!() };
+    assert_eq!((segment.start_ms, segment.end_ms), (whole.start_ms + 100, whole.end_ms - 100));
+    assert_eq!(segment.samples, whole.samples[1_600..whole.samples.len() - 1_600]);
+    let lost = work_with(&*stage, &injections(&[("clip_ms", 2_000.0, 0)]), &messages, &[]);
+    assert!(lost.outputs.is_empty());
+    for Counts { read, used, dropped, .. } in [clipped.counts, lost.counts] {
+        assert_eq!(read, used + dropped);
+    }
+}
+
+#[test]
+fn higher_thresholds_hear_less() {
+    let stage = stage();
+    let messages = two_sessions();
+    let length = |shift: f64| {
+        let log = work_with(&*stage, &injections(&[("threshold_shift", shift, 0)]), &messages, &[]);
+        log.segments().iter().map(|segment| segment.samples.len()).sum::<usize>()
+    };
+    let lengths = [-0.3, 0.0, 0.3, 0.49].map(length);
+    assert!(lengths.is_sorted_by(|a, b| a >= b) && lengths[0] > lengths[3], "{lengths:?}");
+    assert_eq!(length(0.6), 0);
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! The config table of the source.
+
+use driftline_stage::{ConfigProblem, Timestamp, config::ByteSize};
+use serde::Deserialize;
+
+use super::traffic::Repeat;
+
+/// The config table of the source `audio-files`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AudioFilesConfig {
+    /// A folder (with all folders in it), a file, or a glob.
+    pub path: String,
+    /// Milliseconds of a piece, 10 to 10,000.
+    #[serde(default = "default_chunk_ms")]
+    pub chunk_ms: u32,
+    /// Whether time passes as it does.
+    #[serde(default)]
+    pub pace: Pace,
+    /// Recordings open at once, 1 to 256.
+    #[serde(default = "default_sessions")]
+    pub sessions: usize,
+    /// Event time of the first piece, RFC 3339.
+    #[serde(default = "default_start")]
+    pub start: String,
+    /// Longest recording, seconds.
+    #[serde(default = "default_max_seconds")]
+    pub max_seconds: u64,
+    /// Largest file.
+    #[serde(default = "default_max_file_bytes")]
+    pub max_file_bytes: ByteSize,
+    /// Sends recordings again and again, drawn at random; `None` sends each once.
+    #[serde(default)]
+    pub repeat: Option<Repeat>,
+}
+
+impl AudioFilesConfig {
+    pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let mut expect = |holds: bool, key: &str, found: String, allowed: &str| {
+            if !holds {
+                let message = format!("allowed is {allowed}");
+                problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
+            }
+        };
+        let Self { path, chunk_ms, sessions, start, max_seconds, .. } = self;
+        expect(!path.is_empty(), "path", format!("{path:?}"), "a folder, a file or a glob");
+        expect((10..=10_000).contains(chunk_ms), "chunk_ms", chunk_ms.to_string(), "a whole number from 10 to 10000");
+        expect((1..=256).contains(sessions), "sessions", sessions.to_string(), "a whole number from 1 to 256");
+        expect(
+            Timestamp::parse(start).is_some(),
+            "start",
+            format!("{start:?}"),
+            "a time such as \"2000-01-01T00:00:00Z\"",
+        );
+        expect(
+            (1..=86_400).contains(max_seconds),
+            "max_seconds",
+            max_seconds.to_string(),
+            "a whole number from 1 to 86400",
+        );
+        problems.extend(self.repeat.iter().flat_map(Repeat::problems));
+        problems
+    }
+}
+
+/// How fast recordings are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pace {
+    /// As fast as they are taken.
+    #[default]
+    Fast,
+    /// Each piece when the time it lasts has passed.
+    Realtime,
+}
+
+fn default_chunk_ms() -> u32 {
+    64
+}
+fn default_sessions() -> usize {
+    8
+}
+fn default_start() -> String {
+    "2000-01-01T00:00:00Z".to_owned()
+}
+fn default_max_seconds() -> u64 {
+    3_600
+}
+fn default_max_file_bytes() -> ByteSize {
+    ByteSize(2 << 30)
+}

@@ -1,0 +1,102 @@
+//! Named tensors of a network: read from a file and checked by name and shape, or drawn to be trained.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor, Var};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand_distr::StandardNormal;
+
+use crate::ModelError;
+
+/// Named tensors, `f32` in memory; files hold half floats.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    tensors: BTreeMap<String, Tensor>,
+    path: PathBuf,
+}
+
+/// The name of a parameter, its shape and the deviation it is drawn with; zero leaves it zero.
+pub type Shape = (String, Vec<usize>, f64);
+
+impl Parameters {
+    /// Reads the content of a safetensors file. `path` is named in errors.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] for what is not safetensors.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
+            tensors.insert(name, tensor.to_dtype(DType::F32)?);
+        }
+        Ok(Self { tensors, path: path.to_owned() })
+    }
+
+    /// Draws parameters that can be trained, and returns their variables in the order of `shapes`.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] where a tensor cannot be made.
+    pub fn draw(shapes: &[Shape], seed: u64) -> Result<(Self, Vec<Var>), ModelError> {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut tensors = BTreeMap::new();
+        let mut variables = Vec::with_capacity(shapes.len());
+        for (name, shape, deviation) in shapes {
+            let centre = if name.ends_with(".scale") { 1.0 } else { 0.0 };
+            let count = shape.iter().product();
+            let values: Vec<f32> =
+                (0..count).map(|_| centre + (*deviation * random.sample::<f64, _>(StandardNormal)) as f32).collect();
+            let variable = Var::from_vec(values, shape.as_slice(), &Device::Cpu)?;
+            tensors.insert(name.clone(), variable.as_tensor().clone());
+            variables.push(variable);
+        }
+        Ok((Self { tensors, path: PathBuf::from("training") }, variables))
+    }
+
+    /// Returns a tensor that must have this shape.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] for one that is missing or has another shape.
+    pub fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        match self.tensors.get(name) {
+            Some(tensor) if tensor.dims() == shape => Ok(tensor.clone()),
+            found => Err(ModelError::Format {
+                path: self.path.clone(),
+                place: format!("tensor {name}"),
+                found: found.map_or_else(|| "nothing".to_owned(), |tensor| format!("shape {:?}", tensor.dims())),
+                allowed: format!("shape {shape:?}"),
+            }),
+        }
+    }
+
+    /// Returns the rows of a matrix, however many, that must have so many columns.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] for one that is missing or has another shape.
+    pub fn take_rows(&self, name: &str, columns: usize) -> Result<Tensor, ModelError> {
+        let rows = self.tensors.get(name).and_then(|tensor| tensor.dims().first().copied()).unwrap_or(0);
+        self.take(name, &[rows, columns])
+    }
+
+    /// Adds a vector.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] where the tensor cannot be made.
+    pub fn insert(&mut self, name: &str, values: &[f32]) -> Result<(), ModelError> {
+        self.tensors.insert(name.to_owned(), Tensor::from_slice(values, values.len(), &Device::Cpu)?);
+        Ok(())
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] where it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), ModelError> {
+        let mut tensors = HashMap::new();
+        for (name, tensor) in &self.tensors {
+            tensors.insert(name.clone(), tensor.to_dtype(DType::F16)?);
+        }
+        Ok(candle_core::safetensors::save(&tensors, path)?)
+    }
+}

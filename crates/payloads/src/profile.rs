@@ -1,0 +1,189 @@
+//! Who a customer is, as far as it is known.
+
+use bytes::{Bytes, BytesMut};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use serde::{Deserialize, Serialize};
+
+use crate::{ClickKind, click::department, json};
+
+/// Who a customer is, after an event of theirs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UserProfile {
+    /// The user; also the record's key.
+    pub user: String,
+    /// The time of the event, milliseconds since 1970.
+    pub time_ms: i64,
+    /// What the event was. After [`ClickKind::Erase`] nothing is known.
+    pub cause: ClickKind,
+    /// Events so far, until they expired.
+    pub events: u32,
+    /// Time since the event before, milliseconds; `None` for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_ms: Option<i64>,
+    /// What they have.
+    pub attributes: Attributes,
+    /// Categories by weight, the highest first.
+    pub interests: Vec<Interest>,
+    /// The last events, oldest first.
+    pub recent: Vec<RecentEvent>,
+    /// Products bought, oldest first.
+    pub bought: Vec<String>,
+}
+
+/// What a customer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// A car.
+    pub car: Estimate,
+    /// A baby.
+    pub baby: Estimate,
+    /// A garden.
+    pub garden: Estimate,
+    /// A pet.
+    pub pet: Estimate,
+    /// A console to play on.
+    pub console: Estimate,
+}
+
+/// An answer, and the probability behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The answer.
+    pub answer: Answer,
+    /// The probability of yes, 0 to 1.
+    pub probability: f32,
+}
+
+/// Whether a customer has something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Likely enough.
+    Yes,
+    /// Unlikely enough.
+    No,
+    /// Neither.
+    Unknown,
+}
+
+impl Default for Estimate {
+    fn default() -> Self {
+        Self { answer: Answer::Unknown, probability: 0.5 }
+    }
+}
+
+impl Attributes {
+    /// Returns every estimate, in a fixed order.
+    #[must_use]
+    pub fn all(&self) -> [Estimate; 5] {
+        [self.car, self.baby, self.garden, self.pet, self.console]
+    }
+
+    /// Takes estimates in the order of [`Attributes::all`].
+    #[must_use]
+    pub fn from_all([car, baby, garden, pet, console]: [Estimate; 5]) -> Self {
+        Self { car, baby, garden, pet, console }
+    }
+}
+
+impl Answer {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A category and how much it was looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interest {
+    /// The category.
+    pub category: String,
+    /// Its part of all interests, 0 to 1.
+    pub weight: f32,
+}
+
+/// An event that is remembered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecentEvent {
+    /// When, milliseconds since 1970.
+    pub time_ms: i64,
+    /// What was done.
+    pub kind: ClickKind,
+    /// The product, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// The category, where there was one that the model knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+}
+
+static CAUSE: Signal =
+    Signal { name: "profile.cause", unit: "", help: "what the event behind it was", kind: SignalKind::Category };
+static EVENTS: Signal = Signal {
+    name: "profile.events",
+    unit: "{event}",
+    help: "events of the user so far",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 10_000.0 } },
+};
+static GAP: Signal = Signal {
+    name: "profile.gap",
+    unit: "s",
+    help: "time since the user's event before, missing for the first",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 5_184_000.0 } },
+};
+static UNKNOWN: Signal = Signal {
+    name: "profile.unknown",
+    unit: "1",
+    help: "part of the attributes that are unknown",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
+};
+static CONFIDENCE: Signal = Signal {
+    name: "profile.confidence",
+    unit: "1",
+    help: "mean probability of the likelier answer",
+    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.5, hi: 1.0 } },
+};
+static ATTRIBUTES: [Signal; 5] = [
+    Signal { name: "profile.car", unit: "", help: "whether they have a car", kind: SignalKind::Category },
+    Signal { name: "profile.baby", unit: "", help: "whether they have a baby", kind: SignalKind::Category },
+    Signal { name: "profile.garden", unit: "", help: "whether they have a garden", kind: SignalKind::Category },
+    Signal { name: "profile.pet", unit: "", help: "whether they have a pet", kind: SignalKind::Category },
+    Signal { name: "profile.console", unit: "", help: "whether they have a console", kind: SignalKind::Category },
+];
+static INTEREST: Signal = Signal {
+    name: "profile.interest",
+    unit: "",
+    help: "department of the highest interest, missing where there is none",
+    kind: SignalKind::Category,
+};
+
+impl Payload for UserProfile {
+    const SCHEMA: SchemaId = SchemaId::new("user-profile.v1");
+    const CONTENT_TYPE: &'static str = json::CONTENT_TYPE;
+
+    fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
+        json::encode(self, out)
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        json::decode(bytes)
+    }
+
+    fn signals(&self, visit: &mut dyn SignalVisitor) {
+        let estimates = self.attributes.all();
+        let unknown = estimates.iter().filter(|estimate| estimate.answer == Answer::Unknown).count();
+        let sure = |estimate: &Estimate| f64::from(estimate.probability.max(1.0 - estimate.probability));
+        visit.number(&UNKNOWN, Some(unknown as f64 / estimates.len() as f64));
+        visit.number(&CONFIDENCE, Some(estimates.iter().map(sure).sum::<f64>() / estimates.len() as f64));
+        for (signal, estimate) in ATTRIBUTES.iter().zip(&estimates) {
+            visit.category(signal, Some(estimate.answer.name()));
+        }
+        visit.number(&EVENTS, Some(f64::from(self.events)));
+        visit.number(&GAP, self.gap_ms.map(|gap| gap as f64 / 1_000.0));
+        visit.category(&INTEREST, self.interests.first().map(|interest| department(&interest.category)));
+        visit.category(&CAUSE, Some(self.cause.name()));
+    }
+}

@@ -1,0 +1,339 @@
+//! The user-profile stage: click events in, who the users are out.
+//!
+//! Of each user a [`History`] is kept: the last events, decayed counts, purchases. A network makes of
+//! it the probability that the user has a car, a baby, a garden, a pet, a console; an answer is
+//! *yes* or *no* where its probability reaches the threshold, and *unknown* otherwise.
+//!
+//! ```toml
+//! [stages.user-profile]
+//! kind = "user-profile"
+//! inputs = ["shop"]
+//! model = "builtin"        # or a folder that train-recommender wrote
+//! threshold = 0.85         # 0.5 to 1
+//! emit_on = ["visit"]      # after which events a profile is written; all by default
+//! half_life = "14d"        # in which time an interest halves
+//! expiry = "60d"           # after which time an event, or a user without events, is forgotten
+//! max_late = "1h"          # how far a user's clock may run backwards
+//! max_ahead = "7d"         # how far an event may be ahead of the others
+//! ```
+//!
+//! **Time** comes from the events. An event before the user's newest one counts as of that one's time
+//! if it is at most `max_late` before, and is rejected otherwise. An event more than `max_ahead` after,
+//! or `expiry` before, the partition's clock (see [`clock`]) is rejected.
+//!
+//! **Erasure.** An event of kind `erase` removes all that is kept of the user: memory, changelog (a
+//! tombstone), and, by an empty profile, what later stages know.
+//!
+//! **Injections.** `threshold_shift` is added to the threshold.
+//!
+//! **State** is one entry a user, some 250 bytes, committed with the outputs: a run that was killed
+//! goes on as if it had not been. A user of whom nothing came for twice the expiry is removed; nobody
+//! can tell, since what is older than the expiry counts for nothing.
+
+mod clock;
+mod config;
+
+use std::{collections::HashMap, path::Path};
+
+use bytes::Bytes;
+use driftline_models::profile::{Action, History, Past, Profiler, history::newest_of};
+use driftline_payloads::{Answer, Attributes, ClickEvent, ClickKind, Estimate, Interest, RecentEvent, UserProfile};
+use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
+
+pub use config::Config;
+
+use crate::{
+    clock::Clock,
+    config::{BUILTIN, Rules},
+};
+
+/// Most interests in a profile.
+const INTERESTS: usize = 5;
+/// The state entry of the clock; those of users begin with [`USER`].
+const CLOCK: &[u8] = b"c";
+const USER: u8 = b'u';
+const DAY_MS: i64 = 86_400_000;
+
+static THRESHOLD_SHIFT: Parameter = Parameter {
+    name: "threshold_shift",
+    unit: "1",
+    help: "added to the probability from which an answer is known; the sum is held between 0.5 and 1",
+    min: -0.5,
+    max: 0.5,
+    neutral: 0.0,
+};
+
+/// The kind `user-profile`.
+pub struct UserProfileKind {
+    profiler: Profiler,
+    rules: Rules,
+}
+
+impl StageKind for UserProfileKind {
+    const KIND: &'static str = "user-profile";
+    const PATHS: &'static [&'static str] = &["model"];
+    const PARAMETERS: &'static [&'static Parameter] = &[&THRESHOLD_SHIFT];
+    type Config = Config;
+    type Stage = UserProfileStage;
+
+    fn check(config: &Config) -> Vec<ConfigProblem> {
+        config.problems()
+    }
+
+    fn open(config: Config) -> Result<Self, StageError> {
+        let profiler =
+            if config.model == BUILTIN { Profiler::builtin() } else { Profiler::load(Path::new(&config.model)) };
+        let profiler = profiler.map_err(|error| StageError::fatal("the model cannot be used").caused_by(error))?;
+        Ok(Self { profiler, rules: config.rules() })
+    }
+
+    fn fingerprint(&self) -> String {
+        self.profiler.version().to_owned()
+    }
+
+    fn instance(&self) -> UserProfileStage {
+        UserProfileStage {
+            profiler: self.profiler.clone(),
+            rules: self.rules,
+            clock: Clock::default(),
+            swept_day: i64::MIN,
+            users: HashMap::new(),
+        }
+    }
+}
+
+/// The stage of one partition.
+pub struct UserProfileStage {
+    profiler: Profiler,
+    rules: Rules,
+    clock: Clock,
+    /// The day of the clock on which users were last removed.
+    swept_day: i64,
+    /// The bytes of each history, by the user's name. Bytes, because a million of them must fit.
+    users: HashMap<Box<str>, Box<[u8]>>,
+}
+
+/// A profile to be written once the network has answered.
+struct Pending<'a> {
+    record: &'a Record<ClickEvent>,
+    history: History,
+    gap_ms: Option<i64>,
+}
+
+impl Stage for UserProfileStage {
+    type Input = ClickEvent;
+    type Output = UserProfile;
+
+    fn process(&mut self, batch: &[Record<ClickEvent>], out: &mut Emitter<'_, UserProfile>) -> Result<(), StageError> {
+        // Histories of this batch; the last one of a user is what is kept.
+        let mut open: HashMap<&str, Option<History>> = HashMap::new();
+        let mut order: Vec<&str> = Vec::new();
+        let mut pending = Vec::with_capacity(batch.len());
+        for record in batch {
+            let event = &record.value;
+            let accepted = self.check_clock(event);
+            self.clock.hear(event.time_ms);
+            if let Err(reason) = accepted {
+                out.reject(record, reason);
+                continue;
+            }
+            if record.key.as_bytes() != event.user.as_bytes() {
+                out.reject(record, "key: found another one than the user, allowed is the user");
+                continue;
+            }
+            let history = match open.get_mut(&*event.user) {
+                Some(history) => history,
+                None => {
+                    let kept = self.users.get(&*event.user).map(|bytes| History::decode(bytes).ok_or_else(damaged));
+                    order.push(&event.user);
+                    open.entry(&event.user).or_insert(kept.transpose()?)
+                }
+            };
+            let Some(action) = action(event.kind) else {
+                *history = None;
+                pending.push(Pending { record, history: History::default(), gap_ms: None });
+                continue;
+            };
+            let behind = history.as_ref().map_or(0, |history| history.newest_ms - event.time_ms);
+            if behind > self.rules.max_late_ms {
+                let allowed = self.rules.max_late_ms;
+                out.reject(
+                    record,
+                    format!("time_ms: found {behind} ms before the user's newest event, allowed {allowed}"),
+                );
+                continue;
+            }
+            let history = history.get_or_insert_default();
+            let gap_ms = (history.events > 0).then(|| (event.time_ms - history.newest_ms).max(0));
+            let past = Past {
+                time_ms: event.time_ms,
+                action,
+                category: self.profiler.vocabulary().code(event.category.as_deref()),
+                product: event.product.clone().unwrap_or_default(),
+            };
+            history.observe(past, self.rules.fading);
+            if self.rules.emit_on[event.kind as usize] {
+                pending.push(Pending { record, history: history.clone(), gap_ms });
+            }
+        }
+        self.keep(&order, &open, out);
+        self.emit(pending, out)?;
+        self.sweep(out);
+        Ok(())
+    }
+
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        self.users.reserve(entries.len());
+        for (key, value) in entries {
+            match key.split_first() {
+                Some((&USER, name)) => {
+                    let name = std::str::from_utf8(name).map_err(|_| damaged())?;
+                    History::decode(&value).ok_or_else(damaged)?;
+                    // Copied: a slice would keep the whole block of the log that it lies in.
+                    self.users.insert(name.into(), (*value).into());
+                }
+                _ if key == CLOCK => self.clock = Clock::from_bytes(&value).ok_or_else(damaged)?,
+                _ => return Err(damaged()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl UserProfileStage {
+    /// Says whether an event's time can be true, as far as the other events tell.
+    fn check_clock(&self, event: &ClickEvent) -> Result<(), String> {
+        let Some(now) = self.clock.now() else { return Ok(()) };
+        let (ahead, Rules { max_ahead_ms, fading, .. }) = (event.time_ms - now, self.rules);
+        if ahead > max_ahead_ms {
+            return Err(format!("time_ms: found {ahead} ms after the partition's clock, allowed {max_ahead_ms}"));
+        }
+        if -ahead > fading.expiry_ms {
+            let allowed = fading.expiry_ms;
+            return Err(format!("time_ms: found {} ms before the partition's clock, allowed {allowed}", -ahead));
+        }
+        Ok(())
+    }
+
+    /// Keeps the histories of a batch, in memory and in the changelog.
+    fn keep(&mut self, order: &[&str], open: &HashMap<&str, Option<History>>, out: &mut Emitter<'_, UserProfile>) {
+        for &user in order {
+            match open.get(user) {
+                Some(Some(history)) => {
+                    let mut bytes = Vec::with_capacity(384);
+                    history.encode(&mut bytes);
+                    out.put_state(user_key(user), Bytes::copy_from_slice(&bytes));
+                    self.users.insert(user.into(), bytes.into_boxed_slice());
+                }
+                _ => {
+                    out.delete_state(user_key(user));
+                    self.users.remove(user);
+                }
+            }
+        }
+        out.put_state(CLOCK, self.clock.to_bytes());
+    }
+
+    /// Asks the network and writes the profiles.
+    fn emit(&self, pending: Vec<Pending<'_>>, out: &mut Emitter<'_, UserProfile>) -> Result<(), StageError> {
+        let histories: Vec<&History> = pending.iter().map(|pending| &pending.history).collect();
+        let estimates = self
+            .profiler
+            .estimate(&histories)
+            .map_err(|error| StageError::fatal("the profile's network failed").caused_by(error))?;
+        for (Pending { record, history, gap_ms }, probabilities) in pending.into_iter().zip(estimates) {
+            let known = record.value.kind != ClickKind::Erase;
+            let threshold = (self.rules.threshold + out.parameter(&THRESHOLD_SHIFT, record) as f32).clamp(0.5, 1.0);
+            let estimate = |probability: f32| match probability {
+                _ if !known => Estimate::default(),
+                p if p >= threshold => Estimate { answer: Answer::Yes, probability },
+                p if 1.0 - p >= threshold => Estimate { answer: Answer::No, probability },
+                _ => Estimate { answer: Answer::Unknown, probability },
+            };
+            let profile = UserProfile {
+                user: record.value.user.clone(),
+                time_ms: record.value.time_ms,
+                cause: record.value.kind,
+                events: history.events,
+                gap_ms,
+                attributes: Attributes::from_all(probabilities.map(estimate)),
+                interests: self.interests(&history),
+                recent: history.recent.into_iter().map(|past| self.recent(past)).collect(),
+                bought: history.bought,
+            };
+            out.emit(record, profile);
+        }
+        Ok(())
+    }
+
+    fn interests(&self, history: &History) -> Vec<Interest> {
+        let all: f32 = history.counts.iter().map(|(_, weight)| weight).sum();
+        let mut counts = history.counts.clone();
+        counts.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let named = counts.into_iter().filter_map(|(code, weight)| {
+            let category = self.profiler.vocabulary().name(code)?.to_owned();
+            Some(Interest { category, weight: weight / all })
+        });
+        named.take(INTERESTS).collect()
+    }
+
+    fn recent(&self, past: Past) -> RecentEvent {
+        RecentEvent {
+            time_ms: past.time_ms,
+            kind: kind(past.action),
+            category: self.profiler.vocabulary().name(past.category).map(str::to_owned),
+            product: Some(past.product).filter(|product| !product.is_empty()),
+        }
+    }
+
+    /// Removes, once a day of the partition's clock, users of whom nothing came for twice the expiry.
+    fn sweep(&mut self, out: &mut Emitter<'_, UserProfile>) {
+        let Some(now) = self.clock.now() else { return };
+        let day = now.div_euclid(DAY_MS);
+        if day <= self.swept_day {
+            return;
+        }
+        self.swept_day = day;
+        let before = now.saturating_sub(self.rules.fading.expiry_ms.saturating_mul(2));
+        self.users.retain(|user, bytes| {
+            let kept = newest_of(bytes).is_some_and(|newest| newest >= before);
+            if !kept {
+                out.delete_state(user_key(user));
+            }
+            kept
+        });
+    }
+}
+
+fn user_key(user: &str) -> Bytes {
+    let mut key = Vec::with_capacity(1 + user.len());
+    key.push(USER);
+    key.extend_from_slice(user.as_bytes());
+    key.into()
+}
+
+fn damaged() -> StageError {
+    StageError::fatal("a state entry of the user-profile stage is damaged")
+}
+
+/// Returns what a kind of event is for the model; nothing for an erasure.
+fn action(kind: ClickKind) -> Option<Action> {
+    match kind {
+        ClickKind::Visit => Some(Action::Visit),
+        ClickKind::Search => Some(Action::Search),
+        ClickKind::View => Some(Action::View),
+        ClickKind::AddToCart => Some(Action::AddToCart),
+        ClickKind::Buy => Some(Action::Buy),
+        ClickKind::Erase => None,
+    }
+}
+
+fn kind(action: Action) -> ClickKind {
+    match action {
+        Action::Visit => ClickKind::Visit,
+        Action::Search => ClickKind::Search,
+        Action::View => ClickKind::View,
+        Action::AddToCart => ClickKind::AddToCart,
+        Action::Buy => ClickKind::Buy,
+    }
+}

@@ -1,0 +1,258 @@
+//! What the stage makes of a user's events does not depend on how they were batched, nor on where the
+//! process was killed and its state restored; what cannot be true is refused; who asks for it is
+//! forgotten.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use driftline_payloads::{Answer, ClickEvent, ClickKind, UserProfile};
+use driftline_stage::{
+    OpenStage, Payload, StageDef,
+    operator::{Bins, Counts, Effects, Operator, Site, Tallies},
+};
+use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
+use driftline_user_profile::UserProfileKind;
+use proptest::prelude::*;
+
+const NOW: i64 = 1_794_787_200_000;
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+
+fn click(user: &str, kind: ClickKind, product: u32, category: &str, time_ms: i64) -> ClickEvent {
+    let named = !matches!(kind, ClickKind::Visit | ClickKind::Erase);
+    let product = (named && kind != ClickKind::Search).then(|| format!("P-{product:05}"));
+    ClickEvent::try_new(user.to_owned(), kind, product, named.then(|| category.to_owned()), time_ms).unwrap()
+}
+
+fn message(offset: usize, key: &str, value: Bytes) -> Message {
+    Message {
+        topic: Topic::try_new("recommend.shop").unwrap(),
+        partition: 0,
+        offset: offset as u64,
+        key: Some(key.to_owned().into()),
+        value: Some(value),
+        headers: Headers::default(),
+        timestamp: Timestamp::from_millis(NOW),
+    }
+}
+
+fn messages(events: &[ClickEvent]) -> Vec<Message> {
+    let message = |(offset, event): (usize, &ClickEvent)| {
+        let mut value = BytesMut::new();
+        event.encode(&mut value).unwrap();
+        message(offset, &event.user, value.freeze())
+    };
+    events.iter().enumerate().map(message).collect()
+}
+
+fn stage(config: &str) -> Box<dyn OpenStage> {
+    StageDef::of::<UserProfileKind>().open(&config.parse().unwrap()).unwrap()
+}
+
+fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
+    stage.instance(Arc::new(Site {
+        pipeline: PipelineName::try_new("recommend").unwrap(),
+        stage: StageName::try_new("user-profile").unwrap(),
+        version: StageVersion::try_new("test").unwrap(),
+        window_ms: DAY,
+        tallies: Tallies::Off,
+        injections: Injections::default(),
+        bins: Bins::default(),
+    }))
+}
+
+/// What the log holds after some batches.
+#[derive(Default)]
+struct Log {
+    /// Id, key and value of each output.
+    outputs: Vec<(String, Bytes, Bytes)>,
+    state: BTreeMap<Bytes, Bytes>,
+    counts: Counts,
+    reasons: Vec<String>,
+}
+
+impl Log {
+    fn commit(&mut self, effects: Effects) {
+        for output in effects.outputs {
+            let id = output.headers.get_str(wire::CE_ID).unwrap().to_owned();
+            self.outputs.push((id, output.key.unwrap(), output.value.unwrap()));
+        }
+        for change in effects.state {
+            match change.value {
+                Some(value) => drop(self.state.insert(change.key, value)),
+                None => drop(self.state.remove(&change.key)),
+            }
+        }
+        for letter in effects.dead_letters {
+            self.reasons.push(letter.headers.get_str(wire::ERROR_REASON).unwrap().to_owned());
+        }
+        let c = effects.counts;
+        self.counts.read += c.read;
+        self.counts.used += c.used;
+        self.counts.dropped += c.dropped;
+        self.counts.rejected += c.rejected;
+    }
+
+    fn profiles(&self) -> Vec<UserProfile> {
+        self.outputs.iter().map(|(_, _, value)| UserProfile::decode(value).unwrap()).collect()
+    }
+}
+
+/// Works messages off in batches that end at the cuts; where `restart` is set, the operator is thrown
+/// away after the batch and another one restored.
+fn work(stage: &dyn OpenStage, messages: &[Message], cuts: &[(usize, bool)]) -> Log {
+    let mut log = Log::default();
+    let mut now = operator(stage);
+    let mut at = 0;
+    for &(cut, restart) in cuts.iter().chain([&(messages.len(), false)]) {
+        let batch = &messages[at..cut.max(at)];
+        at = cut.max(at);
+        log.commit(now.process(batch, Duration::ZERO).unwrap());
+        if restart {
+            now = operator(stage);
+            now.restore(log.state.clone().into_iter().collect()).unwrap();
+        }
+    }
+    log
+}
+
+const CATEGORIES: [&str; 5] = ["auto/tyres", "auto/care", "baby/prams", "home/kitchen", "not/known"];
+
+prop_compose! {
+    /// Few users, so that they meet often; clocks that jump, mostly a little, at times by months.
+    fn event()(
+        user in 0u32..4, kind in 0usize..24, product in 0u32..40, category in 0usize..CATEGORIES.len(),
+        jump in prop_oneof![8 => 0i64..10 * HOUR, 1 => -3 * HOUR..0, 1 => -100 * DAY..100 * DAY],
+    ) -> (u32, ClickKind, u32, usize, i64) {
+        // One in 24 asks to be forgotten.
+        let kind = if kind == 23 { ClickKind::Erase } else { ClickKind::ALL[kind % 5] };
+        (user, kind, product, category, jump)
+    }
+}
+
+fn stream(events: &[(u32, ClickKind, u32, usize, i64)]) -> Vec<ClickEvent> {
+    let mut now = NOW;
+    let mut events_of = |&(user, kind, product, category, jump): &_| {
+        // The clock of the shop goes on by what is likely; the rest are clocks that run wrong.
+        let time = now + jump;
+        if (0..10 * HOUR).contains(&jump) {
+            now = time;
+        }
+        click(&format!("user {user}"), kind, product, CATEGORIES[category], time)
+    };
+    events.iter().map(&mut events_of).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn batching_and_crashes_do_not_change_the_output(
+        events in prop::collection::vec(event(), 1..160),
+        mut cuts in prop::collection::vec((0usize..160, any::<bool>()), 0..12),
+        expiry in prop_oneof![Just("60d"), Just("1d")],
+    ) {
+        let stage = stage(&format!("expiry = \"{expiry}\""));
+        let messages = messages(&stream(&events));
+        cuts.sort_unstable();
+        cuts.retain(|(cut, _)| *cut <= messages.len());
+        let whole = work(&*stage, &messages, &[]);
+        let parts = work(&*stage, &messages, &cuts);
+        prop_assert_eq!(&parts.outputs, &whole.outputs);
+        prop_assert_eq!(&parts.reasons, &whole.reasons);
+        prop_assert_eq!(parts.counts, whole.counts);
+        prop_assert_eq!(parts.counts.read, parts.counts.used + parts.counts.dropped + parts.counts.rejected);
+    }
+}
+
+#[test]
+fn who_looks_at_tyres_has_a_car_and_of_a_stranger_nothing_is_known() {
+    let looks =
+        (0..12).map(|n| click("ann", ClickKind::View, n, CATEGORIES[n as usize % 2], NOW + i64::from(n) * 30_000));
+    let events: Vec<_> = looks.chain([click("bob", ClickKind::Visit, 0, "", NOW + HOUR)]).collect();
+    let log = work(&*stage("threshold = 0.9"), &messages(&events), &[]);
+    let profiles = log.profiles();
+    let ann = &profiles[11];
+    assert_eq!(ann.attributes.car.answer, Answer::Yes, "{ann:?}");
+    assert_eq!((ann.events, ann.gap_ms, ann.recent.len()), (12, Some(30_000), 12));
+    assert!(ann.interests[0].category.starts_with("auto/") && ann.interests[0].weight > 0.4, "{ann:?}");
+    let bob = &profiles[12];
+    assert_eq!(bob.attributes.car.answer, Answer::Unknown, "{bob:?}");
+    assert_eq!((bob.events, bob.gap_ms, bob.interests.len()), (1, None, 0));
+}
+
+#[test]
+fn profiles_come_after_the_events_that_ask_for_them_and_the_others_are_dropped() {
+    let events: Vec<_> = ClickKind::ALL.map(|kind| click("ann", kind, 1, CATEGORIES[0], NOW)).into();
+    let log = work(&*stage("emit_on = [\"visit\"]"), &messages(&events), &[]);
+    let causes: Vec<_> = log.profiles().iter().map(|profile| profile.cause).collect();
+    assert_eq!(causes, [ClickKind::Visit, ClickKind::Erase]);
+    assert_eq!((log.counts.used, log.counts.dropped), (2, 4));
+}
+
+#[test]
+fn an_erasure_leaves_nothing() {
+    let mut events = vec![
+        click("ann", ClickKind::Buy, 7, CATEGORIES[0], NOW),
+        click("bob", ClickKind::View, 8, CATEGORIES[0], NOW),
+        click("ann", ClickKind::Erase, 0, "", NOW + 1),
+    ];
+    let stage = stage("");
+    let log = work(&*stage, &messages(&events), &[(1, true), (2, true)]);
+    let holds = |log: &Log, name: &str| log.state.keys().any(|key| key.windows(3).any(|part| part == name.as_bytes()));
+    assert!(!holds(&log, "ann") && holds(&log, "bob"));
+    let erased = log.profiles().pop().unwrap();
+    assert_eq!((erased.cause, erased.events, erased.recent.len(), erased.bought.len()), (ClickKind::Erase, 0, 0, 0));
+    assert!(erased.attributes.all().iter().all(|estimate| estimate.answer == Answer::Unknown));
+    // Whoever comes back is a stranger.
+    events.push(click("ann", ClickKind::View, 9, CATEGORIES[3], NOW + 2));
+    let back = work(&*stage, &messages(&events), &[(3, true)]).profiles().pop().unwrap();
+    assert_eq!((back.events, back.gap_ms, back.recent.len(), back.bought.len()), (1, None, 1, 0));
+}
+
+#[test]
+fn what_cannot_be_true_is_a_dead_letter_that_says_why() {
+    let steady = |n: i64| click("bob", ClickKind::View, 1, CATEGORIES[0], NOW + n * 60_000);
+    let mut events: Vec<_> = (0..20).map(steady).collect();
+    events.extend([
+        // A little late: counted as of the newest event.
+        click("bob", ClickKind::View, 2, CATEGORIES[0], NOW),
+        click("bob", ClickKind::View, 3, CATEGORIES[0], NOW - 2 * HOUR),
+        click("eve", ClickKind::View, 4, CATEGORIES[0], NOW + 30 * DAY),
+        click("eve", ClickKind::View, 5, CATEGORIES[0], NOW - 90 * DAY),
+    ]);
+    let mut messages = messages(&events);
+    messages.push(message(24, "eve", Bytes::from_static(b"{\"user\":\"eve\"}")));
+    let other = messages[0].value.clone().unwrap();
+    messages.push(message(25, "eve", other));
+    let log = work(&*stage(""), &messages, &[(22, true)]);
+    assert_eq!(log.profiles().len(), 21);
+    assert_eq!(log.profiles()[20].gap_ms, Some(0));
+    let expected = ["before the user's newest event", "after the partition's clock", "before the partition's clock"];
+    // What cannot be decoded is found first in its batch.
+    let reasons: Vec<&String> = log.reasons.iter().filter(|reason| reason.starts_with("time_ms")).collect();
+    for (reason, expected) in reasons.iter().zip(expected) {
+        assert!(reason.contains(expected) && reason.contains("allowed"), "{reason}");
+    }
+    assert_eq!((reasons.len(), log.reasons.len()), (3, 5));
+    assert!(log.reasons.iter().any(|reason| reason.contains("allowed is the user")), "{:?}", log.reasons);
+    assert_eq!(log.counts.rejected, 5);
+}
+
+#[test]
+fn users_of_whom_nothing_comes_are_removed() {
+    let mut events = vec![click("ann", ClickKind::View, 1, CATEGORIES[0], NOW)];
+    events.extend((0..200).map(|n| click("bob", ClickKind::View, 1, CATEGORIES[0], NOW + n * DAY)));
+    let log = work(&*stage(""), &messages(&events), &[(50, true), (100, false)]);
+    let keys: Vec<_> = log.state.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+    assert_eq!(keys, ["c", "ubob"]);
+}
+
+#[test]
+fn damaged_state_is_refused() {
+    let mut operator = operator(&*stage(""));
+    let error = operator.restore(vec![(Bytes::from_static(b"uann"), Bytes::from_static(b"?"))]).unwrap_err();
+    assert_eq!(error.to_string(), "a state entry of the user-profile stage is damaged");
+}
