@@ -148,7 +148,7 @@ fn short(x: f64) -> String {
     if x != 0.0 && !(0.01..10_000.0).contains(&x.abs()) {
         format!("{x:.1e}")
     } else {
-        format!("{:.3}", x).trim_end_matches('0').trim_end_matches('.').to_owned()
+        format!("{x:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
     }
 }
 
