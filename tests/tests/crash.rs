@@ -97,17 +97,19 @@ fn a_run_of_100_000_records_killed_20_times_loses_and_repeats_nothing() {
     killed_copy(100_000, 20);
 }
 
-#[test]
-fn a_speech_run_killed_in_the_middle_of_words_gives_the_same_lines() {
+/// Runs a pipeline once whole and once killed, and compares their lines.
+fn killed_pipeline(pipeline: &str, more: &[&str], kills: u32, step: u64) {
     let folder = tempfile::tempdir().unwrap();
     let run = |log: &str, out: &str| {
-        [
+        let mut args = vec![
             "run".to_owned(),
-            "pipelines/speech.toml".to_owned(),
+            format!("pipelines/{pipeline}.toml"),
             "--set=sinks.responses.kind=jsonl".to_owned(),
             format!("--set=sinks.responses.path={}", folder.path().join(out).display()),
             format!("--set=broker.path={}", folder.path().join(log).display()),
-        ]
+        ];
+        args.extend(more.iter().map(|&arg| arg.to_owned()));
+        args
     };
     let lines = |out: &str| {
         let mut lines = driftline::parse(&fs::read(folder.path().join(out)).unwrap());
@@ -121,6 +123,17 @@ fn a_speech_run_killed_in_the_middle_of_words_gives_the_same_lines() {
     assert!(driftline::output(&whole).status.success());
     let parts = run("parts-log", "parts.jsonl");
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    run_and_kill(&parts, &folder.path().join("parts.jsonl"), 4, 1_500, 11);
+    run_and_kill(&parts, &folder.path().join("parts.jsonl"), kills, step, 11);
     assert_eq!(lines("parts.jsonl"), lines("whole.jsonl"));
+}
+
+#[test]
+fn a_speech_run_killed_in_the_middle_of_words_gives_the_same_lines() {
+    killed_pipeline("speech", &[], 4, 1_500);
+}
+
+#[test]
+fn a_shop_run_killed_in_the_middle_of_visits_gives_the_same_lines() {
+    let lost = ["--set=sources.shop.customers=100", "--inject=shop.lose_view=0.5 @ 3d"];
+    killed_pipeline("recommend", &lost, 4, 200_000);
 }

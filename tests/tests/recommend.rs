@@ -63,8 +63,8 @@ fn events_that_are_none_are_dead_letters_and_the_others_are_answered() {
         ann,visit,,,1794787202000\n\
         ann,visit,,,1794760000000\n";
     fs::write(path("log.csv"), rows).unwrap();
-    let source = format!("sources.shop={{ kind = \"event-files\", path = {:?} }}", path("log.csv"));
-    let set = ["--set", &source, "--set", &format!("broker.path={}", path("log"))];
+    let (source, log) = (format!("sources.shop.path={}", path("log.csv")), format!("broker.path={}", path("log")));
+    let set = ["--set", "sources.shop.kind=event-files", "--set", &source, "--set", &log];
     let answered = lines(&[&["run", RECOMMEND][..], &set].concat());
     assert_eq!(answered.len(), 1, "{answered:?}");
     assert_eq!((&answered[0]["basis"], &answered[0]["unknown_products"]), (&"history".into(), &1.into()));
@@ -111,6 +111,7 @@ fn weeks(inject: &[&str]) -> [Figures; 2] {
     let shop = Shop::new(parameters);
     let mut weeks: BTreeMap<i64, Figures> = BTreeMap::new();
     for profile in lines(&[&["tap", RECOMMEND, "user-profile"][..], &small, inject].concat()) {
+        let profile = &profile["value"];
         let week = weeks.entry((profile["time_ms"].as_i64().unwrap() - start) / (7 * DAY)).or_default();
         let attributes = profile["attributes"].as_object().unwrap();
         week.profiles += 1.0;

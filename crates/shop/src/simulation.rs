@@ -21,7 +21,7 @@ use crate::{
 pub struct Parameters {
     /// Seed of customers and what they do; the catalogue does not depend on it.
     pub seed: u64,
-    /// Customers, of whom the last 15 % come for the first time in the course of the simulation.
+    /// Customers, of whom the last 15 % come for the first time in the course of the first 60 days.
     pub customers: u32,
     /// When it begins, milliseconds since 1970.
     pub start_ms: i64,
@@ -37,6 +37,8 @@ pub struct Parameters {
 const START_MS: i64 = 1_794_787_200_000;
 /// Part of the customers that are there from the beginning.
 const OLD: f64 = 0.85;
+/// The others come from then on in the course of so many days, however long it goes on: what happens does not depend on when it ends.
+const NEWCOMERS: i64 = 60;
 
 impl Default for Parameters {
     fn default() -> Self {
@@ -122,7 +124,7 @@ impl Shop {
     /// Lets time begin.
     #[must_use]
     pub fn simulate(self) -> Simulation {
-        let Parameters { seed, customers, start_ms, days, .. } = self.parameters;
+        let Parameters { seed, customers, start_ms, .. } = self.parameters;
         let mut queue = BinaryHeap::with_capacity(customers as usize);
         let mut people = Vec::with_capacity(customers as usize);
         let old = f64::from(customers) * OLD;
@@ -131,7 +133,7 @@ impl Shop {
             let since = if f64::from(number) < old {
                 start_ms
             } else {
-                start_ms + random.random_range(0..=i64::from(days) * DAY)
+                start_ms + random.random_range(0..=NEWCOMERS * DAY)
             };
             let mut person = Person::new(Customer::new(seed, number));
             let first = person.next_visit(&self.parameters, since);
@@ -251,6 +253,13 @@ mod tests {
         assert_ne!(first, events(Parameters { seed: 2, ..parameters }));
         assert!(first.len() > 1_000, "{}", first.len());
         assert!(first.is_sorted_by_key(|event| event.time_ms));
+    }
+
+    #[test]
+    fn a_longer_simulation_begins_like_a_shorter_one() {
+        let parameters = Parameters { customers: 100, ..Parameters::default() };
+        let short = events(parameters.clone());
+        assert_eq!(short, events(Parameters { days: 9, ..parameters })[..short.len()]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Config {
     pub expiry: Millis,
     /// How far a user's clock may run backwards; such events count as of the newest one's time.
     pub max_late: Millis,
-    /// How far an event may be ahead of the others of its partition.
+    /// How far an event may be ahead of the others of its partition: more than the longest silence of a partition.
     pub max_ahead: Millis,
 }
 
@@ -42,7 +42,7 @@ impl Default for Config {
             half_life: Millis(14 * DAY_MS),
             expiry: Millis(60 * DAY_MS),
             max_late: Millis(3_600_000),
-            max_ahead: Millis(7 * DAY_MS),
+            max_ahead: Millis(30 * DAY_MS),
         }
     }
 }

@@ -14,7 +14,7 @@
 //! half_life = "14d"        # in which time an interest halves
 //! expiry = "60d"           # after which time an event, or a user without events, is forgotten
 //! max_late = "1h"          # how far a user's clock may run backwards
-//! max_ahead = "7d"         # how far an event may be ahead of the others
+//! max_ahead = "30d"        # how far an event may be ahead of the others
 //! ```
 //!
 //! **Time** comes from the events. An event before the user's newest one counts as of that one's time
@@ -164,6 +164,9 @@ impl Stage for UserProfileStage {
                 continue;
             }
             let history = history.get_or_insert_default();
+            if history.is_expired(event.time_ms, self.rules.fading) {
+                *history = History::default();
+            }
             let gap_ms = (history.events > 0).then(|| (event.time_ms - history.newest_ms).max(0));
             let past = Past {
                 time_ms: event.time_ms,

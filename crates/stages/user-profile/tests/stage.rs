@@ -221,7 +221,7 @@ fn what_cannot_be_true_is_a_dead_letter_that_says_why() {
         // A little late: counted as of the newest event.
         click("bob", ClickKind::View, 2, CATEGORIES[0], NOW),
         click("bob", ClickKind::View, 3, CATEGORIES[0], NOW - 2 * HOUR),
-        click("eve", ClickKind::View, 4, CATEGORIES[0], NOW + 30 * DAY),
+        click("eve", ClickKind::View, 4, CATEGORIES[0], NOW + 60 * DAY),
         click("eve", ClickKind::View, 5, CATEGORIES[0], NOW - 90 * DAY),
     ]);
     let mut messages = messages(&events);
