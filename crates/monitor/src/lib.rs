@@ -21,6 +21,7 @@ mod report;
 mod rules;
 mod scoring;
 mod service;
+mod settings;
 mod state;
 mod windows;
 
@@ -28,8 +29,9 @@ pub use alarm::{Alarm, AlarmState, Measure, NodeFinding, Severity, Share, Signal
 pub use alertmanager::alertmanager;
 pub use baseline::{Baseline, BaselineError, FORMAT, NodeBaseline, Series};
 pub use build::{BuildError, Range, ShowRecord, build};
-pub use monitor::{Monitor, ProfileMessage, Settings, Status};
+pub use monitor::{Monitor, ProfileMessage, Status};
 pub use report::{Bar, NodeReport, Report, SignalReport};
 pub use scoring::{Basis, NodeWindow, What, WhatError};
 pub use service::{Ending, Listener, Service, ServiceError, acknowledge, alarms};
+pub use settings::Settings;
 pub use state::{Note, StateError};

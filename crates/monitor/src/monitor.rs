@@ -6,12 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_pipeline::{Plan, RuleConfig, RuleSeverity};
+use driftline_pipeline::RuleSeverity;
 use driftline_stats::{Profile, ProfileBody, ProfileKey, References, Window, speed};
-use driftline_types::{Offset, Partition, PipelineName, RecordId, StageName, Timestamp, config::Millis};
+use driftline_types::{Offset, Partition, RecordId, StageName, Timestamp, config::Millis};
 
 use crate::{
-    Alarm, AlarmState, Baseline, Report, Severity, SignalFinding, StateError, What,
+    Alarm, AlarmState, Baseline, Report, Settings, Severity, SignalFinding, StateError, What,
     cause::{self, Cause, Span},
     detect::Detectors,
     report,
@@ -29,45 +29,6 @@ const NOTES: usize = 64;
 /// After how many windows without confirmation an alarm is over, at least and at most.
 const HOLD: (u64, u64) = (16, 256);
 const DAY_MS: u64 = 86_400_000;
-
-/// What a monitor is told by the pipeline file.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The pipeline.
-    pub pipeline: PipelineName,
-    /// Its sources and stages, each after those it reads.
-    pub nodes: Vec<(StageName, Vec<StageName>)>,
-    /// The partitions of each topic.
-    pub partitions: u32,
-    /// The length of a window, milliseconds.
-    pub window_ms: u64,
-    /// The windows that a silent node is waited for.
-    pub lateness: u64,
-    /// The windows between two false alarms, A.
-    pub run_length: f64,
-    /// The least effect that is worth an alarm.
-    pub tolerance: f64,
-    /// Thresholds that people set.
-    pub rules: Vec<RuleConfig>,
-}
-
-impl Settings {
-    /// Takes them from a plan.
-    #[must_use]
-    pub fn of(plan: &Plan) -> Self {
-        let nodes = plan.sources.iter().chain(&plan.stages);
-        Self {
-            pipeline: plan.name.clone(),
-            nodes: nodes.map(|node| (node.name.clone(), node.inputs.clone())).collect(),
-            partitions: plan.partitions,
-            window_ms: plan.monitor.window.0,
-            lateness: plan.monitor.lateness.windows(plan.monitor.window),
-            run_length: plan.monitor.run_length as f64,
-            tolerance: plan.monitor.tolerance,
-            rules: plan.monitor.rules.clone(),
-        }
-    }
-}
 
 /// A message of the topic of profiles.
 #[derive(Clone, Debug)]

@@ -207,10 +207,13 @@ impl Stage for WorkStage {
                 Task::Pair => match self.waiting.remove(record.key.as_bytes()) {
                     None => {
                         let held = out.hold(record);
+                        let state = serde_json::to_vec(&(&held, &part)).unwrap();
+                        out.put_state(record.key.as_bytes().clone(), state);
                         self.waiting.insert(record.key.as_bytes().clone(), (held, part));
                     }
                     Some((first, other)) => {
                         let held = out.hold(record);
+                        out.delete_state(record.key.as_bytes().clone());
                         part.width = (part.width + other.width) / 2.0;
                         part.weight =
                             part.weight.or(other.weight).map(|weight| weight + if changed { 1.5 } else { 0.0 });
@@ -227,7 +230,13 @@ impl Stage for WorkStage {
         Ok(())
     }
 
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        self.waiting = entries.into_iter().map(|(key, state)| (key, serde_json::from_slice(&state).unwrap())).collect();
+        Ok(())
+    }
+
     fn flush(&mut self, out: &mut Emitter<'_, Part>) -> Result<(), StageError> {
+        self.waiting.keys().for_each(|key| out.delete_state(key.clone()));
         out.drop_held(self.waiting.drain().map(|(_, (held, _))| held));
         Ok(())
     }
@@ -356,11 +365,22 @@ pub fn bins(plan: &Plan, baseline: &Baseline) -> Monitoring {
 }
 
 pub fn run(plan: &Plan, broker: &Arc<dyn Broker>, monitoring: Monitoring) -> Report {
+    run_until(plan, broker, monitoring, false, future::pending())
+}
+
+/// Runs a plant until it is asked to stop.
+pub fn run_until(
+    plan: &Plan,
+    broker: &Arc<dyn Broker>,
+    monitoring: Monitoring,
+    durable: bool,
+    shutdown: impl Future<Output = ()>,
+) -> Report {
     create_topics(&**broker, plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: None, monitoring };
+    let options = RunOptions { follow: false, durable, limits: Limits::default(), telemetry: None, monitoring };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let metrics = Arc::new(Metrics::new(plan));
-    let run = driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, future::pending());
+    let run = driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown);
     runtime.block_on(run).unwrap()
 }
 
