@@ -59,7 +59,7 @@ fn what_the_example_hides_is_right_too() {
         examples()[0].lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
     let plan = load(&shown).unwrap();
     assert!(plan.broker.path.is_some() && plan.broker.retention.bytes.is_some() && plan.broker.retention.age.is_some());
-    assert!(plan.monitor.reference.is_some());
+    assert!(plan.monitor.reference.is_some() && plan.monitor.probes.is_some());
     assert!(plan.telemetry.otlp.is_some() && plan.telemetry.prometheus.is_some());
 }
 
@@ -80,7 +80,7 @@ fn the_example_of_a_test_is_right() {
 
 #[test]
 fn the_examples_of_injections_are_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
     let injected = |node: &str| plan.injections_of(&StageName::try_new(node).unwrap());
     let moment = |text| Timestamp::parse(text).unwrap();
     let clip = injected("vad").iter().next().copied().unwrap();
