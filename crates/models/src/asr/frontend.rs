@@ -239,7 +239,7 @@ mod tests {
         });
         // Silence around the voice, as wide as the segment's own padding.
         let around = |voice: &[f32]| [&[0.0; 800][..], voice, &[0.0; 800]].concat();
-        let hiss = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * 0.002;
+        let hiss = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * 0.0003;
         let clean = around(&voice);
         let noisy: Vec<f32> = clean.iter().enumerate().map(|(i, x)| x + hiss(i)).collect();
         let rows = |audio: &[f32]| frontend.normalise(&frontend.log_mel(audio));
