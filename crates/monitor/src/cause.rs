@@ -26,8 +26,10 @@ use crate::{
 const ERROR: f64 = 0.05;
 /// The resamples of windows behind the interval of a share.
 const RESAMPLES: usize = 64;
-/// The share from which the first suspect in the graph is where it began, whatever the others have.
-const FIRST: f64 = 0.25;
+/// The share of its own from which a node's cells are said to explain a change.
+const EXPLAINED: f64 = 0.25;
+/// How many times the evidence of a suspect makes one certain: that of an alarm of its own.
+const CERTAIN: f64 = 10.0;
 /// The shift of a stage beside that of a suspect before it, below which it is taken for what leaks from there; on the scale of the
 /// divergence, so half as far.
 const LEAK: f64 = 0.25;
@@ -192,13 +194,15 @@ fn conditional_effect(before: &JointProfile, now: &JointProfile) -> (Option<Effe
     (jensen_shannon_effect(&left, &right, ERROR), said)
 }
 
-/// Returns by output what the reference makes of the inputs of now, as well known as the reference, and what came out.
+/// Returns by output what the reference makes of the inputs of now, as well known as the reference, and what came out; the last
+/// place is that of dropped records.
 fn expected_and_found(before: &JointProfile, now: &JointProfile) -> (Vec<u64>, Vec<u64>) {
     let mut rows: BTreeMap<Code, Vec<(Code, u64)>> = BTreeMap::new();
     before.pairs().into_iter().for_each(|(input, output, n)| rows.entry(input).or_default().push((output, n)));
     let size = |row: &Vec<(Code, u64)>| row.iter().map(|(_, n)| n).sum::<u64>();
     rows.retain(|_, row| size(row) >= MIN_ROW);
-    let (mut expected, mut found) = (BTreeMap::<Code, f64>::new(), BTreeMap::<Code, u64>::new());
+    let mut expected = BTreeMap::<Code, f64>::from([(driftline_stats::DROPPED, 0.0)]);
+    let mut found = BTreeMap::<Code, u64>::new();
     for (input, output, n) in now.pairs() {
         let Some(row) = rows.get(&input) else { continue };
         *found.entry(output).or_default() += n;
@@ -270,7 +274,13 @@ pub(crate) fn cause(baseline: &Baseline, detectors: &Detectors, span: &Span<'_>,
             unattributable: findings.unattributable,
         });
     }
-    let origin = origin(&nodes, &traces);
+    let certain = |name: &StageName| {
+        let is_source = baseline.node(name).is_some_and(|node| node.inputs.is_empty());
+        let own = conditional.get(name).copied().unwrap_or(0.0);
+        let of_it = detectors.watches.iter().filter(|watch| is_source && watch.node == *name);
+        of_it.map(Watch::evidence).fold(own, f64::max) >= CERTAIN * level
+    };
+    let origin = origin(&nodes, &traces, certain);
     Cause { nodes, traces, origin }
 }
 
@@ -304,10 +314,17 @@ fn own_shift(node: &NodeBaseline, span: &Span<'_>) -> f64 {
     let joints = node.profiles.joint.as_ref().zip(span.nodes.get(&node.name).and_then(|window| window.joint.as_ref()));
     let Some((before, now)) = joints else { return 0.0 };
     let (left, right) = expected_and_found(before, now);
+    // Where most records are dropped, what becomes of the rest counts as much: the last place is that of dropped ones.
+    let kept = |counts: &[u64]| counts[..counts.len() - 1].to_vec();
+    shift(&left, &right).max(shift(&kept(&left), &kept(&right)))
+}
+
+/// Returns the divergence of two counts less what chance makes of it, bits.
+fn shift(left: &[u64], right: &[u64]) -> f64 {
     let total = |counts: &[u64]| counts.iter().sum::<u64>().max(1) as f64;
-    let degrees = left.iter().zip(&right).filter(|(a, b)| **a + **b > 0).count().saturating_sub(1) as f64;
-    let chance = degrees * (1.0 / total(&left) + 1.0 / total(&right)) / (8.0 * std::f64::consts::LN_2);
-    driftline_stats::jensen_shannon(&left, &right).map_or(0.0, |found| (found - chance).max(0.0))
+    let degrees = left.iter().zip(right).filter(|(a, b)| **a + **b > 0).count().saturating_sub(1) as f64;
+    let chance = degrees * (1.0 / total(left) + 1.0 / total(right)) / (8.0 * std::f64::consts::LN_2);
+    driftline_stats::jensen_shannon(left, right).map_or(0.0, |found| (found - chance).max(0.0))
 }
 
 /// Returns the share of a stage's records in input cells that the reference hardly knows.
@@ -323,9 +340,10 @@ fn unattributable(node: &NodeBaseline, span: &Span<'_>) -> f64 {
     }
 }
 
-/// Returns the node in which it began: of those that changed themselves, the first in the graph with a good share, else the
-/// one with the largest, else the first.
-fn origin(nodes: &[NodeFinding], traces: &[Trace]) -> Option<StageName> {
+/// Returns the node in which it began: of those that changed themselves, the first in the graph that is certain, whatever its share: a
+/// change goes down the graph and never up, and what a cell does not show (the words of a transcript) changes the stages behind as
+/// if by themselves. Else the one with the largest share, else the first.
+fn origin(nodes: &[NodeFinding], traces: &[Trace], certain: impl Fn(&StageName) -> bool) -> Option<StageName> {
     let changed: Vec<&StageName> = nodes
         .iter()
         .filter(|node| matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged))
@@ -335,7 +353,7 @@ fn origin(nodes: &[NodeFinding], traces: &[Trace]) -> Option<StageName> {
         let shares = traces.iter().flat_map(|trace| &trace.shares).filter(|share| share.node == name.as_str());
         shares.map(|share| share.share).fold(0.0, f64::max)
     };
-    let first = changed.iter().find(|name| share(name) >= FIRST);
+    let first = changed.iter().find(|name| certain(name));
     let most = changed.iter().filter(|name| share(name) > 0.0).max_by(|a, b| share(a).total_cmp(&share(b)));
     first.or(most).or(changed.first()).map(|name| (*name).clone())
 }
@@ -512,15 +530,14 @@ pub(crate) fn sentence(
         && let Some(share) = trace.shares.iter().find(|share| share.node == origin.as_str())
     {
         let (low, high) = share.interval;
-        said.push_str(&format!(
-            ", {} % ({} to {}) of the change in `{}`",
-            percent(share.share),
-            percent(low),
-            percent(high),
-            trace.target
-        ));
+        let (part, low, high, target) = (percent(share.share), percent(low), percent(high), &trace.target);
+        said.push_str(&if share.share >= EXPLAINED {
+            format!(", {part} % ({low} to {high}) of the change in `{target}`")
+        } else {
+            format!(", its cells show {part} % ({low} to {high}) of the change in `{target}`")
+        });
         for other in trace.shares.iter().filter(|other| other.node != origin.as_str() && other.share.abs() >= 0.05) {
-            said.push_str(&format!(", {} % by `{}`", percent(other.share), other.node));
+            said.push_str(&format!(", {} % stand at `{}`", percent(other.share), other.node));
         }
     }
     let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);

@@ -6,6 +6,9 @@
 //! mean and the second for a changed spread. For categories φ is the standardised residual of
 //! each level. Scores are linear in counts, so replicas may be summed before or after.
 //!
+//! Each φ has mean 0 over the reference's own counts, exactly: what the reference never had, or always had, scores 0
+//! as long as that stays so, however many records a window has.
+//!
 //! Records that are independent under the reference give every score variance 1; how much it
 //! varies from window to window in truth is the [detector](crate::Detector)'s to learn.
 
@@ -98,7 +101,7 @@ impl ScoreBasis {
         let aspects = [Aspect::Location, Aspect::Spread, Aspect::Skew, Aspect::Tails];
         let mut table = Table::polynomials(counts, &aspects[..POLYNOMIALS]);
         let finite = finite_slots(counts.len());
-        table.push(Aspect::Unusable, &residual(counts, |slot| !finite.contains(&slot)));
+        table.push(Aspect::Unusable, residual(counts, |slot| !finite.contains(&slot)), counts, 0..counts.len());
         Self { tables: vec![table] }
     }
 
@@ -174,7 +177,7 @@ impl Table {
         for (aspect, function) in aspects.iter().zip(functions) {
             let mut weights = vec![0.0; counts.len()];
             weights[finite.clone()].copy_from_slice(&function);
-            table.push(*aspect, &weights);
+            table.push(*aspect, weights, counts, finite.clone());
         }
         table
     }
@@ -184,27 +187,34 @@ impl Table {
         if counts.len() < FIRST_VALUE {
             return table;
         }
-        table.push(Aspect::Unusable, &residual(counts, |slot| slot == MISSING));
-        table.push(Aspect::Other, &residual(counts, |slot| slot == OTHER));
+        let all = 0..counts.len();
+        table.push(Aspect::Unusable, residual(counts, |slot| slot == MISSING), counts, all.clone());
+        table.push(Aspect::Other, residual(counts, |slot| slot == OTHER), counts, all.clone());
         let mut levels: Vec<usize> = (FIRST_VALUE..counts.len()).collect();
         levels.sort_by_key(|&slot| std::cmp::Reverse(counts[slot]));
         let rest = levels.split_off(levels.len().min(MAX_LEVELS));
         for slot in levels {
-            table.push(Aspect::Level(slot as u16), &residual(counts, |at| at == slot));
+            table.push(Aspect::Level(slot as u16), residual(counts, |at| at == slot), counts, all.clone());
         }
         if !rest.is_empty() {
-            table.push(Aspect::Rest, &residual(counts, |at| rest.contains(&at)));
+            table.push(Aspect::Rest, residual(counts, |at| rest.contains(&at)), counts, all);
         }
         table
     }
 
-    fn push(&mut self, aspect: Aspect, weights: &[f64]) {
+    /// Adds a function, less its mean over the reference's `counts` in the slots that it is of.
+    fn push(&mut self, aspect: Aspect, mut weights: Vec<f64>, counts: &[u64], of: std::ops::Range<usize>) {
+        let n: f64 = counts[of.clone()].iter().map(|&count| count as f64).sum();
+        let sum: f64 =
+            weights[of.clone()].iter().zip(&counts[of.clone()]).map(|(weight, &count)| weight * count as f64).sum();
+        let mean = if n > 0.0 { sum / n } else { 0.0 };
+        weights[of].iter_mut().for_each(|weight| *weight -= mean);
         let lane = self.aspects.len() % LANES;
         if lane == 0 {
             self.weights.resize(self.weights.len() + self.slots, [0.0; LANES]);
         }
         let start = self.weights.len() - self.slots;
-        self.weights[start..].iter_mut().zip(weights).for_each(|(into, weight)| into[lane] = *weight);
+        self.weights[start..].iter_mut().zip(weights).for_each(|(into, weight)| into[lane] = weight);
         self.aspects.push(aspect);
     }
 }
@@ -329,6 +339,21 @@ mod tests {
         assert!(basis.scores_of(&[&window]).unwrap()[0] > 10.0);
         assert_eq!(basis.scores_of(&[&[0; 38]]), None);
         assert_eq!(basis.scores_of(&[&[1; 5]]), None);
+    }
+
+    /// What never varied says nothing, whatever the number of records.
+    #[test]
+    fn a_constant_scores_zero_at_any_number_of_records() {
+        let (mut number, mut category) = (vec![0; 38], vec![0, 0, 0, 0]);
+        (number[10], category[2]) = (1_000, 1_000);
+        let bases = [(ScoreBasis::number(&number), number), (ScoreBasis::category(&category), category)];
+        for (basis, counts) in bases {
+            for n in [1, 50, 100_000] {
+                let window: Vec<u64> = counts.iter().map(|&count| if count > 0 { n } else { 0 }).collect();
+                let scores = basis.scores_of(&[&window]).unwrap();
+                assert!(scores.iter().all(|score| score.abs() < 1e-9), "{n}: {scores:?}");
+            }
+        }
     }
 
     #[test]
