@@ -110,9 +110,17 @@ fn profiles(config: &str, what: &str) {
     let messages: Vec<Message> = (0..EVENTS)
         .map(|offset| {
             let mut draw: f64 = random.random_range(0.0..1.0);
-            let kind = kinds.iter().zip(shares).find(|(_, share)| { draw -= share; draw < 0.0 }).map_or(ClickKind::View, |(kind, _)| *kind);
+            let kind = kinds
+                .iter()
+                .zip(shares)
+                .find(|(_, share)| {
+                    draw -= share;
+                    draw < 0.0
+                })
+                .map_or(ClickKind::View, |(kind, _)| *kind);
             let named = kind != ClickKind::Visit;
-            let product = (named && kind != ClickKind::Search).then(|| format!("P-{:05}", random.random_range(0..2_400)));
+            let product =
+                (named && kind != ClickKind::Search).then(|| format!("P-{:05}", random.random_range(0..2_400)));
             let category = named.then(|| categories[random.random_range(0..5)].to_owned());
             let user = user(random.random_range(0..USERS));
             let event = ClickEvent::try_new(user.clone(), kind, product, category, NOW + offset as i64).unwrap();

@@ -170,9 +170,8 @@ impl Source for EventFiles {
     }
 
     fn read(&mut self, out: &mut SourceBatch<ClickEvent>) -> Result<SourceStatus, StageError> {
-        let unreadable = |path: &str, error: io::Error| {
-            StageError::transient(format!("{path}: cannot be read")).caused_by(error)
-        };
+        let unreadable =
+            |path: &str, error: io::Error| StageError::transient(format!("{path}: cannot be read")).caused_by(error);
         let path = self.config.path.clone();
         let first = self.place;
         let mut status = SourceStatus::More;
@@ -224,7 +223,8 @@ impl EventFiles {
         for (key, name) in [("user", user), ("kind", kind), ("time", time)] {
             if !header.contains(name) {
                 let path = &self.config.path;
-                let message = format!("{path}:1: columns.{key}: found no column {name:?}, allowed are {}", header.join(", "));
+                let message =
+                    format!("{path}:1: columns.{key}: found no column {name:?}, allowed are {}", header.join(", "));
                 return Err(StageError::fatal(message));
             }
         }
@@ -251,13 +251,18 @@ impl EventFiles {
             Ok(event) => out.emit(Key::new(event.user.clone()), Timestamp::from_millis(event.time_ms), event),
             Err((column, found, allowed)) => {
                 let place = format!("{}:{}", self.config.path, self.place.lines);
-                out.reject(Key::new(place.clone()), bytes, format!("{place}: {column}: found {found}, allowed {allowed}"));
+                out.reject(
+                    Key::new(place.clone()),
+                    bytes,
+                    format!("{place}: {column}: found {found}, allowed {allowed}"),
+                );
             }
         }
     }
 
     fn event(&self, bytes: &[u8]) -> Result<ClickEvent, Wrong> {
-        let wrong = |column: &str, found: &str, allowed: &str| (column.to_owned(), found.to_owned(), allowed.to_owned());
+        let wrong =
+            |column: &str, found: &str, allowed: &str| (column.to_owned(), found.to_owned(), allowed.to_owned());
         let text = std::str::from_utf8(bytes).map_err(|_| wrong("line", "bytes that are no UTF-8", "text"))?;
         let text = text.trim_start_matches('\u{feff}').trim_end_matches('\r');
         let row = match (self.format, &self.header) {
@@ -272,7 +277,9 @@ impl EventFiles {
             _ => match serde_json::from_str(text) {
                 Ok(value @ Value::Object(_)) => Row::Json(value),
                 Ok(_) => return Err(wrong("line", "JSON that is no object", "a JSON object")),
-                Err(error) => return Err(wrong("line", &format!("no JSON at column {}", error.column()), "a JSON object")),
+                Err(error) => {
+                    return Err(wrong("line", &format!("no JSON at column {}", error.column()), "a JSON object"));
+                }
             },
         };
         let Columns { user, kind, product, category, time } = &self.config.columns;
@@ -362,7 +369,8 @@ mod tests {
             let mut batch = SourceBatch::new();
             let status = source.read(&mut batch).unwrap();
             events.extend(batch.records().iter().map(|record| record.2.clone()));
-            reasons.extend(batch.rejected().iter().map(|rejected| rejected.reason.rsplit('/').next().unwrap().to_owned()));
+            reasons
+                .extend(batch.rejected().iter().map(|rejected| rejected.reason.rsplit('/').next().unwrap().to_owned()));
             state = batch.state().to_vec();
             if status == SourceStatus::End {
                 return (events, reasons);
@@ -411,7 +419,9 @@ mod tests {
 
     #[test]
     fn json_lines_are_read_across_interruptions() {
-        let line = |n: u32| format!("{{\"who\":{{\"id\":{n}}},\"kind\":\"view\",\"product\":\"p\",\"time_ms\":1600000000000}}\n");
+        let line = |n: u32| {
+            format!("{{\"who\":{{\"id\":{n}}},\"kind\":\"view\",\"product\":\"p\",\"time_ms\":1600000000000}}\n")
+        };
         let text: String = (0..700).map(line).chain(["[1]\n".to_owned(), "{\"a\"\n".to_owned()]).collect();
         let (_folder, path) = file("log.jsonl", &text);
         let (events, reasons) = read(&config(&path, "columns = { user = \"who.id\" }"));

@@ -107,7 +107,11 @@ impl SourceKind for ShopSource {
         let years = 2000..2089;
         let year = config.start.get(..4).and_then(|year| year.parse::<u32>().ok());
         if config.parameters().is_none() || !year.is_some_and(|year| years.contains(&year)) {
-            problems.push(problem("start", &format!("{:?}", config.start), "a time in RFC 3339, the year 2000 to 2088"));
+            problems.push(problem(
+                "start",
+                &format!("{:?}", config.start),
+                "a time in RFC 3339, the year 2000 to 2088",
+            ));
         }
         if !(0.0..=4.0).contains(&config.season) {
             problems.push(problem("season", &config.season, "a number from 0 to 4"));
@@ -135,8 +139,9 @@ impl Source for ShopSource {
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
         for (key, value) in entries {
             let place = (key == PLACE).then(|| value.as_ref().try_into().ok()).flatten();
-            self.place =
-                place.map(u64::from_le_bytes).ok_or_else(|| StageError::fatal("the state of a shop source is damaged"))?;
+            self.place = place
+                .map(u64::from_le_bytes)
+                .ok_or_else(|| StageError::fatal("the state of a shop source is damaged"))?;
         }
         for _ in 0..self.place {
             self.simulation.next();
@@ -257,7 +262,8 @@ mod tests {
 
     #[test]
     fn every_problem_of_a_config_is_told() {
-        let wrong = ShopConfig { customers: 0, days: 0, season: -1.0, weekend: f64::NAN, start: "noon".into(), ..config() };
+        let wrong =
+            ShopConfig { customers: 0, days: 0, season: -1.0, weekend: f64::NAN, start: "noon".into(), ..config() };
         let found: Vec<_> = ShopSource::check(&wrong).iter().map(|problem| problem.path.join(".")).collect();
         assert_eq!(found, ["customers", "days", "start", "season", "weekend"]);
         assert!(ShopSource::check(&config()).is_empty());

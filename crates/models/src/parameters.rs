@@ -45,9 +45,8 @@ impl Parameters {
         for (name, shape, deviation) in shapes {
             let centre = if name.ends_with(".scale") { 1.0 } else { 0.0 };
             let count = shape.iter().product();
-            let values: Vec<f32> = (0..count)
-                .map(|_| centre + (*deviation * random.sample::<f64, _>(StandardNormal)) as f32)
-                .collect();
+            let values: Vec<f32> =
+                (0..count).map(|_| centre + (*deviation * random.sample::<f64, _>(StandardNormal)) as f32).collect();
             let variable = Var::from_vec(values, shape.as_slice(), &Device::Cpu)?;
             tensors.insert(name.clone(), variable.as_tensor().clone());
             variables.push(variable);

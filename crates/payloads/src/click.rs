@@ -158,9 +158,8 @@ impl Payload for ClickEvent {
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
         let Written { user, kind, product, category, time_ms } = json::decode(bytes)?;
-        let kind = ClickKind::named(&kind).ok_or_else(|| {
-            CodecError::new("kind", "another word", ClickKind::ALL.map(ClickKind::name).join(", "))
-        })?;
+        let kind = ClickKind::named(&kind)
+            .ok_or_else(|| CodecError::new("kind", "another word", ClickKind::ALL.map(ClickKind::name).join(", ")))?;
         Self::try_new(user, kind, product, category, time_ms)
     }
 

@@ -147,7 +147,8 @@ impl Visit<'_> {
             self.pick(category_named(name).unwrap_or(category), line)
         } else if is(DEPARTMENT) {
             let department = CATEGORIES[category].department;
-            let inside: Vec<usize> = (0..CATEGORIES.len()).filter(|&c| CATEGORIES[c].department == department).collect();
+            let inside: Vec<usize> =
+                (0..CATEGORIES.len()).filter(|&c| CATEGORIES[c].department == department).collect();
             let category = inside[self.random.random_range(0..inside.len())];
             self.pick(category, None)
         } else {

@@ -282,9 +282,9 @@ mod tests {
     use super::*;
 
     fn past() -> impl Strategy<Value = Past> {
-        (0i64..10_000_000_000, 0usize..5, 0u8..9, "[A-Z]?-[0-9]{0,5}").prop_map(|(time_ms, action, category, product)| {
-            Past { time_ms, action: Action::ALL[action], category, product }
-        })
+        (0i64..10_000_000_000, 0usize..5, 0u8..9, "[A-Z]?-[0-9]{0,5}").prop_map(
+            |(time_ms, action, category, product)| Past { time_ms, action: Action::ALL[action], category, product },
+        )
     }
 
     proptest! {

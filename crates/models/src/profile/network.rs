@@ -113,10 +113,7 @@ impl Network {
             actions: parameters.take("action", &[Action::ALL.len() + 1, WIDTH])?,
             ages: parameters.take("age", &[AGES, WIDTH])?,
             queries: parameters.take("queries", &[WIDTH, OUT])?,
-            hidden: (
-                parameters.take("hidden.weight", &[inputs, HIDDEN])?,
-                parameters.take("hidden.bias", &[HIDDEN])?,
-            ),
+            hidden: (parameters.take("hidden.weight", &[inputs, HIDDEN])?, parameters.take("hidden.bias", &[HIDDEN])?),
             head: (parameters.take("head.weight", &[HIDDEN, OUT])?, parameters.take("head.bias", &[OUT])?),
         })
     }

@@ -203,7 +203,8 @@ impl Recommender {
                 let events = &request.events[request.events.len().saturating_sub(network::LENGTH)..];
                 let tokens: Vec<Token> = events.iter().map(|event| self.token(event)).collect();
                 inputs.push(&tokens, &request.attributes);
-                let strange = events.iter().zip(&tokens).filter(|(event, token)| event.product.is_some() && token.product == 0);
+                let strange =
+                    events.iter().zip(&tokens).filter(|(event, token)| event.product.is_some() && token.product == 0);
                 unknown.push(strange.count());
                 let understood = tokens.iter().any(|token| token.product > 0 || token.category > 0);
                 let known = request.attributes.iter().any(|probability| *probability > 0.5);
@@ -223,20 +224,33 @@ impl Recommender {
         let most = requests.iter().map(|request| request.excluded.len().min(MAX_EXCLUDED)).max().unwrap_or(0);
         let best = self.ranking.best(&states, k + most);
         let answers = requests.iter().zip(best).zip(bases.into_iter().zip(unknown));
-        Ok(answers.map(|((request, best), (basis, unknown))| {
-            let excluded: Vec<u32> = request
-                .excluded
-                .iter()
-                .take(MAX_EXCLUDED)
-                .filter_map(|id| self.catalogue.place(id).map(|place| place as u32))
-                .collect();
-            let mut products: Vec<Recommended> = match basis {
-                Basis::Popularity => self.popular.iter().map(|&product| (product, self.views(product))).filter(|(product, _)| !excluded.contains(product)).take(k).map(|(product, score)| Recommended { product: product as usize, score }).collect(),
-                Basis::History | Basis::Profile => best.iter().filter(|scored| !excluded.contains(&scored.product)).map(|scored| Recommended { product: scored.product as usize, score: scored.score }).collect(),
-            };
-            products.truncate(k);
-            Answer { products, basis, unknown }
-        }).collect())
+        Ok(answers
+            .map(|((request, best), (basis, unknown))| {
+                let excluded: Vec<u32> = request
+                    .excluded
+                    .iter()
+                    .take(MAX_EXCLUDED)
+                    .filter_map(|id| self.catalogue.place(id).map(|place| place as u32))
+                    .collect();
+                let mut products: Vec<Recommended> = match basis {
+                    Basis::Popularity => self
+                        .popular
+                        .iter()
+                        .map(|&product| (product, self.views(product)))
+                        .filter(|(product, _)| !excluded.contains(product))
+                        .take(k)
+                        .map(|(product, score)| Recommended { product: product as usize, score })
+                        .collect(),
+                    Basis::History | Basis::Profile => best
+                        .iter()
+                        .filter(|scored| !excluded.contains(&scored.product))
+                        .map(|scored| Recommended { product: scored.product as usize, score: scored.score })
+                        .collect(),
+                };
+                products.truncate(k);
+                Answer { products, basis, unknown }
+            })
+            .collect())
     }
 
     fn views(&self, place: u32) -> f32 {
@@ -248,7 +262,9 @@ impl Recommender {
         let category = match event.category {
             Some(name) => self.met.category_number(name),
             // The category of a product that is known need not be told.
-            None => product.checked_sub(1).map_or(0, |place| self.met.category_number(&self.met.products()[place as usize].category)),
+            None => product
+                .checked_sub(1)
+                .map_or(0, |place| self.met.category_number(&self.met.products()[place as usize].category)),
         };
         Token { product, category, action: event.action, time_ms: event.time_ms }
     }

@@ -148,7 +148,10 @@ impl Network {
     pub fn try_new(parameters: &Parameters, category_of: &[u32], categories: usize) -> Result<Self, ModelError> {
         let products = category_of.len();
         let pair = |name: &str| -> Result<(Tensor, Tensor), ModelError> {
-            Ok((parameters.take(&format!("{name}.scale"), &[WIDTH])?, parameters.take(&format!("{name}.shift"), &[WIDTH])?))
+            Ok((
+                parameters.take(&format!("{name}.scale"), &[WIDTH])?,
+                parameters.take(&format!("{name}.shift"), &[WIDTH])?,
+            ))
         };
         let blocks = (0..BLOCKS).map(|block| {
             let name = |part: &str| format!("block.{block}.{part}");

@@ -8,7 +8,12 @@ fn the_last_state_is_the_last_of_all_states() {
     let (parameters, _) = Parameters::draw(&shapes, 3).unwrap();
     let categories: Vec<u32> = (0..products as u32).map(|n| n % 4 + 1).collect();
     let network = Network::try_new(&parameters, &categories, 4).unwrap();
-    let event = |n: u32| Token { product: n % 50 + 1, category: n % 4 + 1, action: Action::View, time_ms: i64::from(n) * 50_000 };
+    let event = |n: u32| Token {
+        product: n % 50 + 1,
+        category: n % 4 + 1,
+        action: Action::View,
+        time_ms: i64::from(n) * 50_000,
+    };
     let mut inputs = Inputs::default();
     for length in [0, 1, 7, RECENT as u32, 33] {
         let events: Vec<Token> = (0..length).map(event).collect();
@@ -33,8 +38,13 @@ fn the_last_state_is_the_last_of_all_states() {
 fn the_model_that_ships_is_read() {
     let recommender = Recommender::builtin(None).unwrap();
     assert_eq!(recommender.catalogue().products().len(), 2_400);
-    let out: Vec<&str> =
-        recommender.catalogue().products().iter().filter(|product| !product.in_stock).map(|product| &*product.id).collect();
+    let out: Vec<&str> = recommender
+        .catalogue()
+        .products()
+        .iter()
+        .filter(|product| !product.in_stock)
+        .map(|product| &*product.id)
+        .collect();
     assert!(!out.is_empty());
     let answers = recommender.recommend(&[Request { attributes: [0.5; 5], ..Request::default() }], 2_400).unwrap();
     assert_eq!(answers[0].basis, Basis::Popularity);

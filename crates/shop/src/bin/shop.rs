@@ -33,28 +33,39 @@ struct Arguments {
 fn main() -> Result<()> {
     let Arguments { out, seed, customers, start, days } = Arguments::parse();
     fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    let parameters =
-        Parameters { seed, customers, days, start_ms: start.as_millisecond(), ..Parameters::default() };
+    let parameters = Parameters { seed, customers, days, start_ms: start.as_millisecond(), ..Parameters::default() };
     let shop = Shop::new(parameters);
-    lines(&out.join("products.jsonl"), shop.catalogue().products().iter().map(|product| {
-        json!({ "id": product.id, "category": product.category().name, "in_stock": product.in_stock })
-    }))?;
-    lines(&out.join("customers.jsonl"), (0..customers).map(|number| {
-        let has = shop.customer(number).has;
-        let has: Map<String, Value> =
-            Attribute::ALL.iter().zip(has).map(|(attribute, has)| (attribute.name().to_owned(), has.into())).collect();
-        json!({ "user": customer_id(number), "has": has })
-    }))?;
+    lines(
+        &out.join("products.jsonl"),
+        shop.catalogue().products().iter().map(
+            |product| json!({ "id": product.id, "category": product.category().name, "in_stock": product.in_stock }),
+        ),
+    )?;
+    lines(
+        &out.join("customers.jsonl"),
+        (0..customers).map(|number| {
+            let has = shop.customer(number).has;
+            let has: Map<String, Value> = Attribute::ALL
+                .iter()
+                .zip(has)
+                .map(|(attribute, has)| (attribute.name().to_owned(), has.into()))
+                .collect();
+            json!({ "user": customer_id(number), "has": has })
+        }),
+    )?;
     let products = shop.catalogue().products().to_vec();
-    lines(&out.join("events.jsonl"), shop.simulate().map(|event| {
-        json!({
-            "user": customer_id(event.customer),
-            "kind": event.kind,
-            "product": event.product.map(|product| &products[product].id),
-            "category": event.category.map(|category| CATEGORIES[category].name),
-            "time_ms": event.time_ms,
-        })
-    }))
+    lines(
+        &out.join("events.jsonl"),
+        shop.simulate().map(|event| {
+            json!({
+                "user": customer_id(event.customer),
+                "kind": event.kind,
+                "product": event.product.map(|product| &products[product].id),
+                "category": event.category.map(|category| CATEGORIES[category].name),
+                "time_ms": event.time_ms,
+            })
+        }),
+    )
 }
 
 fn lines(path: &Path, values: impl Iterator<Item = Value>) -> Result<()> {

@@ -124,11 +124,7 @@ impl Stage for UserProfileStage {
     type Input = ClickEvent;
     type Output = UserProfile;
 
-    fn process(
-        &mut self,
-        batch: &[Record<ClickEvent>],
-        out: &mut Emitter<'_, UserProfile>,
-    ) -> Result<(), StageError> {
+    fn process(&mut self, batch: &[Record<ClickEvent>], out: &mut Emitter<'_, UserProfile>) -> Result<(), StageError> {
         // Histories of this batch; the last one of a user is what is kept.
         let mut open: HashMap<&str, Option<History>> = HashMap::new();
         let mut order: Vec<&str> = Vec::new();
@@ -161,7 +157,10 @@ impl Stage for UserProfileStage {
             let behind = history.as_ref().map_or(0, |history| history.newest_ms - event.time_ms);
             if behind > self.rules.max_late_ms {
                 let allowed = self.rules.max_late_ms;
-                out.reject(record, format!("time_ms: found {behind} ms before the user's newest event, allowed {allowed}"));
+                out.reject(
+                    record,
+                    format!("time_ms: found {behind} ms before the user's newest event, allowed {allowed}"),
+                );
                 continue;
             }
             let history = history.get_or_insert_default();

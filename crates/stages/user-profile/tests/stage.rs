@@ -169,7 +169,8 @@ proptest! {
 
 #[test]
 fn who_looks_at_tyres_has_a_car_and_of_a_stranger_nothing_is_known() {
-    let looks = (0..12).map(|n| click("ann", ClickKind::View, n, CATEGORIES[n as usize % 2], NOW + i64::from(n) * 30_000));
+    let looks =
+        (0..12).map(|n| click("ann", ClickKind::View, n, CATEGORIES[n as usize % 2], NOW + i64::from(n) * 30_000));
     let events: Vec<_> = looks.chain([click("bob", ClickKind::Visit, 0, "", NOW + HOUR)]).collect();
     let log = work(&*stage("threshold = 0.9"), &messages(&events), &[]);
     let profiles = log.profiles();

@@ -134,11 +134,15 @@ pub(crate) fn evaluate(log: &Log, weights: &Path) -> Result<()> {
     for customer in tenth(log, 9) {
         let has = customer.has.context("a customer of whom nothing is known")?;
         let histories: Vec<History> = (0..EACH)
-            .map(|_| loop {
-                // As the stage does: after a visit to the start page.
-                let history = history(log, customer, &mut random);
-                if customer.events.len() < 40 || history.recent.last().is_some_and(|past| past.action == Action::Visit) {
-                    break history;
+            .map(|_| {
+                loop {
+                    // As the stage does: after a visit to the start page.
+                    let history = history(log, customer, &mut random);
+                    if customer.events.len() < 40
+                        || history.recent.last().is_some_and(|past| past.action == Action::Visit)
+                    {
+                        break history;
+                    }
                 }
             })
             .collect();

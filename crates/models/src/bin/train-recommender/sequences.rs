@@ -171,7 +171,8 @@ fn network(parameters: &Parameters, catalogue: &Catalogue) -> Result<Network> {
 /// What the network is told of a customer.
 type Told = fn(&Customer) -> [f32; ATTRIBUTES.len()];
 const UNKNOWN_ATTRIBUTES: Told = |_| UNKNOWN;
-const TRUE_ATTRIBUTES: Told = |customer| customer.has.map_or(UNKNOWN, |has| has.map(|has| if has { 0.95 } else { 0.05 }));
+const TRUE_ATTRIBUTES: Told =
+    |customer| customer.has.map_or(UNKNOWN, |has| has.map(|has| if has { 0.95 } else { 0.05 }));
 
 /// Computes recall and normalised discounted cumulative gain at ten, what was seen before left out.
 fn figures(network: &Network, catalogue: &Catalogue, customers: &[&Customer], told: Told) -> Result<(f64, f64)> {
