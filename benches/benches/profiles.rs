@@ -14,7 +14,7 @@ use criterion::{
 };
 use driftline_stats::{
     CategoryProfile, DROPPED, Dictionary, Edges, JointProfile, NumberProfile, Profile, ProfileBody, ProfileKey,
-    ProfileSet, Reference, ReferenceId, Scale, Signal, SignalBins, SignalVisitor, Window,
+    ProfileSet, Reference, ReferenceId, Sample, Scale, Signal, SignalBins, SignalVisitor, Window,
 };
 use driftline_types::{Code, PipelineName, StageName, StageVersion, Timestamp};
 use rand::{SeedableRng, rngs::StdRng};
@@ -148,6 +148,28 @@ fn sets(c: &mut Criterion<CpuTime>) {
             }
         });
     });
+    group.finish();
+}
+
+/// What the cell of a whole record costs: the same payloads on a fitted reference with it and without.
+fn records(c: &mut Criterion<CpuTime>) {
+    let payloads = payloads(VALUES);
+    let mut sample = Sample::default();
+    payloads.iter().zip(0u64..).for_each(|(payload, hash)| sample.observe(hash, |visit| payload.signals(visit)));
+    let with = sample.fit().expect("a sample that fits");
+    let without = Reference::try_new(with.signals().clone()).expect("the same bins");
+    let mut group = c.benchmark_group("record");
+    group.throughput(Throughput::Elements(VALUES as u64));
+    for (name, reference) in [("with-cell", with), ("without-cell", without)] {
+        let mut set = ProfileSet::new(Arc::new(reference));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                for payload in &payloads {
+                    black_box(set.observe(|visit| black_box(payload).signals(visit)));
+                }
+            });
+        });
+    }
     group.finish();
 }
 
@@ -316,6 +338,6 @@ impl Measurement for CpuTime {
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = sizes, numbers, categories, sets, embeddings, joints, wire
+    targets = sizes, numbers, categories, sets, records, embeddings, joints, wire
 }
 criterion_main!(benches);

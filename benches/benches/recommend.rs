@@ -43,6 +43,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         stage: StageName::try_new("bench").unwrap(),
         version: StageVersion::try_new("bench").unwrap(),
         window_ms: 43_200_000,
+        probes: None,
         tallies: Tallies::Off,
         injections: Injections::default(),
         bins: Bins::default(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use driftline_pipeline::Override;
-use driftline_types::{StageName, Timestamp};
+use driftline_types::{StageName, Timestamp, config::Millis};
 
 /// Runs machine-learning pipelines as streams and describes what every stage sees.
 #[derive(Debug, Parser)]
@@ -40,12 +40,20 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Profiles(ProfilesArgs),
+    /// Says what has changed, where it began, and shows every signal against its reference.
+    ///
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
+    Report(ReportArgs),
     /// Lists the alarms of a pipeline, or acknowledges one. Needs Kafka or a log at `broker.path`.
     Alarms(AlarmsArgs),
     /// Builds the reference that windows are compared with.
     Reference(ReferenceArgs),
     /// Runs the `[[tests]]` of pipelines.
     Test(TestArgs),
+    /// Brings in what users did with predictions, and shows how good those were. Needs Kafka or a log at `broker.path`.
+    Feedback(FeedbackArgs),
+    /// Records fixed recordings with their answers, or says what has changed.
+    Probes(ProbesArgs),
     /// Lists what may be injected into the sources and stages of a pipeline, see `run --inject`.
     Parameters(ParametersArgs),
     /// Looks at model files.
@@ -162,12 +170,93 @@ pub(crate) struct ProfilesArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct FeedbackArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Lines of `feedback.v1` to bring in, or `-` for standard input.
+    pub file: Option<PathBuf>,
+    /// The stage whose predictions are judged; by default the one that the first sink reads.
+    #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
+    pub stage: Option<StageName>,
+    /// How long after a prediction feedback counts, event time.
+    #[arg(long, default_value = "1h", value_parser = |text: &str| text.parse::<Millis>())]
+    pub maturity: Millis,
+    /// The event time that one row covers; by default `monitor.window`.
+    #[arg(long, value_parser = |text: &str| text.parse::<Millis>())]
+    pub window: Option<Millis>,
+    /// The form of the output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProbesArgs {
+    #[command(subcommand)]
+    pub command: ProbesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProbesCommand {
+    /// Runs the pipeline on a log of its own and writes what its sources sent, and what every stage answered.
+    Record(RecordProbesArgs),
+    /// Compares what stages answered to probes with what they answered when those were recorded. Fails if one has changed.
+    ///
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
+    Check(CheckProbesArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecordProbesArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Where to write them; `monitor.probes.path` of the pipeline if not given.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Most probes a source, in the order of their names.
+    #[arg(long, default_value_t = 200)]
+    pub most: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckProbesArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The form of the output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct ParametersArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Writes one page with plots that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Watches a pipeline that other processes run. Several share the work by pipeline: of each one is at work, the others stand by.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct MonitorArgs {
+    /// The pipeline file.
+    #[arg(long)]
+    pub pipeline: PathBuf,
+    /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
+    #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
+    pub overrides: Vec<Override>,
 }
 
 #[derive(Debug, clap::Args)]

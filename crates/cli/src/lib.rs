@@ -6,15 +6,19 @@
 mod args;
 mod dead_letters;
 mod exit;
+mod feedback;
 mod log;
 mod logging;
 mod models;
 mod monitor;
 mod parameters;
+mod probes;
 mod profiles;
 mod progress;
 mod reference;
 pub mod registry;
+mod report;
+mod report_html;
 mod run;
 mod table;
 mod tap;
@@ -30,7 +34,7 @@ use driftline_pipeline::LogFormat;
 pub use exit::Exit;
 
 use crate::{
-    args::{Args, Command, StageArgs},
+    args::{Args, Command, MonitorArgs, StageArgs},
     exit::Failure,
 };
 
@@ -45,6 +49,12 @@ pub fn main() -> ExitCode {
 #[must_use]
 pub fn stage(kind: &'static str) -> ExitCode {
     finish(StageArgs::try_parse(), |args| run::stage(kind, &args))
+}
+
+/// Watches one pipeline until the process is asked to stop: what `driftline-monitor` is.
+#[must_use]
+pub fn monitor() -> ExitCode {
+    finish(MonitorArgs::try_parse(), |args| monitor::watch(&args))
 }
 
 fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exit, Failure>) -> ExitCode {
@@ -78,8 +88,11 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Tap(args) => tap::tap(&args),
         Command::Profiles(args) => profiles::profiles(&args),
         Command::Alarms(args) => monitor::alarms(&args),
+        Command::Report(args) => report::report(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
+        Command::Feedback(args) => feedback::feedback(&args),
+        Command::Probes(args) => probes::probes(&args),
         Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),

@@ -1,33 +1,44 @@
-//! The monitor beside a run, and `driftline alarms`.
+//! The monitor beside a run or by itself, and `driftline alarms`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use driftline_broker::Broker;
-use driftline_monitor::{Alarm, Baseline, Ending, Service, Settings, Status};
-use driftline_pipeline::Plan;
-use driftline_runtime::{Companion, Nodes};
+use driftline_monitor::{Alarm, Baseline, Ending, Listener, Service, Settings, Status};
+use driftline_pipeline::{Plan, WebhookConfig};
+use driftline_runtime::{Companion, Nodes, Telemetry, Webhook};
 use driftline_types::Timestamp;
 
 use crate::{
     Exit,
-    args::{AlarmsArgs, AlarmsCommand},
+    args::{AlarmsArgs, AlarmsCommand, MonitorArgs, PipelineArgs},
     exit::Failure,
-    log,
+    log, logging, reference,
+    run::{asked_to_stop, with_cause},
     table::table,
 };
 
 /// The monitor on a thread beside the nodes of a run.
 pub(crate) struct Beside {
     service: Service,
+    outside: Outside,
     /// Whether the log outlives the run: windows that are open when it is stopped are then left to the next.
     durable: bool,
     ended: Mutex<Option<Result<Option<Status>, String>>>,
 }
 
 impl Beside {
-    pub(crate) fn new(plan: &Plan, broker: &Arc<dyn Broker>, baseline: &Arc<Baseline>) -> Arc<Self> {
+    pub(crate) fn new(
+        plan: &Plan,
+        broker: &Arc<dyn Broker>,
+        baseline: &Arc<Baseline>,
+        telemetry: Option<Arc<Telemetry>>,
+    ) -> Arc<Self> {
         let service = Service::new(Arc::clone(broker), Settings::of(plan), Arc::clone(baseline));
-        Arc::new(Self { service, durable: log::is_durable(plan), ended: Mutex::new(None) })
+        let outside = Outside::new(plan, telemetry);
+        Arc::new(Self { service, outside, durable: log::is_durable(plan), ended: Mutex::new(None) })
     }
 
     /// Says on standard error how things stood at the end.
@@ -50,7 +61,7 @@ impl Companion for Beside {
             (false, true, false) => Ending::Finished,
             (false, false, _) => Ending::Open,
         };
-        let result = self.service.run(ending, log_alarm).map_err(|error| error.to_string());
+        let result = self.service.run(ending, &self.outside).map_err(|error| error.to_string());
         if let Err(error) = &result {
             tracing::error!(error, "the monitor stopped, the pipeline goes on unwatched");
         }
@@ -58,8 +69,71 @@ impl Companion for Beside {
     }
 }
 
+/// Where alarms go besides their topic: the log, metrics, a webhook.
+struct Outside {
+    webhook: Option<Webhook>,
+    telemetry: Option<Arc<Telemetry>>,
+}
+
+impl Outside {
+    fn new(plan: &Plan, telemetry: Option<Arc<Telemetry>>) -> Self {
+        let start = |webhook: &WebhookConfig| {
+            let started = Webhook::start(webhook.url.to_string());
+            started.inspect_err(|error| tracing::error!(%error, "monitor.webhook: cannot start")).ok()
+        };
+        Self { webhook: plan.monitor.webhook.as_ref().and_then(start), telemetry }
+    }
+}
+
+impl Listener for Outside {
+    fn alarm(&self, alarm: &Alarm) {
+        log_alarm(alarm);
+        if let (Some(webhook), Some(body)) = (&self.webhook, driftline_monitor::alertmanager(alarm)) {
+            webhook.post(body.to_string());
+        }
+    }
+
+    fn judged(&self, status: &Status) {
+        if let Some(telemetry) = &self.telemetry {
+            let active = status.alarms.iter().filter(|alarm| alarm.state.is_active()).count();
+            telemetry.monitor(active as u64, status.evidence.0, status.windows);
+        }
+    }
+}
+
+/// Watches a pipeline that other processes run, until it is asked to stop.
+pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
+    let args =
+        PipelineArgs { pipeline: args.pipeline.clone(), overrides: args.overrides.clone(), injections: Vec::new() };
+    let plan = log::load(&args)?;
+    if !plan.monitor.is_on() {
+        let file = plan.file.display();
+        return Err(Failure::usage(format!(
+            "{file}: monitor: found no reference and no rules, there is nothing to watch"
+        )));
+    }
+    let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?.map(Arc::new);
+    logging::start(plan.telemetry.logs, telemetry.as_deref());
+    let broker = log::open_durable(&plan)?;
+    let service = Service::new(broker, Settings::of(&plan), reference::watched(&plan)?);
+    let outside = Outside::new(&plan, telemetry);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(Failure::running)?;
+    let asked = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&asked);
+    runtime.spawn(async move {
+        asked_to_stop().await;
+        stop.store(true, Ordering::Release);
+    });
+    let ending = || if asked.load(Ordering::Acquire) { Ending::CutOff } else { Ending::Open };
+    if let Some(status) = service.run(ending, &outside).map_err(Failure::running)? {
+        tell(&status);
+    }
+    Ok(Exit::Stopped)
+}
+
 /// Logs an alarm: what fires is a warning, the rest is news.
-pub(crate) fn log_alarm(alarm: &Alarm) {
+fn log_alarm(alarm: &Alarm) {
     let Alarm { id, pipeline, state, summary, .. } = alarm;
     if state.is_active() {
         tracing::warn!(alarm = id, %pipeline, %state, "{summary}");

@@ -89,6 +89,12 @@ pub(crate) fn baseline(plan: &Plan) -> Result<Option<Arc<Baseline>>, Failure> {
     Ok(Some(Arc::new(baseline)))
 }
 
+/// Returns what a pipeline's monitor compares with: its reference, or nothing but rules.
+pub(crate) fn watched(plan: &Plan) -> Result<Arc<Baseline>, Failure> {
+    let none = || Arc::new(Baseline::none(plan.name.clone(), plan.monitor.window.0));
+    Ok(baseline(plan)?.unwrap_or_else(none))
+}
+
 /// Returns the references that the profiles of a pipeline may be counted on.
 pub(crate) fn references(plan: &Plan) -> Result<References, Failure> {
     Ok(baseline(plan)?.map(|baseline| baseline.references()).unwrap_or_default())
@@ -105,5 +111,5 @@ pub(crate) fn monitoring(plan: &Plan, baseline: Option<&Baseline>) -> Monitoring
             bins.insert(node.name.clone(), Bins { input, output, codes });
         }
     }
-    Monitoring { bins, companion: None }
+    Monitoring { bins, ..Monitoring::default() }
 }

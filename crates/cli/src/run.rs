@@ -14,6 +14,7 @@ use crate::{
     exit::Failure,
     log, logging,
     monitor::Beside,
+    probes,
     profiles::WHOLE,
     progress::Progress,
     reference,
@@ -28,8 +29,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     logging::start(plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open(&plan)?;
     // A part of a pipeline does not know when the others end: `driftline-monitor` watches those.
-    let baseline = if args.only.is_empty() { reference::baseline(&plan)? } else { None };
-    let monitor = baseline.map(|baseline| Beside::new(&plan, &broker, &baseline));
+    let watches = plan.monitor.is_on() && args.only.is_empty();
+    let monitor =
+        if watches { Some(Beside::new(&plan, &broker, &reference::watched(&plan)?, telemetry.clone())) } else { None };
     let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
     let report = execute_watched(&plan, &broker, args.follow, Watch::Shown, telemetry, monitor.clone())?;
     if let Some(monitor) = monitor {
@@ -109,7 +111,7 @@ pub(crate) fn execute(
 }
 
 /// Runs a pipeline as [`execute`] does, with a monitor beside it.
-fn execute_watched(
+pub(crate) fn execute_watched(
     plan: &Plan,
     broker: &Arc<dyn Broker>,
     follow: bool,
@@ -120,6 +122,7 @@ fn execute_watched(
     let metrics = Arc::new(Metrics::new(plan));
     let baseline = reference::baseline(plan)?;
     let mut monitoring = reference::monitoring(plan, baseline.as_deref());
+    monitoring.probes = probes::schedules(plan)?;
     monitoring.companion = monitor.map(|monitor| monitor as Arc<dyn Companion>);
     let options =
         RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };
@@ -141,7 +144,7 @@ fn execute_watched(
     result.map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))
 }
 
-fn with_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
@@ -151,7 +154,7 @@ fn writes_to_stdout(sink: &driftline_pipeline::Node) -> bool {
 
 /// Completes at the first Ctrl-C or SIGTERM. A second Ctrl-C ends the process at once: what was
 /// not committed is read again by the next run.
-async fn asked_to_stop() {
+pub(crate) async fn asked_to_stop() {
     let interrupt = tokio::signal::ctrl_c();
     #[cfg(unix)]
     {

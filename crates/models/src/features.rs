@@ -132,6 +132,12 @@ impl LogMel {
         &self.settings
     }
 
+    /// Returns the power of each band in a flat spectrum of power 1 a bin: the sums of the filters' weights.
+    #[must_use]
+    pub fn flat(&self) -> Vec<f32> {
+        self.filters.triangles.iter().map(|triangle| triangle.weights.iter().sum()).collect()
+    }
+
     /// Counts the frames of `samples` samples: 0 below one window.
     #[must_use]
     pub fn frames(&self, samples: usize) -> usize {

@@ -74,6 +74,8 @@ pub struct Alarm {
     pub summary: String,
     /// The end of the first window in which it was pending or firing.
     pub since: Timestamp,
+    /// The end of the window by which it fired first, if it has.
+    pub fired: Option<Timestamp>,
     /// The end of the window by which it was last changed.
     pub updated: Timestamp,
     /// The start of the first window after the change, if it could be told.

@@ -272,6 +272,12 @@ impl Baseline {
         Profile { key, body }
     }
 
+    /// Makes the baseline of a pipeline that has none: nothing is watched but rules.
+    #[must_use]
+    pub fn none(pipeline: PipelineName, window_ms: u64) -> Self {
+        Self { pipeline, window_ms, records: 0, windows: Vec::new(), nodes: Vec::new() }
+    }
+
     /// Finds a node.
     #[must_use]
     pub fn node(&self, name: &StageName) -> Option<&NodeBaseline> {

@@ -106,7 +106,7 @@ pub(crate) fn finding(baseline: &Baseline, span: &Span<'_>, watch: &Watch) -> Si
 }
 
 /// Returns the unit of a signal.
-fn unit<'a>(window: &'a NodeWindow, what: &What) -> &'a str {
+pub(crate) fn unit<'a>(window: &'a NodeWindow, what: &What) -> &'a str {
     let (set, name) = match what {
         What::Input(name) => (&window.input, name),
         What::Output(name) => (&window.output, name),

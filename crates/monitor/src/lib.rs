@@ -11,20 +11,27 @@
 //! - What cannot be read, comes too late or belongs to another version is told of, and never an alarm.
 
 mod alarm;
+mod alertmanager;
 mod baseline;
 mod build;
 mod cause;
 mod detect;
 mod monitor;
+mod report;
+mod rules;
 mod scoring;
 mod service;
+mod settings;
 mod state;
 mod windows;
 
 pub use alarm::{Alarm, AlarmState, Measure, NodeFinding, Severity, Share, SignalFinding, Trace};
+pub use alertmanager::alertmanager;
 pub use baseline::{Baseline, BaselineError, FORMAT, NodeBaseline, Series};
 pub use build::{BuildError, Range, ShowRecord, build};
-pub use monitor::{Monitor, ProfileMessage, Settings, Status};
+pub use monitor::{Monitor, ProfileMessage, Status};
+pub use report::{Bar, NodeReport, Report, SignalReport};
 pub use scoring::{Basis, NodeWindow, What, WhatError};
-pub use service::{Ending, Service, ServiceError, acknowledge, alarms};
+pub use service::{Ending, Listener, Service, ServiceError, acknowledge, alarms};
+pub use settings::Settings;
 pub use state::{Note, StateError};

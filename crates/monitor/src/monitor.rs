@@ -6,14 +6,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_pipeline::Plan;
+use driftline_pipeline::RuleSeverity;
 use driftline_stats::{Profile, ProfileBody, ProfileKey, References, Window, speed};
-use driftline_types::{Offset, Partition, PipelineName, RecordId, StageName, Timestamp};
+use driftline_types::{Offset, Partition, RecordId, StageName, Timestamp, config::Millis};
 
 use crate::{
-    Alarm, AlarmState, Baseline, Severity, SignalFinding, StateError, What,
+    Alarm, AlarmState, Baseline, Report, Settings, Severity, SignalFinding, StateError, What,
     cause::{self, Cause, Span},
     detect::Detectors,
+    report,
+    rules::{self, Crossing},
     state::{self, Change, Held, Meta, Note},
     windows::{Closed, Taken, Topology, Windows},
 };
@@ -27,42 +29,6 @@ const NOTES: usize = 64;
 /// After how many windows without confirmation an alarm is over, at least and at most.
 const HOLD: (u64, u64) = (16, 256);
 const DAY_MS: u64 = 86_400_000;
-
-/// What a monitor is told by the pipeline file.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The pipeline.
-    pub pipeline: PipelineName,
-    /// Its sources and stages, each after those it reads.
-    pub nodes: Vec<(StageName, Vec<StageName>)>,
-    /// The partitions of each topic.
-    pub partitions: u32,
-    /// The length of a window, milliseconds.
-    pub window_ms: u64,
-    /// The windows that a silent node is waited for.
-    pub lateness: u64,
-    /// The windows between two false alarms, A.
-    pub run_length: f64,
-    /// The least effect that is worth an alarm.
-    pub tolerance: f64,
-}
-
-impl Settings {
-    /// Takes them from a plan.
-    #[must_use]
-    pub fn of(plan: &Plan) -> Self {
-        let nodes = plan.sources.iter().chain(&plan.stages);
-        Self {
-            pipeline: plan.name.clone(),
-            nodes: nodes.map(|node| (node.name.clone(), node.inputs.clone())).collect(),
-            partitions: plan.partitions,
-            window_ms: plan.monitor.window.0,
-            lateness: plan.monitor.lateness.windows(plan.monitor.window),
-            run_length: plan.monitor.run_length as f64,
-            tolerance: plan.monitor.tolerance,
-        }
-    }
-}
 
 /// A message of the topic of profiles.
 #[derive(Clone, Debug)]
@@ -107,6 +73,7 @@ pub struct Monitor {
     raised: u64,
     alarms: BTreeMap<String, Held>,
     notes: BTreeMap<String, Note>,
+    crossings: BTreeMap<String, Crossing>,
     changes: Vec<Change>,
     updates: BTreeMap<String, Alarm>,
 }
@@ -127,10 +94,13 @@ impl Monitor {
             raised: 0,
             alarms: BTreeMap::new(),
             notes: BTreeMap::new(),
+            crossings: BTreeMap::new(),
             changes: Vec::new(),
             updates: BTreeMap::new(),
         };
-        for (node, inputs) in monitor.settings.nodes.clone() {
+        // Without a reference nobody expects one of a node.
+        let expected = if monitor.baseline.nodes.is_empty() { Vec::new() } else { monitor.settings.nodes.clone() };
+        for (node, inputs) in expected {
             match monitor.baseline.node(&node) {
                 None => monitor.note(
                     &node,
@@ -158,9 +128,9 @@ impl Monitor {
             return Ok(());
         }
         let remembered = state::read(entries, &self.references)?;
-        let Meta { baseline, progress, seen, raised, alarms, notes } = remembered.meta;
+        let Meta { baseline, progress, seen, raised, alarms, notes, crossings } = remembered.meta;
         self.windows.restore(progress);
-        (self.raised, self.alarms) = (raised, alarms);
+        (self.raised, self.alarms, self.crossings) = (raised, alarms, crossings);
         if baseline == self.fingerprint() {
             self.notes = notes;
             self.detectors.restore(seen, remembered.scored);
@@ -294,6 +264,7 @@ impl Monitor {
         {
             self.changes.extend(state::closed_forgotten(&oldest));
         }
+        self.judge_rules(end);
         self.judge_drift(end);
         if let Some(scored) = self.detectors.history.back() {
             self.changes.push(state::scored_change(scored));
@@ -306,6 +277,52 @@ impl Monitor {
         let window = Window { start, millis: self.settings.window_ms };
         let (pipeline, stage) = (self.settings.pipeline.clone(), node.clone());
         Profile { key: ProfileKey { pipeline, stage, version: seen.version.clone(), window }, body }
+    }
+
+    /// Decides on the alarms of rules after a window that ends at `end`.
+    fn judge_rules(&mut self, end: Timestamp) {
+        for rule in self.settings.rules.clone() {
+            let seen = self.recent.back().and_then(|closed| closed.nodes.get(&rule.stage));
+            let Some(value) = rules::value(&rule, seen, self.settings.window_ms) else { continue };
+            let crossing = self.crossings.entry(rule.name.to_string()).or_default();
+            crossing.count(rules::is_beyond(&rule, value));
+            let Crossing { beyond, within } = *crossing;
+            let lasts = rule.lasts.windows(Millis(self.settings.window_ms));
+            let is_its = |id: &str| {
+                let number = id.strip_prefix("rule-").and_then(|id| id.strip_prefix(rule.name.as_str()));
+                number.and_then(|id| id.strip_prefix('-')).is_some_and(|id| id.bytes().all(|b| b.is_ascii_digit()))
+            };
+            let held = self.alarms.values().find(|held| is_its(&held.alarm.id)).cloned();
+            let summary =
+                format!("{} is {value:.4} for {beyond} windows, rule: {}", rules::subject(&rule), report::rule(&rule));
+            match held {
+                None if beyond > 0 => {
+                    self.raised += 1;
+                    let mut alarm = self.pending(format!("rule-{}-{}", rule.name, self.raised), 0.0, end);
+                    alarm.severity = match rule.severity {
+                        RuleSeverity::Warning => Severity::Warning,
+                        RuleSeverity::Critical => Severity::Critical,
+                    };
+                    alarm.summary = summary;
+                    alarm.origin = Some(rule.stage.clone());
+                    if beyond >= lasts {
+                        (alarm.state, alarm.fired) = (AlarmState::Firing, Some(end));
+                    }
+                    self.put(Held { alarm, quiet: 0, hold: 0 });
+                }
+                Some(mut held) if held.alarm.state == AlarmState::Pending && beyond >= lasts => {
+                    held.alarm =
+                        Alarm { state: AlarmState::Firing, fired: Some(end), updated: end, summary, ..held.alarm };
+                    self.put(held);
+                }
+                Some(mut held) if beyond == 0 && (held.alarm.state == AlarmState::Pending || within >= lasts) => {
+                    held.alarm.state = AlarmState::Resolved;
+                    held.alarm.updated = end;
+                    self.put(held);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Returns the drift alarm that is not resolved.
@@ -376,6 +393,7 @@ impl Monitor {
             severity: Severity::Warning,
             summary,
             since: end,
+            fired: None,
             updated: end,
             onset: None,
             speed: None,
@@ -414,14 +432,14 @@ impl Monitor {
         let summary = cause::sentence(&self.baseline, &found, &signals, onset);
         let Cause { nodes, traces, origin } = found;
         let before = held.cloned();
-        let (id, since, state, examples) = match before {
+        let (id, since, fired, state, examples) = match before {
             Some(alarm) => {
                 let state = if alarm.state == AlarmState::Pending { AlarmState::Firing } else { alarm.state };
-                (alarm.id, alarm.since, state, alarm.examples)
+                (alarm.id, alarm.since, alarm.fired.unwrap_or(end), state, alarm.examples)
             }
             None => {
                 self.raised += 1;
-                (format!("drift-{}", self.raised), end, AlarmState::Firing, Vec::new())
+                (format!("drift-{}", self.raised), end, end, AlarmState::Firing, Vec::new())
             }
         };
         Some(Alarm {
@@ -431,6 +449,7 @@ impl Monitor {
             severity: Severity::Critical,
             summary,
             since,
+            fired: Some(fired),
             updated: end,
             onset,
             speed: how,
@@ -493,9 +512,49 @@ impl Monitor {
                 raised: self.raised,
                 alarms: self.alarms.clone(),
                 notes: self.notes.clone(),
+                crossings: self.crossings.clone(),
             }));
         }
         (changes, alarms)
+    }
+
+    /// Says how things stand, with every signal: since the onset of the alarm that is firing, or over the last windows.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let Status { sentence, windows, evidence, alarms, watched, notes } = self.status();
+        let active = alarms.iter().find(|alarm| alarm.state.is_active() && alarm.id.starts_with("drift-"));
+        let onset = active.and_then(|alarm| alarm.onset);
+        let since: Vec<&Closed> =
+            self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
+        let ends = since.first().map(|closed| closed.start).zip(since.last().map(|closed| closed.start));
+        let span = Span::new(since);
+        let of = |node: &StageName, what: &What| {
+            watched
+                .iter()
+                .find(|(name, other, _)| name == node && other == what)
+                .map_or(0.0, |(_, _, evidence)| *evidence)
+        };
+        let nodes = report::nodes(
+            &self.baseline,
+            &self.settings.nodes,
+            |node| span.nodes.get(node).cloned(),
+            |node| span.version(node).cloned(),
+            of,
+            active,
+        );
+        Report {
+            pipeline: self.settings.pipeline.clone(),
+            sentence,
+            windows,
+            evidence: evidence.0,
+            run_length: evidence.1,
+            span: ends,
+            nodes,
+            traces: active.map_or_else(Vec::new, |alarm| alarm.traces.clone()),
+            alarms: alarms.clone(),
+            rules: self.settings.rules.iter().map(report::rule).collect(),
+            notes,
+        }
     }
 
     /// Says how things stand.
@@ -508,6 +567,9 @@ impl Monitor {
         let sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
             (Some(alarm), _) => alarm.summary.clone(),
             (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
+            (None, None) if self.baseline.nodes.is_empty() => {
+                format!("no rule is broken: {} rules over {windows} windows", self.settings.rules.len())
+            }
             (None, None) => format!("nothing has changed: evidence {evidence:.1} of {level} over {windows} windows"),
         };
         let mut notes: Vec<String> = self
@@ -517,6 +579,16 @@ impl Monitor {
                 |note| if note.times > 1 { format!("{} ({} times)", note.text, note.times) } else { note.text.clone() },
             )
             .collect();
+        let silent =
+            self.settings.rules.iter().filter(|rule| windows > 0 && !self.crossings.contains_key(rule.name.as_str()));
+        notes.extend(silent.map(|rule| {
+            format!(
+                "rule {}: no window had {} of {} records or more",
+                rule.name,
+                rules::subject(rule),
+                rule.min_records
+            )
+        }));
         if self.windows.open_windows() > 0 {
             notes.push(format!("{} windows are still open", self.windows.open_windows()));
         }

@@ -52,6 +52,14 @@ pub enum Ending {
     CutOff,
 }
 
+/// Hears what a monitor finds.
+pub trait Listener {
+    /// An alarm was written.
+    fn alarm(&self, alarm: &Alarm);
+    /// Windows were judged: how things stand now.
+    fn judged(&self, status: &Status);
+}
+
 /// A request to the monitor, on the topic of control.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -74,12 +82,12 @@ impl Service {
         Self { broker, settings, baseline }
     }
 
-    /// Watches until `ending` says that nothing more will come. `told` hears of every alarm that was written, and how things stood at
+    /// Watches until `ending` says that nothing more will come. `listener` hears what is found, and how things stood at
     /// the end is returned; `None` if another monitor had the work.
     ///
     /// # Errors
     /// If the broker fails for good, or what was remembered cannot be read.
-    pub fn run(&self, ending: impl Fn() -> Ending, told: impl Fn(&Alarm)) -> Result<Option<Status>, ServiceError> {
+    pub fn run(&self, ending: impl Fn() -> Ending, listener: &dyn Listener) -> Result<Option<Status>, ServiceError> {
         let profiles = self.settings.pipeline.profiles_topic();
         let group = self.settings.pipeline.monitor_group();
         let mut member = self.broker.join(&group, &[profiles.clone(), self.settings.pipeline.control_topic()])?;
@@ -104,7 +112,7 @@ impl Service {
                             self.obey(&message, &mut monitor);
                         }
                     }
-                    self.commit(&mut *member, &mut monitor, &mut control, &told)?;
+                    self.commit(&mut *member, &mut monitor, &mut control, listener)?;
                 }
                 Poll::Assigned(partitions) => {
                     if partitions.iter().any(|(place, _)| place.topic == profiles) {
@@ -123,7 +131,7 @@ impl Service {
                     {
                         monitor.close_all();
                     }
-                    self.commit(&mut *member, &mut monitor, &mut control, &told)?;
+                    self.commit(&mut *member, &mut monitor, &mut control, listener)?;
                     return Ok(monitor.map(|monitor| monitor.status()));
                 }
             }
@@ -172,7 +180,7 @@ impl Service {
         member: &mut dyn Member,
         monitor: &mut Option<Monitor>,
         control: &mut Option<u64>,
-        told: &impl Fn(&Alarm),
+        listener: &dyn Listener,
     ) -> Result<(), ServiceError> {
         let Some(held) = monitor else { return Ok(()) };
         for (id, node, since) in held.wanted_examples() {
@@ -203,7 +211,10 @@ impl Service {
             offset(&self.settings.pipeline.control_topic(), next);
         }
         match member.commit(Unit { outputs, offsets }) {
-            Ok(()) => alarms.iter().for_each(told),
+            Ok(()) => {
+                alarms.iter().for_each(|alarm| listener.alarm(alarm));
+                listener.judged(&held.status());
+            }
             // Another monitor has the work: it reads the same profiles and raises the same alarms.
             Err(BrokerError::Fenced { .. }) => *monitor = None,
             Err(error) => return Err(error.into()),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Alarm, NodeWindow,
     detect::Scored,
+    rules::Crossing,
     windows::{Closed, Progress, Seen},
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct Meta {
     /// Alarms that are not resolved.
     pub alarms: BTreeMap<String, Held>,
     pub notes: BTreeMap<String, Note>,
+    /// By rule.
+    pub crossings: BTreeMap<String, Crossing>,
 }
 
 /// An alarm that is not resolved, and what decides when it is.

@@ -61,6 +61,10 @@ pub(crate) struct Windows {
     topology: Topology,
     open: BTreeMap<Timestamp, Open>,
     progress: Progress,
+    /// After a restart, the profiles before this offset are read again: until they are, open windows lack some of what they had.
+    again_to: Offset,
+    /// Where the next profile stands.
+    next: Offset,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -110,7 +114,7 @@ pub(crate) enum Taken {
 impl Windows {
     pub(crate) fn new(millis: u64, lateness: u64, topology: Topology) -> Self {
         let millis = i64::try_from(millis).unwrap_or(i64::MAX).max(1);
-        Self { millis, lateness, topology, open: BTreeMap::new(), progress: Progress::default() }
+        Self { millis, lateness, topology, open: BTreeMap::new(), progress: Progress::default(), again_to: 0, next: 0 }
     }
 
     pub(crate) fn progress(&self) -> &Progress {
@@ -118,6 +122,7 @@ impl Windows {
     }
 
     pub(crate) fn restore(&mut self, progress: Progress) {
+        self.again_to = progress.taken_to;
         self.progress = progress;
     }
 
@@ -133,6 +138,7 @@ impl Windows {
     /// Takes a profile from a place in the log.
     pub(crate) fn take(&mut self, offset: Offset, partition: Partition, profile: &Profile) -> Taken {
         let start = profile.key.window.start;
+        self.next = offset + 1;
         let again = offset < self.progress.taken_to;
         if self.is_closed(start) {
             if !again {
@@ -166,6 +172,7 @@ impl Windows {
 
     /// Notes a profile that cannot be read, as far as its message tells of what it is.
     pub(crate) fn unreadable(&mut self, offset: Offset, about: Option<(StageName, Partition, Timestamp)>) {
+        self.next = offset + 1;
         if let Some((node, partition, start)) = about {
             if !self.is_closed(start) {
                 let open = self.open.entry(start).or_insert_with(|| Open { first_offset: offset, ..Open::default() });
@@ -214,6 +221,9 @@ impl Windows {
 
     /// Closes the oldest window if it is complete.
     pub(crate) fn close_complete(&mut self) -> Option<Closed> {
+        if self.next < self.again_to {
+            return None;
+        }
         let (&start, open) = self.open.first_key_value()?;
         if self.open.len() > MAX_OPEN || self.is_complete(start, open) { self.close_oldest() } else { None }
     }

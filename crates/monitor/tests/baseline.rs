@@ -65,7 +65,10 @@ fn every_signal_and_every_stage_is_watched() {
     for node in ["parts", "scale", "pair", "paint"] {
         let node = baseline.node(&StageName::try_new(node).unwrap()).unwrap();
         let watched: Vec<String> = node.series.iter().map(|series| series.what.to_string()).collect();
-        assert_eq!(watched, ["output:part.colour", "output:part.weight", "output:part.width", "conditional"]);
+        assert_eq!(
+            watched,
+            ["output:part.colour", "output:part.material", "output:part.weight", "output:part.width", "conditional"]
+        );
         assert_eq!(node.output.records().unwrap().cells(), 64);
     }
 }

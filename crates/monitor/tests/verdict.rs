@@ -7,27 +7,37 @@ mod plant;
 
 use std::sync::{Arc, Mutex};
 
-use driftline_broker::Broker;
-use driftline_monitor::{Alarm, AlarmState, Baseline, Ending, Service, Settings, Status, alarms};
+use driftline_broker::{Broker, Embedded, EmbeddedConfig};
+use driftline_monitor::{Alarm, AlarmState, Baseline, Ending, Listener, Service, Settings, Status, alarms};
 use driftline_pipeline::Plan;
-use driftline_runtime::{Companion, Nodes};
+use driftline_runtime::{Companion, End, Nodes};
 use driftline_stats::Verdict;
 use plant::Changes;
 
 /// What runs beside the nodes of a plant: the monitor as the command runs it.
 struct Beside {
     service: Service,
+    /// Whether a run that is stopped goes on later.
+    durable: bool,
     status: Mutex<Option<Status>>,
+}
+
+struct Silent;
+
+impl Listener for Silent {
+    fn alarm(&self, _alarm: &Alarm) {}
+    fn judged(&self, _status: &Status) {}
 }
 
 impl Companion for Beside {
     fn run(&self, nodes: &Nodes) {
-        let ending = || match (nodes.cut_off(), nodes.finished()) {
-            (true, _) => Ending::CutOff,
-            (false, true) => Ending::Finished,
-            (false, false) => Ending::Open,
+        let ending = || match (nodes.cut_off(), nodes.finished(), nodes.stopped() && self.durable) {
+            (true, _, _) => Ending::CutOff,
+            (false, true, true) => Ending::Paused,
+            (false, true, false) => Ending::Finished,
+            (false, false, _) => Ending::Open,
         };
-        *self.status.lock().unwrap() = self.service.run(ending, |_| {}).unwrap();
+        *self.status.lock().unwrap() = self.service.run(ending, &Silent).unwrap();
     }
 }
 
@@ -41,7 +51,7 @@ const CHANGE: u64 = HEALTHY + 30;
 fn watched(plan: &Plan, baseline: &Arc<Baseline>) -> (Status, Vec<Alarm>, Arc<dyn Broker>) {
     let broker = plant::temporary();
     let service = Service::new(Arc::clone(&broker), Settings::of(plan), Arc::clone(baseline));
-    let beside = Arc::new(Beside { service, status: Mutex::new(None) });
+    let beside = Arc::new(Beside { service, durable: false, status: Mutex::new(None) });
     let mut monitoring = plant::bins(plan, baseline);
     monitoring.companion = Some(Arc::clone(&beside) as Arc<dyn Companion>);
     plant::run(plan, &broker, monitoring);
@@ -109,6 +119,42 @@ fn without_a_change_it_is_silent() {
         assert!(status.sentence.starts_with("nothing has changed"), "{}", status.sentence);
         assert_eq!(status.notes, Vec::<String>::new());
     }
+}
+
+/// On a log that is kept, stopped again and again and gone on with: the alarms of one run.
+#[test]
+fn a_run_that_is_stopped_raises_the_alarms_of_one_that_is_not() {
+    let changes = Changes { paint: Some(CHANGE), ..Changes::default() };
+    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    let plan = plant::plan(changes, 2, HEALTHY, RUN, "", MONITOR);
+    let (_, expected, _) = watched(&plan, &baseline);
+    let folder = tempfile::tempdir().unwrap();
+    let mut runs = 0;
+    let found = loop {
+        runs += 1;
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::open(folder.path(), EmbeddedConfig::default()).unwrap());
+        let service = Service::new(Arc::clone(&broker), Settings::of(&plan), Arc::clone(&baseline));
+        let beside = Arc::new(Beside { service, durable: true, status: Mutex::new(None) });
+        let mut monitoring = plant::bins(&plan, &baseline);
+        monitoring.companion = Some(beside as Arc<dyn Companion>);
+        // The first runs are asked to stop while they work; the last is left alone.
+        let stop = async {
+            if runs > 4 {
+                std::future::pending::<()>().await;
+            }
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let report = plant::run_until(&plan, &broker, monitoring, true, stop);
+        if report.end == End::Finished {
+            break alarms(&*broker, &plan.name).unwrap();
+        }
+    };
+    let said = |alarms: &[Alarm]| -> Vec<_> {
+        alarms.iter().map(|alarm| (alarm.id.clone(), alarm.state, alarm.summary.clone(), alarm.since)).collect()
+    };
+    assert_eq!(said(&found), said(&expected), "after {runs} runs");
 }
 
 #[test]

@@ -14,12 +14,13 @@ use serde_json::{Map, Value as Json};
 use toml::{Table, Value};
 
 use crate::{
-    BatchConfig, BrokerConfig, KindSpec, Kinds, Node, Override, Plan, Problem, Problems, Role, SchemaSpec, Severity,
-    TestCase, broker,
+    BatchConfig, BrokerConfig, KindSpec, Kinds, MonitorConfig, Node, Override, Plan, Problem, Problems, Role,
+    SchemaSpec, Severity, TestCase, broker,
     document::{Document, shape},
     expect::Others,
     graph, inject,
     overrides::{Origin, parse_key},
+    rules,
 };
 
 const SECTIONS: [&str; 9] =
@@ -27,7 +28,7 @@ const SECTIONS: [&str; 9] =
 /// The keys that every source, stage and sink may have; the rest belong to its kind.
 const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
 /// What a node cannot be called, because the pipeline has a topic of that name.
-const RESERVED: [&str; 5] = ["profiles", "alarms", "control", "feedback", "monitor"];
+const RESERVED: [&str; 6] = ["profiles", "alarms", "control", "feedback", "monitor", "probes"];
 /// Values of a path key that are not paths.
 const NOT_PATHS: [&str; 2] = ["builtin", "-"];
 
@@ -127,11 +128,12 @@ impl<'a> Compiler<'a> {
         }
         let pipeline: Option<PipelineSection> = self.section("pipeline", &[]);
         let broker = self.broker();
-        let monitor = self.section("monitor", &["reference"]);
+        let monitor = self.monitor();
         let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
         let injections = self.injections(&drafts);
+        self.check_rules(monitor.as_ref(), &drafts);
         let tests = self.tests();
 
         let (Some(pipeline), Some(broker), Some(monitor), Some(telemetry), true) =
@@ -186,6 +188,17 @@ impl<'a> Compiler<'a> {
         }
         for problem in broker::check(&table, self.kinds.properties) {
             self.note_of(&at, problem);
+        }
+        self.read(&Value::Table(table), &at)
+    }
+
+    /// Reads how signals are monitored.
+    fn monitor(&mut self) -> Option<MonitorConfig> {
+        let at = vec!["monitor".to_owned()];
+        let mut table = self.table(&at, self.document.root.get("monitor"))?.clone();
+        self.resolve_paths(&mut table, &at, &["reference"]);
+        if let Some(Value::Table(probes)) = table.get_mut("probes") {
+            self.resolve_paths(probes, &["monitor".to_owned(), "probes".to_owned()], &["path"]);
         }
         self.read(&Value::Table(table), &at)
     }
@@ -304,6 +317,15 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem { path: drafts[cycle[0]].path_to("inputs"), found: None, message });
         }
         order
+    }
+
+    /// Checks rules against the nodes there are.
+    fn check_rules(&mut self, monitor: Option<&MonitorConfig>, drafts: &[Draft<'_>]) {
+        let writers = drafts.iter().filter(|draft| draft.role != Role::Sink);
+        let writers: Vec<(&str, bool)> = writers.map(|draft| (draft.key, draft.role == Role::Source)).collect();
+        for problem in monitor.map_or_else(Vec::new, |monitor| rules::check(&monitor.rules, &writers)) {
+            self.note_of(&["monitor".to_owned(), "rules".to_owned()], problem);
+        }
     }
 
     /// Finds what is allowed in a right file but most likely a mistake.

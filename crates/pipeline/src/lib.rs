@@ -20,13 +20,15 @@ mod monitor;
 mod overrides;
 mod plan;
 mod problem;
+mod rules;
 mod telemetry;
 
 pub use expect::{Difference, Missing, Others, TestCase, TestFailure};
 pub use graph::{Edge, Graph, Vertex};
 pub use kinds::{KindSpec, Kinds, Role, SchemaSpec};
-pub use monitor::{Lateness, MonitorConfig};
+pub use monitor::{Lateness, MonitorConfig, ProbesConfig, WebhookConfig, WebhookUrl};
 pub use overrides::{Override, OverrideError};
 pub use plan::{BatchConfig, BrokerConfig, BrokerKind, Delivery, Durability, Node, Plan, Property, Retention};
 pub use problem::{Place, Problem, Problems, Severity};
+pub use rules::{RuleConfig, RuleSeverity, SignalRef, Statistic};
 pub use telemetry::{LogFormat, OtlpEndpoint, Sampling, TelemetryConfig};

@@ -5,6 +5,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use driftline_types::config::Millis;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::{OtlpEndpoint, RuleConfig};
+
 /// How signals are monitored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -22,6 +24,61 @@ pub struct MonitorConfig {
     /// The effect below which a change is noted and nobody is called, 0 to 1.
     #[serde(deserialize_with = "share")]
     pub tolerance: f64,
+    /// Fixed recordings that are sent on a schedule; `None` sends none.
+    pub probes: Option<ProbesConfig>,
+    /// Thresholds on signals.
+    pub rules: Vec<RuleConfig>,
+    /// Where alarms are posted; `None` posts none.
+    pub webhook: Option<WebhookConfig>,
+}
+
+/// Fixed recordings that are sent on a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbesConfig {
+    /// The file that `driftline probes record` wrote.
+    pub path: PathBuf,
+    /// Event time between two sendings, at least 1 ms.
+    #[serde(default = "every_minute", deserialize_with = "some_time")]
+    pub every: Millis,
+}
+
+fn every_minute() -> Millis {
+    Millis(60_000)
+}
+
+/// Where alarms are posted, in Alertmanager's format.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// The receiver.
+    pub url: WebhookUrl,
+}
+
+/// `http://host:port/path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookUrl(OtlpEndpoint);
+
+impl WebhookUrl {
+    const ALLOWED: &str =
+        "a URL such as \"http://localhost:9093/hook\" (a receiver beside the process; it adds TLS and credentials)";
+}
+
+impl fmt::Display for WebhookUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for WebhookUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // Credentials in a URL are a mistake, but not one to print.
+        let found = if text.contains('@') { "a URL with credentials" } else { &text };
+        OtlpEndpoint::parse(&text)
+            .map(Self)
+            .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(found), &Self::ALLOWED))
+    }
 }
 
 impl Default for MonitorConfig {
@@ -32,6 +89,9 @@ impl Default for MonitorConfig {
             lateness: Lateness::Windows(6),
             run_length: 10_000,
             tolerance: 0.02,
+            probes: None,
+            rules: Vec::new(),
+            webhook: None,
         }
     }
 }
@@ -40,7 +100,7 @@ impl MonitorConfig {
     /// Says whether anything is watched.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.reference.is_some()
+        self.reference.is_some() || !self.rules.is_empty()
     }
 }
 

@@ -47,7 +47,7 @@ impl OtlpEndpoint {
         "a URL such as \"http://localhost:4318\" (a collector beside the process; it adds TLS and credentials)";
 
     /// Checks a URL; `None` if it is not `http://host[:port][/path]`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("http://")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         // An IPv6 address has colons of its own, in brackets.

@@ -59,7 +59,7 @@ fn what_the_example_hides_is_right_too() {
         examples()[0].lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
     let plan = load(&shown).unwrap();
     assert!(plan.broker.path.is_some() && plan.broker.retention.bytes.is_some() && plan.broker.retention.age.is_some());
-    assert!(plan.monitor.reference.is_some());
+    assert!(plan.monitor.reference.is_some() && plan.monitor.probes.is_some());
     assert!(plan.telemetry.otlp.is_some() && plan.telemetry.prometheus.is_some());
 }
 
@@ -74,7 +74,7 @@ fn the_example_of_kafka_is_right() {
 
 #[test]
 fn the_example_of_a_test_is_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[4])).unwrap();
     assert_eq!((plan.tests.len(), plan.tests[0].expect.len(), plan.tests[0].overrides.len()), (1, 1, 1));
 }
 
@@ -87,6 +87,13 @@ fn the_examples_of_injections_are_right() {
     assert_eq!((clip.value, clip.at), (200.0, moment("2000-01-01T00:01:00Z")));
     let pitch = injected("microphone").iter().next().copied().unwrap();
     assert_eq!((pitch.over, pitch.until), (Millis(300_000), Some(moment("2000-01-01T01:00:00Z"))));
+}
+
+#[test]
+fn the_example_of_a_rule_is_right() {
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
+    assert_eq!((plan.monitor.rules.len(), plan.monitor.rules[0].min_records), (1, 20));
+    assert!(plan.monitor.is_on());
 }
 
 /// Every key of the format stands in a table of the reference.
@@ -110,6 +117,17 @@ fn the_reference_is_complete() {
         "monitor.lateness",
         "monitor.run_length",
         "monitor.tolerance",
+        "monitor.probes.path",
+        "monitor.probes.every",
+        "monitor.rules",
+        "monitor.webhook.url",
+        "stage",
+        "signal",
+        "statistic",
+        "above`, `below",
+        "for",
+        "min_records",
+        "severity",
         "telemetry.otlp",
         "telemetry.sampling",
         "telemetry.prometheus",

@@ -19,9 +19,11 @@
 //! and for the threads to end.
 
 mod batch;
+pub mod feedback;
 mod flow;
 mod metrics;
 mod monitoring;
+pub mod probes;
 pub mod profiles;
 mod repeats;
 mod report;
@@ -32,6 +34,7 @@ mod source_task;
 mod stage_task;
 pub mod telemetry;
 mod topics;
+mod webhook;
 
 pub use flow::Limits;
 pub use metrics::{Metrics, NodeKind, NodeMetrics, NodeSnapshot};
@@ -40,3 +43,4 @@ pub use report::{NodeReport, Percentiles, Report};
 pub use run::{End, RunError, RunOptions, run};
 pub use telemetry::{Telemetry, TelemetryError};
 pub use topics::{create_topics, pipeline_topics};
+pub use webhook::Webhook;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use driftline_stage::operator::Bins;
+use driftline_stage::operator::{Bins, Schedule};
 use driftline_types::StageName;
 
 use crate::flow::{Flow, Stop};
@@ -12,6 +12,8 @@ use crate::flow::{Flow, Stop};
 pub struct Monitoring {
     /// What each source and stage counts on; one that is not named counts on declared scales.
     pub bins: BTreeMap<StageName, Bins>,
+    /// The probes that each source sends.
+    pub probes: BTreeMap<StageName, Arc<Schedule>>,
     /// What watches the run from beside its nodes.
     pub companion: Option<Arc<dyn Companion>>,
 }

@@ -201,6 +201,7 @@ fn open(
             window_ms: i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX),
             tallies,
             injections: plan.injections_of(&node.name),
+            probes: options.monitoring.probes.get(&node.name).cloned(),
             bins: options.monitoring.bins.get(&node.name).cloned().unwrap_or_default(),
         })
     };

@@ -49,7 +49,7 @@ impl SinkTask {
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
                 Next::Batch(mut batch, first) => {
                     self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
-                    self.work(&mut *member, &mut next, &repeats, &batch, first)?;
+                    self.work(&mut *member, &mut next, &repeats, batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
                     let notes: Vec<String> =
@@ -76,15 +76,22 @@ impl SinkTask {
         }
     }
 
-    /// Writes a batch out and commits it.
+    /// Writes a batch out, but for the records of probes, and commits it.
     fn work(
         &mut self,
         member: &mut dyn Member,
         next: &mut BTreeMap<TopicPartition, u64>,
         repeats: &Repeats,
-        batch: &[Message],
+        mut batch: Vec<Message>,
         first: Instant,
     ) -> Result<(), RunError> {
+        for message in &batch {
+            next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
+        }
+        let read = batch.len();
+        batch.retain(|message| !wire::is_probe(message));
+        self.flow.add_backlog(-((read - batch.len()) as i64));
+        let batch = &batch[..];
         let started = Instant::now();
         // Taken out for as long as the batch borrows it.
         let telemetry = self.telemetry.take();
@@ -92,9 +99,6 @@ impl SinkTask {
         let note = self.write(batch)?;
         if let Some(watch) = &watch {
             watch.processed(batch, started, Ok(None));
-        }
-        for message in batch {
-            next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
         }
         let committing = watch.as_ref().map(|_| Instant::now());
         self.commit(member, next, repeats, note.as_deref())?;

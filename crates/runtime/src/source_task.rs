@@ -62,7 +62,7 @@ impl SourceTask {
             let mut unit = Unit::default();
             into_unit(&self.site, 0, effects, &mut unit);
             if !unit.outputs.is_empty() {
-                self.flow.add_backlog(counts.written as i64 * self.readers);
+                self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
                 self.metrics.count(&counts);
                 self.metrics.bytes(0, bytes_of(&unit));
                 producer.send(unit.outputs).map_err(|error| refused(&self.site, error))?;

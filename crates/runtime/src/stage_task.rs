@@ -299,7 +299,7 @@ impl StageTask {
 
     /// Counts what was committed.
     fn settled(&self, counts: &Counts, tallies: &[Tally]) {
-        self.flow.add_backlog(counts.written as i64 * self.readers);
+        self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
         self.metrics.count(counts);
         if let Some(telemetry) = &self.telemetry {
             telemetry.tally(tallies);
@@ -393,7 +393,7 @@ fn offsets_after(messages: &[Message], repeats: &Repeats) -> Vec<OffsetCommit> {
 
 /// Adds the effects of a batch of one partition to a unit.
 pub(crate) fn into_unit(site: &Site, partition: Partition, effects: Effects, unit: &mut Unit) {
-    let Effects { outputs, dead_letters, state, profiles, .. } = effects;
+    let Effects { outputs, dead_letters, state, profiles, probes, .. } = effects;
     unit.outputs.extend(outputs);
     unit.outputs.extend(dead_letters);
     if !state.is_empty() {
@@ -407,6 +407,7 @@ pub(crate) fn into_unit(site: &Site, partition: Partition, effects: Effects, uni
             timestamp: now(),
         }));
     }
+    unit.outputs.extend(probes.iter().filter_map(|part| crate::probes::message(site, part)));
     unit.outputs.extend(profiles.into_iter().map(|profile| crate::profiles::message(site, partition, profile)));
 }
 

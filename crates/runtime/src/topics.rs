@@ -16,6 +16,10 @@ pub fn pipeline_topics(plan: &Plan) -> Vec<(Topic, Partition)> {
     }
     // One partition: profiles are few, and a reader wants all of them.
     topics.push((plan.name.profiles_topic(), 1));
+    topics.push((plan.name.feedback_topic(), 1));
+    if plan.monitor.probes.is_some() {
+        topics.push((plan.name.probes_topic(), 1));
+    }
     if plan.monitor.is_on() {
         // One partition: alarms are few, and one monitor is at work.
         topics.push((plan.name.alarms_topic(), 1));

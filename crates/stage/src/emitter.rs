@@ -32,6 +32,30 @@ pub struct Held {
     pub id: RecordId,
     /// Its codebook cell.
     pub code: Option<Code>,
+    /// Who sent it.
+    #[serde(default, skip_serializing_if = "Sender::is_user")]
+    pub sender: Sender,
+}
+
+/// Who sent a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sender {
+    /// A user: it counts.
+    #[default]
+    User,
+    /// A probe: it does not.
+    Probe,
+}
+
+impl Sender {
+    pub(crate) fn is_user(&self) -> bool {
+        *self == Self::User
+    }
+
+    fn of(context: &Context) -> Self {
+        if context.probe.is_some() { Self::Probe } else { Self::User }
+    }
 }
 
 /// A change of a stage's keyed state, committed with the outputs of the same batch.
@@ -119,7 +143,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// Keeps a record of the batch for a later output.
     pub fn hold<I>(&mut self, record: &Record<I>) -> Held {
         self.settle(record, Fate::Held);
-        Held { id: record.context.id.clone(), code: record.context.code }
+        Held { id: record.context.id.clone(), code: record.context.code, sender: Sender::of(&record.context) }
     }
 
     /// Drops held records after all; they count as dropped.

@@ -11,6 +11,7 @@ mod emitter;
 mod error;
 pub mod operator;
 mod payload;
+mod probe;
 mod registry;
 mod sink;
 mod source;
@@ -18,10 +19,10 @@ mod stage;
 
 pub use driftline_stats::{Scale, Signal, SignalKind, SignalVisitor};
 pub use driftline_types::{
-    Context, Injections, Key, Parameter, Record, RecordId, SchemaId, Timestamp,
+    Context, Injections, Key, Parameter, Probe, Record, RecordId, SchemaId, Timestamp,
     config::{self, ConfigProblem},
 };
-pub use emitter::{Emitter, FLUSHED, Held, StateChange};
+pub use emitter::{Emitter, FLUSHED, Held, Sender, StateChange};
 pub use error::{CodecError, StageError};
 pub use payload::Payload;
 pub use registry::{OpenSource, OpenStage, Registry, ShowSignals, SinkDef, SourceDef, StageDef};

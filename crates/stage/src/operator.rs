@@ -13,8 +13,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use driftline_stats::{
-    DROPPED, Direction, JointProfile, NumberProfile, Profile, ProfileBody, ProfileKey, ProfileSet, Reference, Signal,
-    UNKNOWN, Window,
+    DROPPED, Direction, JointProfile, NumberProfile, ProbePart, Profile, ProfileBody, ProfileKey, ProfileSet,
+    Reference, Signal, UNKNOWN, ValueHash, Window,
 };
 use driftline_types::{
     Code, Injections, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
@@ -24,7 +24,10 @@ use driftline_types::{
 use crate::{
     Emitter, Payload, Stage, StageError, StateChange,
     emitter::{Fate, Origins, Output},
+    probe,
 };
+
+pub use crate::probe::{Recording, Schedule};
 
 /// Who a stage is and where it stands, shared by its instances.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct Site {
     pub injections: Injections,
     /// What its records are counted on.
     pub bins: Bins,
+    /// Of a source: the probes that it sends.
+    pub probes: Option<Arc<Schedule>>,
 }
 
 /// What the records of a source or stage are counted on.
@@ -116,6 +121,8 @@ pub struct Effects {
     pub state: Vec<StateChange>,
     /// What it saw, a profile a direction and window.
     pub profiles: Vec<EncodedProfile>,
+    /// What it answered to probes.
+    pub probes: Vec<ProbePart>,
     /// The sums of its numeric signals, if the site asks for them.
     pub tallies: Vec<Tally>,
     /// What became of the records.
@@ -161,6 +168,8 @@ pub struct Counts {
     pub rejected: u64,
     /// Change in the number of records kept for a later output.
     pub held: i64,
+    /// Records of probes written; of these nothing else is counted.
+    pub probes: u64,
 }
 
 /// Profiles being filled. What was counted since the last [`Observer::take`] is one delta; the
@@ -308,7 +317,7 @@ impl<S: Stage> StageOperator<S> {
         let Emitted { fates, mut outputs, rejected, dropped_held, state } = emitted;
         // In the order of their causes, however the stage came to them: readers rely on it to recognise repeats.
         outputs.sort_by(|a, b| a.context.id.cmp(&b.context.id));
-        for (input, fate) in inputs.iter().zip(&fates) {
+        for (input, fate) in inputs.iter().zip(&fates).filter(|(input, _)| input.context.probe.is_none()) {
             match fate {
                 Fate::Dropped => {
                     effects.counts.dropped += 1;
@@ -319,9 +328,9 @@ impl<S: Stage> StageOperator<S> {
                 Fate::Rejected => effects.counts.rejected += 1,
             }
         }
-        effects.counts.dropped += dropped_held.len() as u64;
-        effects.counts.held -= dropped_held.len() as i64;
-        for held in dropped_held {
+        for held in dropped_held.into_iter().filter(|held| held.sender.is_user()) {
+            effects.counts.dropped += 1;
+            effects.counts.held -= 1;
             self.observer.pair(self.last_time, held.code, DROPPED);
         }
         let by_offset = |index: usize| {
@@ -329,6 +338,13 @@ impl<S: Stage> StageOperator<S> {
             batch.iter().find(|message| message.offset == offset && message.topic == inputs[index].context.id.topic)
         };
         for (index, reason) in rejected {
+            if let Some(probe) = &inputs[index].context.probe {
+                let refused = ValueHash::of(reason.as_bytes());
+                probe::part(&mut effects.probes, &self.site, probe)
+                    .outputs
+                    .insert(inputs[index].context.id.clone(), refused);
+                continue;
+            }
             if let Some(message) = by_offset(index) {
                 effects.dead_letters.push(wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason));
             }
@@ -337,7 +353,8 @@ impl<S: Stage> StageOperator<S> {
         let mut buffer = BytesMut::new();
         effects.outputs.reserve(outputs.len());
         for output in outputs {
-            effects.outputs.push(self.encode(output, &timing, &mut effects.counts, &mut buffer)?);
+            let (counts, probes) = (&mut effects.counts, &mut effects.probes);
+            effects.outputs.push(self.encode(output, &timing, counts, probes, &mut buffer)?);
         }
         effects.state = state;
         self.observer.take(&mut effects);
@@ -349,35 +366,54 @@ impl<S: Stage> StageOperator<S> {
         output: Output<S::Output>,
         timing: &Timing,
         counts: &mut Counts,
+        probes: &mut Vec<ProbePart>,
         buffer: &mut BytesMut,
     ) -> Result<Outgoing, StageError> {
         let Output { key, event_time, mut context, value, from } = output;
-        let code = self.observer.observe(Direction::Output, event_time, &value);
-        match from {
-            Origins::Input(input) => self.observer.pair(event_time, input, code),
-            Origins::Held(parts) => {
-                counts.used += parts.len() as u64;
-                counts.held -= parts.len() as i64;
-                for part in parts {
-                    self.observer.pair(event_time, part.code, code);
-                }
-            }
-        }
-        context.code = Some(code);
+        context.code = match &context.probe {
+            Some(_) => None,
+            None => Some(self.count(event_time, &value, from, counts)),
+        };
         context.versions = self.versions.extend(&context.versions, &self.site);
         context.timings.push(timing.clone());
-        counts.written += 1;
         value
             .encode(buffer)
             .map_err(|error| StageError::record(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
+        let value = buffer.split().freeze();
+        match &context.probe {
+            None => counts.written += 1,
+            Some(probe) => {
+                counts.probes += 1;
+                let hash = ValueHash::of(&value);
+                probe::part(probes, &self.site, probe).outputs.insert(context.id.clone(), hash);
+            }
+        }
         Ok(Outgoing {
             topic: self.topic.clone(),
             partition: None,
             key: Some(key.as_bytes().clone()),
-            value: Some(buffer.split().freeze()),
+            value: Some(value),
             headers: self.origin.headers(&context, event_time),
             timestamp: event_time,
         })
+    }
+}
+
+impl<S: Stage> StageOperator<S> {
+    /// Counts an output and what it was made from, and returns its code.
+    fn count(&mut self, time: Timestamp, value: &S::Output, from: Origins, counts: &mut Counts) -> Code {
+        let code = self.observer.observe(Direction::Output, time, value);
+        match from {
+            Origins::Input(input) => self.observer.pair(time, input, code),
+            Origins::Held(parts) => {
+                for part in parts.into_iter().filter(|part| part.sender.is_user()) {
+                    counts.used += 1;
+                    counts.held -= 1;
+                    self.observer.pair(time, part.code, code);
+                }
+            }
+        }
+        code
     }
 }
 
@@ -389,10 +425,14 @@ impl<S: Stage> Operator for StageOperator<S> {
     fn process(&mut self, batch: &[Message], waited: Duration) -> Result<Effects, StageError> {
         let started = Instant::now();
         let mut effects = Effects::default();
-        effects.counts.read = batch.len() as u64;
+        effects.counts.read = batch.iter().filter(|message| !wire::is_probe(message)).count() as u64;
         let mut records = Vec::with_capacity(batch.len());
         for message in batch {
             match Self::decode(message) {
+                Ok(record) if record.context.probe.is_some() => {
+                    probe::read(&mut effects.probes, &self.site, &record.context, message);
+                    records.push(record);
+                }
                 Ok(mut record) => {
                     let code = self.observer.observe(Direction::Input, record.event_time, &record.value);
                     record.context.code = match self.site.bins.codes {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use driftline_stats::{Direction, SignalVisitor};
 use driftline_types::{
-    Context, Headers, Message, Outgoing, Parameter, RecordId, SchemaId, StageName, StageVersion, Timestamp,
+    Context, Headers, Message, Outgoing, Parameter, Probe, RecordId, SchemaId, StageName, StageVersion, Timestamp,
     config::{self, ConfigProblem},
     wire::Origin,
 };
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     CodecError, Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
     operator::{Effects, Observer, Operator, Site, StageOperator},
+    probe,
 };
 
 /// Every kind a command knows. One explicit list: a new stage is one entry.
@@ -216,6 +217,8 @@ pub trait OpenSource: Send {
 
 /// The state entry in which a source's sequence number is kept.
 const SEQUENCE: &[u8] = b"\0sequence";
+/// The state entry of when probes are due next, milliseconds.
+const DUE: &[u8] = b"\0probes";
 
 struct SourceOperator<S: Source> {
     source: S,
@@ -224,6 +227,8 @@ struct SourceOperator<S: Source> {
     observer: Observer,
     versions: Arc<[(StageName, StageVersion)]>,
     sequence: u64,
+    /// When probes are due next.
+    due: Option<Timestamp>,
 }
 
 impl<S: Source> SourceOperator<S> {
@@ -231,16 +236,54 @@ impl<S: Source> SourceOperator<S> {
         let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE);
         let observer = Observer::new(Arc::clone(&site));
         let versions = Arc::new([(site.stage.clone(), site.version.clone())]);
-        Self { source, origin, observer, versions, site, sequence: 0 }
+        Self { source, origin, observer, versions, site, sequence: 0, due: None }
+    }
+}
+
+impl<S: Source> SourceOperator<S> {
+    /// Makes the context of the next record.
+    fn context(&mut self, now: Timestamp) -> Context {
+        let topic = self.site.pipeline.output_topic(&self.site.stage);
+        let id = RecordId { topic, partition: 0, offset: self.sequence, index: 0 };
+        self.sequence += 1;
+        Context { versions: Arc::clone(&self.versions), ..Context::at_source(id, now) }
+    }
+
+    /// Sends the probes that are due before a record of this time.
+    fn probe(&mut self, time: Timestamp, now: Timestamp, effects: &mut Effects) {
+        let Some(schedule) = self.site.probes.clone() else { return };
+        let (due, next) = schedule.due(self.due, time);
+        self.due = Some(next);
+        let Some(round) = due else { return };
+        for recording in &schedule.recordings {
+            let key = probe::key(&recording.name);
+            let mark = Probe { name: recording.name.as_str().into(), round };
+            for value in &recording.values {
+                let context = Context { probe: Some(mark.clone()), ..self.context(now) };
+                effects.counts.probes += 1;
+                effects.outputs.push(Outgoing {
+                    topic: context.id.topic.clone(),
+                    partition: None,
+                    key: Some(key.clone()),
+                    value: Some(value.clone()),
+                    headers: self.origin.headers(&context, round),
+                    timestamp: round,
+                });
+            }
+        }
     }
 }
 
 impl<S: Source> OpenSource for SourceOperator<S> {
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        let (own, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| key == SEQUENCE);
-        if let Some((_, value)) = own.first() {
-            let bytes = value.as_ref().try_into();
-            self.sequence = u64::from_le_bytes(bytes.map_err(|_| StageError::fatal("sequence number is damaged"))?);
+        let (own, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| key == SEQUENCE || key == DUE);
+        for (key, value) in own {
+            let bytes = value.as_ref().try_into().map_err(|_| StageError::fatal("sequence number is damaged"))?;
+            if key == SEQUENCE {
+                self.sequence = u64::from_le_bytes(bytes);
+            } else {
+                self.due = Some(Timestamp::from_millis(i64::from_le_bytes(bytes)));
+            }
         }
         self.source.restore(entries)
     }
@@ -251,12 +294,10 @@ impl<S: Source> OpenSource for SourceOperator<S> {
         let topic = self.site.pipeline.output_topic(&self.site.stage);
         let mut effects = Effects::default();
         let mut buffer = BytesMut::new();
-        let first = self.sequence;
+        let (first, was_due) = (self.sequence, self.due);
         for (key, event_time, value) in batch.outputs {
-            let id = RecordId { topic: topic.clone(), partition: 0, offset: self.sequence, index: 0 };
-            self.sequence += 1;
-            let mut context = Context::at_source(id, now);
-            context.versions = Arc::clone(&self.versions);
+            self.probe(event_time, now, &mut effects);
+            let mut context = self.context(now);
             let code = self.observer.observe(Direction::Output, event_time, &value);
             self.observer.pair(event_time, None, code);
             context.code = Some(code);
@@ -272,7 +313,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
                 timestamp: event_time,
             });
         }
-        effects.counts.written = effects.outputs.len() as u64;
+        effects.counts.written = effects.outputs.len() as u64 - effects.counts.probes;
         effects.counts.rejected = batch.rejected.len() as u64;
         for rejected in batch.rejected {
             let message = Message {
@@ -296,6 +337,12 @@ impl<S: Source> OpenSource for SourceOperator<S> {
             effects.state.push(crate::StateChange {
                 key: Bytes::from_static(SEQUENCE),
                 value: Some(Bytes::copy_from_slice(&self.sequence.to_le_bytes())),
+            });
+        }
+        if self.due != was_due {
+            effects.state.push(crate::StateChange {
+                key: Bytes::from_static(DUE),
+                value: self.due.map(|due| Bytes::copy_from_slice(&due.as_millis().to_le_bytes())),
             });
         }
         self.observer.take(&mut effects);

@@ -18,5 +18,5 @@ pub use error::ErrorClass;
 pub use injection::{Injection, Injections, Parameter};
 pub use message::{Headers, Message, Offset, Outgoing, Partition, TopicPartition};
 pub use name::{GroupId, NameError, PipelineName, SchemaId, StageName, StageVersion, Topic};
-pub use record::{Code, Context, Key, Record, RecordId, Timing, TraceContext};
+pub use record::{Code, Context, Key, Probe, Record, RecordId, Timing, TraceContext};
 pub use time::Timestamp;

@@ -132,6 +132,18 @@ impl PipelineName {
         self.topic_of("profiles")
     }
 
+    /// Returns the topic that holds what users did with predictions: `<pipeline>.feedback`.
+    #[must_use]
+    pub fn feedback_topic(&self) -> Topic {
+        self.topic_of("feedback")
+    }
+
+    /// Returns the topic that holds what stages answered to probes: `<pipeline>.probes`.
+    #[must_use]
+    pub fn probes_topic(&self) -> Topic {
+        self.topic_of("probes")
+    }
+
     /// Returns the topic of alarms: `<pipeline>.alarms`.
     #[must_use]
     pub fn alarms_topic(&self) -> Topic {

@@ -102,6 +102,32 @@ pub struct Timing {
     pub ms: f64,
 }
 
+/// Says that a record belongs to a probe: a fixed recording that is sent on a schedule to see what stages answer. Such records
+/// are kept out of sinks, profiles and counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The probe's name.
+    pub name: Arc<str>,
+    /// Which sending it is: the event time at which it was due.
+    pub round: Timestamp,
+}
+
+/// `name@milliseconds`, as in the header.
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.round.as_millis())
+    }
+}
+
+impl FromStr for Probe {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (name, round) = text.rsplit_once('@').ok_or(())?;
+        Ok(Self { name: name.into(), round: Timestamp::from_millis(round.parse().map_err(drop)?) })
+    }
+}
+
 /// What travels with a record across hops besides its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Context {
@@ -120,6 +146,8 @@ pub struct Context {
     pub ingested: Timestamp,
     /// The codebook cell of the value; `None` on topics written by others.
     pub code: Option<Code>,
+    /// The probe it belongs to; `None` for what users send.
+    pub probe: Option<Probe>,
 }
 
 impl Context {
@@ -134,6 +162,7 @@ impl Context {
             timings: Vec::new(),
             ingested,
             code: None,
+            probe: None,
         }
     }
 }

@@ -41,6 +41,9 @@ pub const INGESTED: &str = "driftline-ingested";
 /// The codebook cell of the value.
 pub const CODE: &str = "driftline-code";
 
+/// The probe that the record belongs to, as `name@milliseconds`; absent on what users send.
+pub const PROBE: &str = "driftline-probe";
+
 /// On a profile: the partition of the node's input that it was made of; 0 for a source.
 pub const PARTITION: &str = "driftline-partition";
 
@@ -108,6 +111,9 @@ impl Origin {
         if let Some(code) = context.code {
             headers.push(CODE, code.to_string());
         }
+        if let Some(probe) = &context.probe {
+            headers.push(PROBE, probe.to_string());
+        }
         headers
     }
 }
@@ -131,7 +137,14 @@ pub fn context(message: &Message) -> Context {
             .and_then(|ms| ms.parse().ok())
             .map_or(message.timestamp, Timestamp::from_millis),
         code: headers.get_str(CODE).and_then(|code| code.parse().ok()),
+        probe: headers.get_str(PROBE).and_then(|probe| probe.parse().ok()),
     }
+}
+
+/// Says whether a message belongs to a probe.
+#[must_use]
+pub fn is_probe(message: &Message) -> bool {
+    message.headers.get(PROBE).is_some()
 }
 
 /// Makes a dead letter: the message byte for byte, and the headers that say who refused it and why.
@@ -217,7 +230,7 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Topic;
+    use crate::{Probe, Topic};
 
     fn id(offset: u64) -> RecordId {
         RecordId { topic: Topic::try_new("speech.microphone").unwrap(), partition: 0, offset, index: 0 }
@@ -234,6 +247,7 @@ mod tests {
             timings: vec![Timing { stage: names("vad"), ms: 1.25 }],
             ingested: Timestamp::from_millis(1_000),
             code: Some(17),
+            probe: Some(Probe { name: "red@jacket".into(), round: Timestamp::from_millis(-60_000) }),
         };
         let pipeline = PipelineName::try_new("speech").unwrap();
         let origin = Origin::new(&pipeline, &names("vad"), SchemaId::new("speech-segment.v1"), "audio/wav");

@@ -4,25 +4,40 @@ use driftline_types::{Context, Message, Timestamp, wire};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+/// Whether a line names its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ids {
+    /// As `record`.
+    Shown,
+    /// Not at all.
+    Hidden,
+}
+
 /// Appends a record's line, newline included: the members of its value as they are, then
 ///
 /// ```json
 /// "timings_ms": {"vad": 0.41, "asr": 12.5, "search": 0.2, "total": 19.87}, "versions": {"vad": "…"}
 /// ```
 ///
+/// and before them `"record": "speech.search/0/17/0"`, the record's place in the log, if ids are shown;
 /// with the time each stage took and the time since the source wrote the record, in milliseconds
-/// to two decimals. A value that is no object, or has a member of either name, stands as member
+/// to two decimals. A value that is no object, or has a member of one of these names, stands as member
 /// `value` of a new one; no value at all is `null`.
 ///
 /// # Errors
 /// If the value is no JSON.
-pub(super) fn write_line(message: &Message, now: Timestamp, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+pub(super) fn write_line(
+    message: &Message,
+    now: Timestamp,
+    ids: Ids,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
     let context = wire::context(message);
     let bytes = message.value.as_deref().unwrap_or(b"null");
     let value: &RawValue = serde_json::from_slice(bytes)?;
     let before = out.len();
     out.push(b'{');
-    match members(value) {
+    match members(value, ids) {
         Some("") => {}
         // White space is all that line breaks can be in JSON.
         Some(members) => out.extend(members.bytes().map(space).chain([b','])),
@@ -31,6 +46,10 @@ pub(super) fn write_line(message: &Message, now: Timestamp, out: &mut Vec<u8>) -
             out.extend(value.get().bytes().map(space));
             out.push(b',');
         }
+    }
+    if ids == Ids::Shown {
+        // A topic's name has no character that JSON would escape.
+        out.extend_from_slice(format!("\"record\":\"{}\",", context.id).as_bytes());
     }
     out.extend_from_slice(b"\"timings_ms\":");
     let result = serde_json::to_writer(&mut *out, &Timings(&context, now)).and_then(|()| {
@@ -49,7 +68,7 @@ fn space(byte: u8) -> u8 {
 }
 
 /// Returns what stands between the braces of an object that has none of the members added here.
-fn members(value: &RawValue) -> Option<&str> {
+fn members(value: &RawValue, ids: Ids) -> Option<&str> {
     /// The members added here, if an object has them.
     #[derive(serde::Deserialize)]
     struct Added {
@@ -57,11 +76,14 @@ fn members(value: &RawValue) -> Option<&str> {
         timings_ms: Option<serde::de::IgnoredAny>,
         #[serde(default)]
         versions: Option<serde::de::IgnoredAny>,
+        #[serde(default)]
+        record: Option<serde::de::IgnoredAny>,
     }
     let inner = value.get().strip_prefix('{')?.strip_suffix('}')?;
     // An object with a member twice fails, and is wrapped like one with a member of that name.
     let added: Added = serde_json::from_str(value.get()).ok()?;
-    (added.timings_ms.is_none() && added.versions.is_none()).then(|| inner.trim())
+    let named = ids == Ids::Shown && added.record.is_some();
+    (added.timings_ms.is_none() && added.versions.is_none() && !named).then(|| inner.trim())
 }
 
 struct Timings<'a>(&'a Context, Timestamp);
@@ -108,7 +130,7 @@ mod tests {
 
     fn line(value: Option<&[u8]>) -> String {
         let mut out = Vec::new();
-        write_line(&message(value), Timestamp::from_millis(1_020), &mut out).unwrap();
+        write_line(&message(value), Timestamp::from_millis(1_020), Ids::Hidden, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -122,6 +144,13 @@ mod tests {
     }
 
     #[test]
+    fn a_line_may_name_its_record() {
+        let mut out = Vec::new();
+        write_line(&message(Some(b"{}")), Timestamp::from_millis(1_020), Ids::Shown, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{{\"record\":\"speech.search/0/0/0\",{ADDED}\n"));
+    }
+
+    #[test]
     fn what_is_no_object_is_wrapped() {
         assert_eq!(line(Some(b"[1,\n2]")), format!("{{\"value\":[1, 2],{ADDED}\n"));
         assert_eq!(line(None), format!("{{\"value\":null,{ADDED}\n"));
@@ -132,7 +161,7 @@ mod tests {
     #[test]
     fn what_is_no_json_is_an_error_and_leaves_nothing() {
         let mut out = b"before\n".to_vec();
-        assert!(write_line(&message(Some(b"RIFF")), Timestamp::from_millis(0), &mut out).is_err());
+        assert!(write_line(&message(Some(b"RIFF")), Timestamp::from_millis(0), Ids::Shown, &mut out).is_err());
         assert_eq!(out, b"before\n");
     }
 

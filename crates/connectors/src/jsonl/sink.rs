@@ -5,6 +5,7 @@
 //! kind = "jsonl"
 //! inputs = ["search"]
 //! path = "responses.jsonl"   # or "-", standard output, which is what the kind "stdout" writes to
+//! record_ids = false          # whether a line names its record: what feedback refers to
 //! ```
 //!
 //! A file is written exactly once. Each commit notes the file's length as a decimal number of
@@ -23,7 +24,7 @@ use driftline_stage::{ConfigProblem, Payload, Sink, SinkKind, StageError, Timest
 use driftline_types::Message;
 use serde::Deserialize;
 
-use super::format::write_line;
+use super::format::{Ids, write_line};
 
 /// The path that means standard output.
 const STANDARD: &str = "-";
@@ -34,18 +35,26 @@ const STANDARD: &str = "-";
 pub struct JsonLinesConfig {
     /// The file, or `-` for standard output.
     pub path: String,
+    /// Whether each line has a member `record`, the name that feedback refers to.
+    #[serde(default)]
+    pub record_ids: bool,
 }
 
-/// The config table of the sink `stdout`: empty.
+/// The config table of the sink `stdout`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StdoutConfig {}
+pub struct StdoutConfig {
+    /// Whether each line has a member `record`, the name that feedback refers to.
+    #[serde(default)]
+    pub record_ids: bool,
+}
 
 /// The sink `jsonl`.
 pub struct JsonLinesSink {
     target: Target,
     /// Lines of the call in progress.
     lines: Vec<u8>,
+    ids: Ids,
 }
 
 /// The sink `stdout`.
@@ -57,9 +66,13 @@ enum Target {
 }
 
 impl JsonLinesSink {
-    fn standard() -> Self {
-        Self { target: Target::Standard(BufWriter::new(io::stdout())), lines: Vec::new() }
+    fn standard(record_ids: bool) -> Self {
+        Self { target: Target::Standard(BufWriter::new(io::stdout())), lines: Vec::new(), ids: ids(record_ids) }
     }
+}
+
+fn ids(shown: bool) -> Ids {
+    if shown { Ids::Shown } else { Ids::Hidden }
 }
 
 impl SinkKind for JsonLinesSink {
@@ -77,15 +90,16 @@ impl SinkKind for JsonLinesSink {
     }
 
     fn open(config: JsonLinesConfig) -> Result<Self, StageError> {
-        let JsonLinesConfig { path } = config;
+        let JsonLinesConfig { path, record_ids } = config;
         if path == STANDARD {
-            return Ok(Self::standard());
+            return Ok(Self::standard(record_ids));
         }
         // What the file holds stays until it is known where to go on.
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file =
             file.map_err(|error| StageError::fatal(format!("path: {path:?} cannot be written")).caused_by(error))?;
-        Ok(Self { target: Target::File { path, file: BufWriter::new(file), length: 0 }, lines: Vec::new() })
+        let target = Target::File { path, file: BufWriter::new(file), length: 0 };
+        Ok(Self { target, lines: Vec::new(), ids: ids(record_ids) })
     }
 }
 
@@ -94,8 +108,8 @@ impl SinkKind for StdoutSink {
     const CONTENT_TYPE: Option<&'static str> = Some(<JsonValue as Payload>::CONTENT_TYPE);
     type Config = StdoutConfig;
 
-    fn open(StdoutConfig {}: StdoutConfig) -> Result<Self, StageError> {
-        Ok(Self(JsonLinesSink::standard()))
+    fn open(StdoutConfig { record_ids }: StdoutConfig) -> Result<Self, StageError> {
+        Ok(Self(JsonLinesSink::standard(record_ids)))
     }
 }
 
@@ -135,7 +149,7 @@ impl Sink for JsonLinesSink {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
         for record in records {
-            write_line(record, now, &mut self.lines).map_err(|error| {
+            write_line(record, now, self.ids, &mut self.lines).map_err(|error| {
                 let place = format!("{}[{}] offset {}", record.topic, record.partition, record.offset);
                 StageError::record(format!("{place}: found a value that is no JSON, allowed is JSON")).caused_by(error)
             })?;
@@ -211,7 +225,7 @@ mod tests {
     }
 
     fn open(path: &std::path::Path) -> JsonLinesSink {
-        JsonLinesSink::open(JsonLinesConfig { path: path.to_str().unwrap().to_owned() }).unwrap()
+        JsonLinesSink::open(JsonLinesConfig { path: path.to_str().unwrap().to_owned(), record_ids: false }).unwrap()
     }
 
     fn numbers(path: &std::path::Path) -> Vec<u64> {
@@ -297,7 +311,9 @@ mod tests {
 
     #[test]
     fn a_path_that_cannot_be_written_is_named() {
-        let error = JsonLinesSink::open(JsonLinesConfig { path: "no/such/folder/out.jsonl".into() }).err().unwrap();
+        let error = JsonLinesSink::open(JsonLinesConfig { path: "no/such/folder/out.jsonl".into(), record_ids: false })
+            .err()
+            .unwrap();
         assert_eq!(error.to_string(), "path: \"no/such/folder/out.jsonl\" cannot be written");
     }
 }

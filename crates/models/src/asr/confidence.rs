@@ -5,7 +5,7 @@
 //! the worst word, and the share of the best transcript among all that the search ended with, enter a logistic regression; it was fitted on
 //! speech inside (real speakers left out of training among it) and outside the vocabulary so that the confidence is about the probability that the transcript is right.
 //!
-//! Below a threshold (fitted too: 2 % of the right transcripts fall under it) the transcript is empty. A search for
+//! Below a threshold (fitted too: 1 % of the right transcripts fall under it) the transcript is empty. A search for
 //! words nobody said would return products nobody wants, while an empty transcript is counted as what it is; the
 //! confidence still tells how far off it was.
 

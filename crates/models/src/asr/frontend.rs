@@ -8,8 +8,13 @@
 //! taking half of it away made "three" sound like "eight" and "two" like "four" in voices never heard before. So the estimate is drawn
 //! towards the training data's average as if that had been heard for three seconds (a maximum-a-posteriori mean), and what is
 //! left of the colour is the network's to overlook: training varies it widely.
+//!
+//! A segment is cut out of a recording, and its background starts and stops with it. Beside digital silence even a faint hiss then begins
+//! and ends like a consonant: "four" became "eight" in the noisiest of four voices. So digital silence is set around the segment
+//! and white noise 38 dB below the speech is laid under all of it (as its expected power: nothing is drawn), which hides such edges
+//! and whatever else is fainter. With the networks as they were, digits by unseen speakers rose from 85.8 to 90.2 %.
 
-use std::{borrow::Cow, f32::consts::PI};
+use std::f32::consts::PI;
 
 use crate::{
     error::ModelError,
@@ -22,8 +27,8 @@ pub const BANDS: usize = 40;
 pub const RATE: u32 = 8000;
 /// Milliseconds between frames.
 pub const FRAME_MS: u32 = 10;
-/// Floor frames before and after each segment, which give short words room for their symbols.
-pub const PAD_FRAMES: usize = 9;
+/// Frames of silence before and after each segment, which give short words room for their symbols.
+pub const PAD_FRAMES: usize = 10;
 
 /// Frames that the average colour counts for.
 const PRIOR_FRAMES: f32 = 300.0;
@@ -32,6 +37,8 @@ const SPEECH_RANGE: f32 = 6.9;
 /// Scale of the normalised bands and the floor below speech level, both in natural-log power.
 const SCALE: f32 = 2.5;
 const FLOOR: f32 = -7.5;
+/// Power of the noise laid under the speech, 38 dB below it.
+const NOISE: f32 = 1.585e-4;
 /// Half length of the low-pass filter, samples.
 const REACH: isize = 24;
 
@@ -44,6 +51,8 @@ pub struct Frontend {
     mel: LogMel,
     low_pass: Vec<f32>,
     colour: Vec<f32>,
+    /// Share of white noise that falls into each band.
+    flat: Vec<f32>,
 }
 
 impl Frontend {
@@ -70,7 +79,11 @@ impl Frontend {
             .collect();
         let sum: f32 = low_pass.iter().sum();
         low_pass.iter_mut().for_each(|tap| *tap /= sum);
-        Ok(Self { mel: LogMel::try_new(SETTINGS)?, low_pass, colour })
+        let mel = LogMel::try_new(SETTINGS)?;
+        let mut flat = mel.flat();
+        let sum: f32 = flat.iter().sum();
+        flat.iter_mut().for_each(|share| *share /= sum);
+        Ok(Self { mel, low_pass, colour, flat })
     }
 
     /// Halves the sample rate of 16 kHz audio.
@@ -91,10 +104,10 @@ impl Frontend {
             .collect()
     }
 
-    /// Computes the plain log-mel rows of 8 kHz audio; less than one window is padded with zeros to one.
+    /// Computes the plain log-mel rows of 8 kHz audio with [`PAD_FRAMES`] frames of digital silence set on either side.
     #[must_use]
     pub fn log_mel(&self, samples: &[f32]) -> Vec<f32> {
-        self.mel.compute(&at_least_one_window(samples))
+        self.mel.compute(&padded(samples))
     }
 
     /// Computes as [`Frontend::log_mel`] does with the frequency axis stretched by `factor` below 3.2 kHz: another vocal-tract length.
@@ -107,13 +120,14 @@ impl Frontend {
         let filters = MelFilters::warped(&SETTINGS, |hz| {
             if hz <= knee { hz * factor } else { knee * factor + (hz - knee) * (top - knee * factor) / (top - knee) }
         });
-        self.mel.compute_with(&filters, &at_least_one_window(samples))
+        self.mel.compute_with(&filters, &padded(samples))
     }
 
-    /// Normalises log-mel rows in place and sets [`PAD_FRAMES`] floor frames on either side.
+    /// Lays the floor of noise under log-mel rows and normalises them.
     #[must_use]
     pub fn normalise(&self, rows: &[f32]) -> Vec<f32> {
-        let (mean, frames) = speech_mean(rows);
+        let rows = self.over_noise(rows);
+        let (mean, frames) = speech_mean(&rows);
         let level = mean.iter().sum::<f32>() / BANDS as f32;
         let weight = frames / (frames + PRIOR_FRAMES);
         let centre: Vec<f32> = mean
@@ -121,35 +135,52 @@ impl Frontend {
             .zip(&self.colour)
             .map(|(mean, colour)| level + weight * (mean - level) + (1.0 - weight) * colour)
             .collect();
-        let mut out = vec![FLOOR / SCALE; PAD_FRAMES * BANDS];
-        for row in rows.chunks_exact(BANDS) {
-            out.extend(row.iter().zip(&centre).map(|(x, centre)| (x - centre).max(FLOOR) / SCALE));
-        }
-        out.resize(out.len() + PAD_FRAMES * BANDS, FLOOR / SCALE);
-        out
+        rows.chunks_exact(BANDS)
+            .flat_map(|row| row.iter().zip(&centre).map(|(x, centre)| (x - centre).max(FLOOR) / SCALE))
+            .collect()
+    }
+
+    /// Adds white noise of [`NOISE`] times the speech's mean power, as its expectation: nothing is drawn.
+    fn over_noise(&self, rows: &[f32]) -> Vec<f32> {
+        let (power, frames) =
+            speech_frames(rows).fold((0f32, 0f32), |(power, frames), row| (power + total(row), frames + 1.0));
+        let noise = NOISE * power / frames.max(1.0);
+        let under = |row: &[f32]| -> Vec<f32> {
+            row.iter().zip(&self.flat).map(|(x, share)| (x.exp() + noise * share).ln()).collect()
+        };
+        rows.chunks_exact(BANDS).flat_map(under).collect()
     }
 }
 
-fn at_least_one_window(samples: &[f32]) -> Cow<'_, [f32]> {
-    let mut samples = Cow::Borrowed(samples);
-    if samples.len() < SETTINGS.window {
-        samples.to_mut().resize(SETTINGS.window, 0.0);
-    }
-    samples
+/// Sets [`PAD_FRAMES`] of silence on either side.
+fn padded(samples: &[f32]) -> Vec<f32> {
+    let pad = PAD_FRAMES * SETTINGS.hop;
+    let mut out = vec![0f32; pad];
+    out.extend_from_slice(samples);
+    out.resize(out.len() + pad, 0.0);
+    out
+}
+
+/// Returns the power of a row, all bands together.
+fn total(row: &[f32]) -> f32 {
+    row.iter().map(|x| x.exp()).sum()
+}
+
+/// Returns the rows within [`SPEECH_RANGE`] of the loudest.
+fn speech_frames(rows: &[f32]) -> impl Iterator<Item = &[f32]> {
+    let energies: Vec<f32> = rows.chunks_exact(BANDS).map(|row| total(row).ln()).collect();
+    let loudest = energies.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let loud = energies.into_iter().map(move |energy| energy >= loudest - SPEECH_RANGE);
+    rows.chunks_exact(BANDS).zip(loud).filter_map(|(row, loud)| loud.then_some(row))
 }
 
 /// Averages each band over the frames within 30 dB of the loudest, and counts them.
 pub(super) fn speech_mean(rows: &[f32]) -> (Vec<f32>, f32) {
-    let energies: Vec<f32> =
-        rows.chunks_exact(BANDS).map(|row| row.iter().map(|x| x.exp()).sum::<f32>().ln()).collect();
-    let loudest = energies.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut mean = vec![0f32; BANDS];
     let mut frames = 0f32;
-    for (row, energy) in rows.chunks_exact(BANDS).zip(&energies) {
-        if *energy >= loudest - SPEECH_RANGE {
-            frames += 1.0;
-            mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
-        }
+    for row in speech_frames(rows) {
+        frames += 1.0;
+        mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
     }
     mean.iter_mut().for_each(|m| *m /= frames.max(1.0));
     (mean, frames)
@@ -194,15 +225,39 @@ mod tests {
     fn a_sample_is_enough_and_padding_is_there() {
         let frontend = frontend();
         let rows = frontend.normalise(&frontend.log_mel(&[0.1]));
-        assert_eq!(rows.len(), (2 * PAD_FRAMES + 1) * BANDS);
+        // The last window ends where the padding does.
+        let samples = 2 * PAD_FRAMES * SETTINGS.hop + 1;
+        assert_eq!(rows.len(), ((samples - SETTINGS.window) / SETTINGS.hop + 1) * BANDS);
         assert!(rows.iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn a_faint_hiss_that_starts_and_stops_with_the_segment_is_hidden() {
+        let frontend = frontend();
+        let voice: Vec<f32> = [300.0, 700.0, 1900.0].iter().fold(vec![0.0; 3200], |sum, &hz| {
+            sum.iter().zip(tone(hz, 8000.0, 3200)).map(|(a, b)| a + 0.2 * b).collect()
+        });
+        // Silence around the voice, as wide as the segment's own padding.
+        let around = |voice: &[f32]| [&[0.0; 800][..], voice, &[0.0; 800]].concat();
+        let hiss = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * 0.002;
+        let clean = around(&voice);
+        let noisy: Vec<f32> = clean.iter().enumerate().map(|(i, x)| x + hiss(i)).collect();
+        let rows = |audio: &[f32]| frontend.normalise(&frontend.log_mel(audio));
+        let difference = rows(&clean).iter().zip(rows(&noisy)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        // Without the floor the edge is higher than the speech's own range.
+        let plain = |audio: &[f32]| frontend.log_mel(audio).iter().map(|x| x / SCALE).collect::<Vec<f32>>();
+        let edge = plain(&clean).iter().zip(plain(&noisy)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(difference < 0.1 && edge > 2.0, "{difference}, {edge}");
     }
 
     #[test]
     fn warping_moves_a_tone_down_the_bands() {
         let frontend = frontend();
         let audio = tone(1000.0, 8000.0, 400);
-        let loudest = |rows: &[f32]| (0..BANDS).max_by(|&a, &b| rows[a].total_cmp(&rows[b])).expect("bands");
+        let loudest = |rows: &[f32]| {
+            let row = &rows[(PAD_FRAMES + 1) * BANDS..][..BANDS];
+            (0..BANDS).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("bands")
+        };
         let plain = loudest(&frontend.log_mel(&audio));
         assert_eq!(plain, loudest(&frontend.log_mel_warped(&audio, 1.0)));
         assert!(loudest(&frontend.log_mel_warped(&audio, 1.2)) < plain);

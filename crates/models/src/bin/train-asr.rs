@@ -21,7 +21,7 @@ use driftline_models::asr::{
     training::{
         TrainingError, calibrate,
         clip::{Clip, Source, spoken_digits},
-        evaluate::{Report, Sets, Trial, report},
+        evaluate::{Report, SetSizes, Sets, Trial, report},
         grammar::{Grammar, OtherSpeech},
         pronounce,
         synthesis::{Request, digit_requests, other_words, synthesise, training_requests, training_voice},
@@ -32,15 +32,48 @@ use driftline_models::asr::{
 use rand::{SeedableRng, rngs::StdRng};
 
 const SIZES: Sizes = Sizes { channels: 128, hidden: 256, classes: CLASSES };
-/// Synthetic utterances of queries, single words and other speech.
-const UTTERANCES: usize = 8192;
-/// Synthetic digit strings that the base learns from, and how many of them the later stages, which hear real digits, still hear.
-const DIGIT_STRINGS: usize = 8192;
-const FEWER_DIGIT_STRINGS: usize = 2048;
+/// How much of everything a training takes.
+struct Scale {
+    /// Synthetic utterances of queries, single words and other speech.
+    utterances: usize,
+    /// Synthetic digit strings that the base learns from.
+    digit_strings: usize,
+    /// How many of them the later stages, which hear real digits, still hear.
+    fewer_digit_strings: usize,
+    base: Recipe,
+    last: Recipe,
+    fold: Recipe,
+    /// Queries and utterances of other speech that the confidence is fitted on.
+    calibration: (usize, usize),
+    sets: SetSizes,
+}
+
 const BASE: Recipe = Recipe { steps: 6000, horizon: 6000, batch: 32, rate: 2e-3, real: 0.0, seed: 1, threads: 2 };
 const FINAL: Recipe = Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// Shorter than the final stage, because there are four of them.
 const FOLD: Recipe = Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
+/// What the model card describes.
+const FULL: Scale = Scale {
+    utterances: 8192,
+    digit_strings: 8192,
+    fewer_digit_strings: 2048,
+    base: BASE,
+    last: FINAL,
+    fold: FOLD,
+    calibration: (500, 400),
+    sets: SetSizes { strings: 100, phrases: 60, others: 300 },
+};
+/// As little as passes through every stage.
+const SMOKE: Scale = Scale {
+    utterances: 24,
+    digit_strings: 12,
+    fewer_digit_strings: 6,
+    base: Recipe { steps: 6, horizon: 6, batch: 4, ..BASE },
+    last: Recipe { steps: 4, horizon: 4, batch: 4, ..FINAL },
+    fold: Recipe { steps: 2, horizon: 2, batch: 4, ..FOLD },
+    calibration: (4, 4),
+    sets: SetSizes { strings: 2, phrases: 1, others: 4 },
+};
 /// Steps between two files of a running stage.
 const CHECKPOINT: usize = 100;
 /// Sentences that the language model is counted on.
@@ -67,6 +100,9 @@ struct Command {
     /// Folder of the model that ships.
     #[arg(long, global = true, default_value = "crates/models/weights")]
     model: PathBuf,
+    /// Passes through the same stages with a handful of utterances and steps: a test that they work together.
+    #[arg(long, global = true)]
+    smoke: bool,
 }
 
 #[derive(Subcommand)]
@@ -146,6 +182,10 @@ fn write_lexicon(grammar: &Grammar, model: &Path) -> Result<()> {
 }
 
 impl Material {
+    fn scale(&self) -> &'static Scale {
+        if self.options.smoke { &SMOKE } else { &FULL }
+    }
+
     fn speakers(&self) -> Vec<String> {
         let mut speakers: Vec<String> = self
             .digits
@@ -176,18 +216,19 @@ impl Material {
             fs::copy(self.options.model.join(text), folder.join(text))?;
         }
         let base = name == "base";
-        let mut requests = training_requests(&self.grammar, UTTERANCES, 1);
-        requests.extend(digit_requests(DIGIT_STRINGS, 2));
-        requests.truncate(UTTERANCES + if base { DIGIT_STRINGS } else { FEWER_DIGIT_STRINGS });
+        let scale = self.scale();
+        let mut requests = training_requests(&self.grammar, scale.utterances, 1);
+        requests.extend(digit_requests(scale.digit_strings, 2));
+        requests.truncate(scale.utterances + if base { scale.digit_strings } else { scale.fewer_digit_strings });
         let synthetic = synthesise(&requests, &self.lexicon, &self.options.cache)?;
         let digits: &[Clip] = if base { &[] } else { &self.digits };
         let data = Data::new(synthetic, digits, (name != "final").then_some(name));
         let (start, colour, recipe) = if base {
-            (initial(SIZES, BASE.seed)?, data.colour()?, BASE)
+            (initial(SIZES, scale.base.seed)?, data.colour()?, scale.base)
         } else {
             let path = self.folder("base").join(WEIGHTS_FILE);
             let base = Weights::parse(&fs::read(&path).with_context(|| path.display().to_string())?, &path)?;
-            (base.parameters, base.colour, if name == "final" { FINAL } else { FOLD })
+            (base.parameters, base.colour, if name == "final" { scale.last } else { scale.fold })
         };
         let frontend = Frontend::try_new(colour.clone())?;
         let write = |parameters: &Parameters, path: &Path| {
@@ -205,7 +246,7 @@ impl Material {
 
     fn sets(&self) -> Result<Sets> {
         let Command { data, cache, .. } = &self.options;
-        Ok(Sets::new(&self.digits, &data.join("speech"), &self.grammar, &self.lexicon, cache)?)
+        Ok(Sets::new(self.scale().sets, &self.digits, &data.join("speech"), &self.grammar, &self.lexicon, cache)?)
     }
 
     fn folds(&self) -> Result<BTreeMap<String, PathBuf>> {
@@ -219,8 +260,7 @@ impl Material {
 
     /// Fits the confidence on people that a fold never heard, on queries by trained voices and on speech outside the vocabulary.
     fn calibrate(&self) -> Result<()> {
-        const QUERIES: usize = 500;
-        const OTHERS: usize = 400;
+        let (queries, others) = self.scale().calibration;
         let sets = self.sets()?;
         let mut observations = Vec::new();
         for (speaker, folder) in self.folds()? {
@@ -230,9 +270,9 @@ impl Material {
             observations.extend(calibrate::observe(&fold, &some(&sets.strings[&speaker]))?);
         }
         let mut rng = StdRng::seed_from_u64(2001);
-        let requests: Vec<Request> = (0..QUERIES + OTHERS)
+        let requests: Vec<Request> = (0..queries + others)
             .map(|i| {
-                let inside = i < QUERIES;
+                let inside = i < queries;
                 let words =
                     if inside { self.grammar.query(&mut rng) } else { other_words(OtherSpeech::Train, &mut rng) };
                 let (engine, voice) = training_voice(&mut rng);
@@ -243,7 +283,7 @@ impl Material {
         let trials: Vec<Trial> = clips
             .iter()
             .enumerate()
-            .map(|(i, clip)| Trial::new(&clip.audio(), if i < QUERIES { clip.words.clone() } else { Vec::new() }))
+            .map(|(i, clip)| Trial::new(&clip.audio(), if i < queries { clip.words.clone() } else { Vec::new() }))
             .collect();
         let shipped = self.folder("final");
         observations.extend(calibrate::observe(&Recogniser::load(&shipped)?, &trials)?);

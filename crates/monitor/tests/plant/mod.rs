@@ -33,6 +33,7 @@ pub struct Part {
 static WIDTH: Signal = Signal::number("part.width", "mm", "Width.", Scale::Linear { lo: -20.0, hi: 20.0 });
 static WEIGHT: Signal = Signal::number("part.weight", "g", "Weight.", Scale::Linear { lo: -20.0, hi: 20.0 });
 static COLOUR: Signal = Signal::category("part.colour", "Colour.");
+static MATERIAL: Signal = Signal::number("part.material", "1", "Never varies.", Scale::Linear { lo: 0.0, hi: 9.0 });
 
 impl Payload for Part {
     const SCHEMA: SchemaId = SchemaId::new("part.v1");
@@ -50,6 +51,7 @@ impl Payload for Part {
         visit.number(&WIDTH, Some(self.width));
         visit.number(&WEIGHT, self.weight);
         visit.category(&COLOUR, Some(&self.colour));
+        visit.number(&MATERIAL, Some(4.0));
     }
 }
 
@@ -77,6 +79,22 @@ pub struct PartsConfig {
     /// The window with a single part, none for 0.
     #[serde(default)]
     lone: u64,
+    /// What becomes strange, and from which window.
+    #[serde(default)]
+    strange: Option<Strange>,
+    #[serde(default)]
+    strange_from: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Strange {
+    /// No part has a weight.
+    Missing,
+    /// Every part has a colour never seen.
+    Unseen,
+    /// One part has.
+    One,
 }
 
 struct Parts {
@@ -109,11 +127,21 @@ impl Source for Parts {
             }
             let wider = self.config.wider_from.is_some_and(|from| window >= from);
             let draw = |purpose| noise(self.config.seed, number, purpose);
+            let strange = self.config.strange.filter(|_| window >= self.config.strange_from);
+            let one = number == self.config.strange_from * a_window;
+            let unseen = strange == Some(Strange::Unseen) || strange == Some(Strange::One) && one;
             let part = Part {
                 number,
                 width: draw(1) + if wider { 1.0 } else { 0.0 },
-                weight: (draw(2) < 1.5).then(|| draw(3)),
-                colour: if draw(4) < 0.3 { "red" } else { "blue" }.to_owned(),
+                weight: (draw(2) < 1.5 && strange != Some(Strange::Missing)).then(|| draw(3)),
+                colour: if unseen {
+                    "ultraviolet"
+                } else if draw(4) < 0.3 {
+                    "red"
+                } else {
+                    "blue"
+                }
+                .to_owned(),
             };
             out.emit(Key::new((number % 7).to_string()), Timestamp::from_millis(number as i64 * STEP), part);
             out.put_state("next", Bytes::copy_from_slice(&self.next.to_be_bytes()));
@@ -179,10 +207,13 @@ impl Stage for WorkStage {
                 Task::Pair => match self.waiting.remove(record.key.as_bytes()) {
                     None => {
                         let held = out.hold(record);
+                        let state = serde_json::to_vec(&(&held, &part)).unwrap();
+                        out.put_state(record.key.as_bytes().clone(), state);
                         self.waiting.insert(record.key.as_bytes().clone(), (held, part));
                     }
                     Some((first, other)) => {
                         let held = out.hold(record);
+                        out.delete_state(record.key.as_bytes().clone());
                         part.width = (part.width + other.width) / 2.0;
                         part.weight =
                             part.weight.or(other.weight).map(|weight| weight + if changed { 1.5 } else { 0.0 });
@@ -190,7 +221,7 @@ impl Stage for WorkStage {
                     }
                 },
                 Task::Paint => {
-                    let limit = if changed { 0.5 } else { 1.5 };
+                    let limit = if changed { -0.5 } else { 1.5 };
                     part.colour = if part.width > limit { "gold" } else { "grey" }.to_owned();
                     out.emit(record, part);
                 }
@@ -199,7 +230,13 @@ impl Stage for WorkStage {
         Ok(())
     }
 
+    fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        self.waiting = entries.into_iter().map(|(key, state)| (key, serde_json::from_slice(&state).unwrap())).collect();
+        Ok(())
+    }
+
     fn flush(&mut self, out: &mut Emitter<'_, Part>) -> Result<(), StageError> {
+        self.waiting.keys().for_each(|key| out.delete_state(key.clone()));
         out.drop_held(self.waiting.drain().map(|(_, (held, _))| held));
         Ok(())
     }
@@ -307,6 +344,11 @@ pub fn plan(changes: Changes, seed: u64, first: u64, windows: u64, source: &str,
     Plan::load(&file, &[], &kinds()).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
+/// Shows some part.
+pub fn show_one(visit: &mut dyn SignalVisitor) {
+    Part { number: 0, width: 0.0, weight: None, colour: "red".to_owned() }.signals(visit);
+}
+
 pub fn temporary() -> Arc<dyn Broker> {
     Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap())
 }
@@ -319,15 +361,26 @@ pub fn bins(plan: &Plan, baseline: &Baseline) -> Monitoring {
         output: Arc::clone(&node.output),
         codes: InputCodes::Carried,
     };
-    Monitoring { bins: nodes.map(|node| (node.name.clone(), bins(node))).collect(), companion: None }
+    Monitoring { bins: nodes.map(|node| (node.name.clone(), bins(node))).collect(), ..Monitoring::default() }
 }
 
 pub fn run(plan: &Plan, broker: &Arc<dyn Broker>, monitoring: Monitoring) -> Report {
+    run_until(plan, broker, monitoring, false, future::pending())
+}
+
+/// Runs a plant until it is asked to stop.
+pub fn run_until(
+    plan: &Plan,
+    broker: &Arc<dyn Broker>,
+    monitoring: Monitoring,
+    durable: bool,
+    shutdown: impl Future<Output = ()>,
+) -> Report {
     create_topics(&**broker, plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable: false, limits: Limits::default(), telemetry: None, monitoring };
+    let options = RunOptions { follow: false, durable, limits: Limits::default(), telemetry: None, monitoring };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let metrics = Arc::new(Metrics::new(plan));
-    let run = driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, future::pending());
+    let run = driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown);
     runtime.block_on(run).unwrap()
 }
 

@@ -40,6 +40,10 @@ pub(crate) struct Instruments {
     signals: DashMap<SignalKey, ObservedSignal>,
     memory: AtomicU64,
     cpu_ms: AtomicU64,
+    alarms: AtomicU64,
+    /// The bits of a float.
+    evidence: AtomicU64,
+    windows: AtomicU64,
 }
 
 /// A node whose counts are read.
@@ -83,6 +87,9 @@ impl Instruments {
             signals: DashMap::new(),
             memory: AtomicU64::new(0),
             cpu_ms: AtomicU64::new(0),
+            alarms: AtomicU64::new(0),
+            evidence: AtomicU64::new(0),
+            windows: AtomicU64::new(0),
         });
         instruments.observe(meter);
         instruments
@@ -109,6 +116,7 @@ impl Instruments {
         let lag = meter.u64_observable_gauge(row.name).with_unit(row.unit).with_description(row.description);
         lag.with_callback(move |out| this.each(|node| out.observe(node.metrics.lag(), &node.attributes))).build();
 
+        self.observe_monitor(meter);
         self.count_signal(meter, table::SIGNAL_VALUES, |signal| signal.values);
         self.count_signal(meter, table::SIGNAL_MISSING, |signal| signal.missing);
         let (this, row) = (Arc::clone(self), table::SIGNAL_MEAN);
@@ -216,6 +224,26 @@ impl Instruments {
 
     pub(super) fn system(&self) -> &'static str {
         self.system
+    }
+
+    fn observe_monitor(self: &Arc<Self>, meter: &Meter) {
+        let pipeline = [KeyValue::new(table::PIPELINE, self.pipeline.to_string())];
+        let (this, row, of) = (Arc::clone(self), table::MONITOR_ALARMS, pipeline.clone());
+        let alarms = meter.u64_observable_gauge(row.name).with_unit(row.unit).with_description(row.description);
+        alarms.with_callback(move |out| out.observe(this.alarms.load(Relaxed), &of)).build();
+        let (this, row, of) = (Arc::clone(self), table::MONITOR_EVIDENCE, pipeline.clone());
+        let evidence = meter.f64_observable_gauge(row.name).with_unit(row.unit).with_description(row.description);
+        evidence.with_callback(move |out| out.observe(f64::from_bits(this.evidence.load(Relaxed)), &of)).build();
+        let (this, row) = (Arc::clone(self), table::MONITOR_WINDOWS);
+        let windows = meter.u64_observable_counter(row.name).with_unit(row.unit).with_description(row.description);
+        windows.with_callback(move |out| out.observe(this.windows.load(Relaxed), &pipeline)).build();
+    }
+
+    /// Notes how the monitor's things stand.
+    pub(super) fn monitor(&self, alarms: u64, evidence: f64, windows: u64) {
+        self.alarms.store(alarms, Relaxed);
+        self.evidence.store(evidence.to_bits(), Relaxed);
+        self.windows.store(windows, Relaxed);
     }
 
     /// Notes memory in bytes and CPU time of the process.

@@ -176,6 +176,11 @@ impl Telemetry {
         NodeTelemetry::new(Arc::clone(&self.instruments), kind, name, version, metrics, tracer)
     }
 
+    /// Notes how things stand with the monitor of this process: alarms that are active, the evidence, and windows judged.
+    pub fn monitor(&self, alarms: u64, evidence: f64, windows: u64) {
+        self.instruments.monitor(alarms, evidence, windows);
+    }
+
     /// Notes memory in bytes and CPU time of the process.
     pub(crate) fn process(&self, memory: u64, cpu_seconds: f64) {
         self.instruments.process(memory, Duration::from_secs_f64(cpu_seconds.max(0.0)));

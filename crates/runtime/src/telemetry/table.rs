@@ -138,6 +138,12 @@ metrics! {
         "Records in which a numeric signal was missing.";
     SIGNAL_MEAN = "driftline.signal.mean", MetricKind::Gauge, "", SIGNALS,
         "Mean of a numeric signal over the last 15 to 30 seconds; not there without values.";
+    MONITOR_ALARMS = "driftline.monitor.alarms", MetricKind::Gauge, "{alarm}", &[PIPELINE],
+        "Alarms that are firing or acknowledged; 0 where this process does not watch the pipeline.";
+    MONITOR_EVIDENCE = "driftline.monitor.evidence", MetricKind::Gauge, "", &[PIPELINE],
+        "Evidence that something has changed; an alarm from monitor.run_length.";
+    MONITOR_WINDOWS = "driftline.monitor.windows", MetricKind::Counter, "{window}", &[PIPELINE],
+        "Windows judged.";
     MEMORY = "process.memory.usage", MetricKind::UpDownCounter, "By", &[],
         "Physical memory in use.";
     CPU = "process.cpu.time", MetricKind::Counter, "s", &[],

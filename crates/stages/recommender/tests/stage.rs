@@ -23,6 +23,7 @@ fn operator(config: &str) -> Box<dyn Operator> {
         stage: StageName::try_new("recommender").unwrap(),
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 86_400_000,
+        probes: None,
         tallies: Tallies::Off,
         injections: Injections::default(),
         bins: Bins::default(),

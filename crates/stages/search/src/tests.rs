@@ -35,6 +35,7 @@ fn respond(config: &str, texts: &[&str]) -> Vec<SearchResponse> {
         stage: StageName::try_new("search").unwrap(),
         version: StageVersion::try_new("v1").unwrap(),
         window_ms: 10_000,
+        probes: None,
         tallies: Tallies::Off,
         injections: Injections::default(),
         bins: Bins::default(),

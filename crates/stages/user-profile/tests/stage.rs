@@ -57,6 +57,7 @@ fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
         stage: StageName::try_new("user-profile").unwrap(),
         version: StageVersion::try_new("test").unwrap(),
         window_ms: DAY,
+        probes: None,
         tallies: Tallies::Off,
         injections: Injections::default(),
         bins: Bins::default(),

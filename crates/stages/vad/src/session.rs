@@ -19,7 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use driftline_models::vad::{CHUNK, SessionState};
 use driftline_payloads::{AudioChunk, SAMPLE_RATE, SpeechSegment, wav};
-use driftline_stage::{Context, Emitter, Held, Key, Record, RecordId, StageError, Timestamp};
+use driftline_stage::{Context, Emitter, Held, Key, Probe, Record, RecordId, StageError, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -62,6 +62,8 @@ struct Newest {
     id: RecordId,
     event_time: Timestamp,
     ingested: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<Probe>,
 }
 
 /// What ended a segment.
@@ -175,6 +177,7 @@ impl Session {
                 id: record.context.id.clone(),
                 event_time: record.event_time,
                 ingested: record.context.ingested,
+                probe: record.context.probe.clone(),
             });
             self.give_up(self.needed(), out);
         }
@@ -192,7 +195,10 @@ impl Session {
                     let cause = Record {
                         key: key.clone(),
                         event_time: newest.event_time,
-                        context: Context::at_source(newest.id.clone(), newest.ingested),
+                        context: Context {
+                            probe: newest.probe.clone(),
+                            ..Context::at_source(newest.id.clone(), newest.ingested)
+                        },
                         value: (),
                     };
                     self.emit(event, Ending::Session, &cause, out);

@@ -69,6 +69,7 @@ fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator>
         stage: StageName::try_new("vad").unwrap(),
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 10_000,
+        probes: None,
         tallies: Tallies::Off,
         injections: injections.clone(),
         bins: Bins::default(),

@@ -20,12 +20,16 @@ use super::{
 };
 use crate::asr::{Heard, Recogniser, frontend::RATE, lexicon::Lexicon};
 
-/// Phrases said by each held-out voice.
-const PHRASES: usize = 60;
-/// Digit strings made of each real speaker's digits.
-const STRINGS: usize = 100;
-/// Utterances outside the vocabulary.
-const OTHERS: usize = 300;
+/// How many utterances the sets have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetSizes {
+    /// Digit strings made of each real speaker's digits.
+    pub strings: usize,
+    /// Phrases said by each held-out voice.
+    pub phrases: usize,
+    /// Utterances outside the vocabulary.
+    pub others: usize,
+}
 
 /// Something to recognise and what is said in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,6 +197,7 @@ impl Sets {
     /// # Errors
     /// [`TrainingError`] where data cannot be read or a synthesiser fails.
     pub fn new(
+        sizes: SetSizes,
         digits: &[Clip],
         data: &Path,
         grammar: &Grammar,
@@ -209,12 +214,13 @@ impl Sets {
         let single = |clip: &&Clip| Trial::new(&clip.audio(), clip.words.clone());
         let strings = speakers
             .iter()
-            .map(|(name, clips)| (name.clone(), (0..STRINGS).map(|_| string(clips, &mut rng)).collect()))
+            .map(|(name, clips)| (name.clone(), (0..sizes.strings).map(|_| string(clips, &mut rng)).collect()))
             .collect();
 
         let mut requests = Vec::new();
         for (engine, voice) in HELD_OUT {
-            requests.extend((0..PHRASES).map(|_| Request::draw(grammar.query(&mut rng), engine, voice, &mut rng)));
+            requests
+                .extend((0..sizes.phrases).map(|_| Request::draw(grammar.query(&mut rng), engine, voice, &mut rng)));
         }
         let mut phrases: BTreeMap<String, Vec<Trial>> = BTreeMap::new();
         for clip in synthesise(&requests, lexicon, cache)? {
@@ -222,7 +228,7 @@ impl Sets {
                 phrases.entry(voice.clone()).or_default().push(single(&&clip));
             }
         }
-        let requests: Vec<Request> = (0..OTHERS)
+        let requests: Vec<Request> = (0..sizes.others)
             .map(|i| {
                 let words = other_words(OtherSpeech::Test, &mut rng);
                 let (engine, voice) = match HELD_OUT.get(i % (2 * HELD_OUT.len())) {

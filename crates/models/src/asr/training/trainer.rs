@@ -1,8 +1,8 @@
 //! The training loop.
 //!
 //! A batch is split into one shard a thread; each shard has its own graph and the gradients are added. That keeps every core busy in the small
-//! operations too, so candle's own threads should be off (`RAYON_NUM_THREADS=1`). Given seed and thread count a run repeats up to the
-//! order of floating-point sums.
+//! operations too, so candle's own threads should be off (`RAYON_NUM_THREADS=1`). Shards are fixed
+//! parts of a batch and are added in their order, so a run repeats bit by bit given seed and thread count, on one kind of processor.
 
 use std::collections::BTreeMap;
 
@@ -271,4 +271,47 @@ fn clipped_sum(stores: Vec<GradStore>, variables: &BTreeMap<String, Var>) -> Res
         }
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tones of several lengths, said to be phones.
+    fn clips(source: &Source) -> Vec<Clip> {
+        (0..6)
+            .map(|i| Clip {
+                samples: (0..1600 + 400 * i)
+                    .map(|t| ((t * (i + 1)) as f32 * 0.1).sin() * 9000.0)
+                    .map(|x| x as i16)
+                    .collect(),
+                phones: vec![1 + i as u8, 9],
+                words: Vec::new(),
+                source: source.clone(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_weights_bit_by_bit_and_another_seed_others() {
+        let data = Data::new(
+            clips(&Source::Synthetic { voice: "tone".into() }),
+            &clips(&Source::Real { speaker: "nobody".into() }),
+            None,
+        );
+        let sizes = Sizes { channels: 16, hidden: 16, classes: CLASSES };
+        let frontend = Frontend::try_new(data.colour().expect("clips")).expect("forty values");
+        let run = |seed| -> Vec<Vec<u32>> {
+            let recipe = Recipe { steps: 5, horizon: 5, batch: 6, rate: 1e-3, real: 0.5, seed, threads: 2 };
+            let start = initial(sizes, 1).expect("weights");
+            let weights = train(&start, sizes, &data, &frontend, recipe, 2, |_, _| Ok(())).expect("it trains");
+            let bits = |tensor: &Tensor| {
+                let values = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values");
+                values.into_iter().map(f32::to_bits).collect()
+            };
+            weights.values().map(bits).collect()
+        };
+        assert_eq!(run(3), run(3));
+        assert_ne!(run(3), run(4));
+    }
 }

@@ -1,0 +1,119 @@
+//! `driftline feedback`: brings in what users did with predictions, and shows how good those were.
+
+use std::{fs, io::Read, path::Path};
+
+use driftline_runtime::feedback;
+use driftline_stats::{Feedback, FeedbackRules, FeedbackWindow, Uncounted, join};
+use driftline_types::StageName;
+use serde_json::{Value, json};
+
+use crate::{
+    Exit,
+    args::{FeedbackArgs, Format},
+    exit::Failure,
+    log, table,
+};
+
+pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
+    let plan = log::load(&args.pipeline)?;
+    let broker = log::open_durable(&plan)?;
+    let mut refused = 0;
+    if let Some(file) = &args.file {
+        let (taken, wrong) = read(file)?;
+        wrong.iter().for_each(|problem| eprintln!("{}:{problem}", file.display()));
+        refused = wrong.len();
+        feedback::write(&*broker, &plan.name, &taken).map_err(Failure::running)?;
+        eprintln!("{}: {} taken, {refused} refused", file.display(), taken.len());
+    }
+    let stage = stage(&plan, args.stage.as_ref())?;
+    let predictions = feedback::predictions(&*broker, &plan, &stage).map_err(Failure::running)?;
+    let given = feedback::read(&*broker, &plan.name).map_err(Failure::running)?;
+    let rules = FeedbackRules {
+        window_ms: i64::try_from(args.window.unwrap_or(plan.monitor.window).0).unwrap_or(i64::MAX),
+        maturity_ms: i64::try_from(args.maturity.0).unwrap_or(i64::MAX),
+    };
+    let times = predictions.iter().map(|prediction| prediction.time).chain(given.iter().map(|given| given.at));
+    let (windows, uncounted) = join(&predictions, &given, rules, times.max().unwrap_or_default());
+    match args.format {
+        Format::Json => windows.iter().for_each(|window| println!("{}", describe(window))),
+        Format::Table => println!("{}", rows(&windows)),
+    }
+    let Uncounted { unmatched, late, duplicated } = uncounted;
+    eprintln!("{stage}: {} reactions, {unmatched} of unknown records, {late} late, {duplicated} repeated", given.len());
+    Ok(if refused > 0 { Exit::Failed } else { Exit::Success })
+}
+
+/// Returns the stage whose predictions are judged: the one named, or the one that the first sink reads.
+fn stage(plan: &driftline_pipeline::Plan, named: Option<&StageName>) -> Result<StageName, Failure> {
+    let Some(named) = named else {
+        let read = plan.sinks.first().and_then(|sink| sink.inputs.first());
+        return read.cloned().ok_or_else(|| Failure::usage(format!("{}: has no sink", plan.file.display())));
+    };
+    if plan.stages.iter().any(|node| node.name == *named) {
+        return Ok(named.clone());
+    }
+    let allowed = plan.stages.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
+    Err(Failure::usage(format!("--stage: found {named:?}, allowed are {allowed}")))
+}
+
+/// Reads lines of feedback; `-` is standard input. Those that are none are told by their number.
+fn read(file: &Path) -> Result<(Vec<Feedback>, Vec<String>), Failure> {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(file)
+    };
+    let text = text.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let (mut taken, mut wrong) = (Vec::new(), Vec::new());
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        match serde_json::from_str(line) {
+            Ok(feedback) => taken.push(feedback),
+            Err(error) => wrong.push(format!("{number}: {error}")),
+        }
+    }
+    Ok((taken, wrong))
+}
+
+fn describe(window: &FeedbackWindow) -> Value {
+    let rate = |count| window.rate(count);
+    json!({
+        "window": window.start.to_string(), "mature": window.mature, "predictions": window.predictions,
+        "click_through": rate(window.clicked), "redo": rate(window.redone), "corrected": rate(window.corrected),
+        "contradictory": rate(window.contradictory), "word_error": window.word_error(),
+        "labelled": window.labelled.0, "accuracy": window.accuracy(),
+        "estimate": window.estimate, "gap": window.gap,
+    })
+}
+
+fn rows(windows: &[FeedbackWindow]) -> comfy_table::Table {
+    let header = [
+        "window",
+        "predictions",
+        "clicked",
+        "redone",
+        "corrected",
+        "word error",
+        "labelled",
+        "accuracy",
+        "estimated",
+        "gap",
+    ];
+    let mut table = table::table(&header, 1);
+    let percent = |share: Option<f64>| share.map_or_else(String::new, |share| format!("{:.1} %", 100.0 * share));
+    for window in windows {
+        table.add_row([
+            format!("{}{}", window.start, if window.mature { "" } else { " (not mature)" }),
+            window.predictions.to_string(),
+            percent(window.rate(window.clicked)),
+            percent(window.rate(window.redone)),
+            percent(window.rate(window.corrected)),
+            percent(window.word_error()),
+            window.labelled.0.to_string(),
+            percent(window.accuracy()),
+            percent(window.estimate.map(|estimate| estimate.accuracy)),
+            window.gap.map_or_else(String::new, |gap| format!("{gap:+.1}")),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,138 @@
+//! `driftline report`.
+
+use std::{fs, io::IsTerminal};
+
+use driftline_monitor::{Bar, NodeReport, Report, Service, Settings};
+use driftline_stats::Verdict;
+
+use crate::{
+    Exit,
+    args::ReportArgs,
+    exit::Failure,
+    log, monitor, reference, report_html,
+    run::{Watch, execute_watched},
+    table::table,
+};
+
+pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
+    let mut plan = log::load(&args.pipeline)?;
+    if !plan.monitor.is_on() {
+        return Err(Failure::usage(format!(
+            "{}: monitor.reference: is missing, and there are no monitor.rules: nothing is watched",
+            plan.file.display()
+        )));
+    }
+    let broker = log::open(&plan)?;
+    let baseline = reference::watched(&plan)?;
+    if !log::is_durable(&plan) {
+        // The lines of the sinks are not what was asked for.
+        plan.sinks.clear();
+        let beside = monitor::Beside::new(&plan, &broker, &baseline, None);
+        execute_watched(&plan, &broker, false, Watch::Shown, None, Some(beside))?;
+    }
+    let service = Service::new(broker, Settings::of(&plan), baseline);
+    let report = service.look().map_err(Failure::running)?.report();
+    if let Some(path) = &args.html {
+        fs::write(path, report_html::page(&report))
+            .map_err(|error| Failure::running(format!("{}: {error}", path.display())))?;
+        eprintln!("{}", path.display());
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&report).map_err(Failure::running)?);
+    } else if args.html.is_none() {
+        print!("{}", text(&report, std::io::stdout().is_terminal()));
+    }
+    Ok(Exit::Success)
+}
+
+/// Names a verdict, and its colour: green, yellow, red, grey.
+pub(crate) fn verdict(node: &NodeReport) -> (&'static str, &'static str) {
+    match node.verdict {
+        Some(Verdict::Unchanged) => ("unchanged", "32"),
+        Some(Verdict::InputMoved) => ("input moved", "33"),
+        Some(Verdict::StageChanged) if node.inputs.is_empty() => ("source changed", "31"),
+        Some(Verdict::StageChanged) => ("stage changed", "31"),
+        Some(Verdict::VersionChanged) => ("version changed", "31"),
+        Some(Verdict::HiddenInput) => ("hidden input", "33"),
+        Some(Verdict::Undetermined) => ("undetermined", "90"),
+        None => ("no reference", "90"),
+    }
+}
+
+/// Writes a report for a terminal.
+fn text(report: &Report, coloured: bool) -> String {
+    let paint = |text: &str, colour: &str| {
+        if coloured { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    };
+    let mut out = format!("{}: {}\n", report.pipeline, report.sentence);
+    out.push_str(&format!(
+        "evidence {:.1}, an alarm from {}; {} windows judged",
+        report.evidence, report.run_length, report.windows
+    ));
+    if let Some((first, last)) = report.span {
+        out.push_str(&format!("; compared: windows from {first} to {last}"));
+    }
+    out.push_str("\n\n");
+    for node in &report.nodes {
+        let (word, colour) = verdict(node);
+        let inputs: Vec<&str> = node.inputs.iter().map(driftline_types::StageName::as_str).collect();
+        let from = if inputs.is_empty() { String::new() } else { format!(" ◄─ {}", inputs.join(", ")) };
+        out.push_str(&format!("  {} {}{from}: {word}\n", paint("●", colour), node.node));
+    }
+    for trace in report.traces.iter().filter(|trace| !trace.shares.is_empty()) {
+        out.push_str(&format!("\n  the change of {} is due to\n", trace.target));
+        for share in &trace.shares {
+            let (low, high) = share.interval;
+            out.push_str(&format!(
+                "    {:>4.0} % ({:.0} to {:.0}) {}\n",
+                100.0 * share.share,
+                100.0 * low,
+                100.0 * high,
+                share.node
+            ));
+        }
+    }
+    let mut rows = table(&["node", "signal", "unit", "reference", "now", "evidence", "change"], 6);
+    for node in &report.nodes {
+        for signal in &node.signals {
+            rows.add_row([
+                node.node.to_string(),
+                signal.what.to_string(),
+                signal.unit.clone(),
+                sparkline(&signal.bars, |bar| bar.before),
+                sparkline(&signal.bars, |bar| bar.now),
+                format!("{:.1}", signal.evidence),
+                signal.change.clone(),
+            ]);
+        }
+    }
+    out.push_str(&format!("\n{rows}\n"));
+    for alarm in &report.alarms {
+        out.push_str(&format!("{} {}: {}\n", alarm.id, alarm.state, alarm.summary));
+    }
+    for rule in &report.rules {
+        out.push_str(&format!("rule {rule}\n"));
+    }
+    report.notes.iter().for_each(|note| out.push_str(&format!("note: {note}\n")));
+    out
+}
+
+/// Draws shares as bars, the tallest of both sides being full.
+fn sparkline(bars: &[Bar], of: impl Fn(&Bar) -> f64) -> String {
+    const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let tallest = bars.iter().map(|bar| bar.before.max(bar.now)).fold(1e-9, f64::max);
+    bars.iter().map(|bar| LEVELS[(8.0 * of(bar) / tallest).ceil().clamp(0.0, 8.0) as usize]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_as_tall_as_shares() {
+        let bar = |before, now| Bar { label: String::new(), before, now };
+        let bars = [bar(0.5, 1.0), bar(0.0, 0.0), bar(0.25, 0.01)];
+        assert_eq!(sparkline(&bars, |bar| bar.before), "▄ ▂");
+        assert_eq!(sparkline(&bars, |bar| bar.now), "█ ▁");
+    }
+}

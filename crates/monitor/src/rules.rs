@@ -1,0 +1,85 @@
+//! Rules: thresholds that people set, on what a window counted.
+
+use driftline_pipeline::{RuleConfig, SignalRef, Statistic};
+use driftline_stats::{JointProfile, ProfileSet, SignalProfile};
+use serde::{Deserialize, Serialize};
+
+use crate::{What, windows::Seen};
+
+/// The windows in a row on either side of a threshold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Crossing {
+    pub beyond: u64,
+    pub within: u64,
+}
+
+impl Crossing {
+    /// Counts a window.
+    pub(crate) fn count(&mut self, beyond: bool) {
+        if beyond {
+            (self.beyond, self.within) = (self.beyond + 1, 0);
+        } else {
+            (self.beyond, self.within) = (0, self.within + 1);
+        }
+    }
+}
+
+/// Says whether a value is beyond the threshold of a rule.
+pub(crate) fn is_beyond(rule: &RuleConfig, value: f64) -> bool {
+    rule.above.is_some_and(|above| value > above) || rule.below.is_some_and(|below| value < below)
+}
+
+/// Returns the statistic of a window; `None` if it says nothing: too few records, or nothing that has this statistic.
+/// A node that saw nothing counts 0 records.
+pub(crate) fn value(rule: &RuleConfig, seen: Option<&Seen>, window_ms: u64) -> Option<f64> {
+    let count = seen.map_or(0, |seen| {
+        let total = |set: &Option<ProfileSet>| {
+            set.iter().flat_map(|set| set.signals().map(|(_, _, signal)| signal.total()).max()).next()
+        };
+        total(&seen.window.input).or_else(|| total(&seen.window.output)).unwrap_or(0)
+    });
+    match &rule.statistic {
+        Statistic::Count => return Some(count as f64),
+        Statistic::Rate => return Some(count as f64 * 1e3 / window_ms.max(1) as f64),
+        _ => {}
+    }
+    let seen = seen?;
+    if rule.statistic == Statistic::Dropped {
+        let joint = seen.window.joint.as_ref().filter(|joint| joint.total() >= rule.min_records.max(1))?;
+        return Some(dropped(joint));
+    }
+    let what = match rule.signal.as_ref()? {
+        SignalRef::Input(name) => What::Input(name.clone()),
+        SignalRef::Output(name) => What::Output(name.clone()),
+    };
+    let profile = seen.window.signal(&what).filter(|profile| profile.total() >= rule.min_records.max(1))?;
+    of_signal(&rule.statistic, profile)
+}
+
+fn dropped(joint: &JointProfile) -> f64 {
+    joint.dropped() as f64 / joint.total() as f64
+}
+
+fn of_signal(statistic: &Statistic, profile: &SignalProfile) -> Option<f64> {
+    let total = profile.total() as f64;
+    match (statistic, profile) {
+        (Statistic::Missing, profile) => Some(profile.missing() as f64 / total),
+        (Statistic::Mean, SignalProfile::Number(profile)) => profile.mean(),
+        (Statistic::Percentile(percent), SignalProfile::Number(profile)) => {
+            profile.quantile(f64::from(*percent) / 100.0)
+        }
+        (Statistic::Share(value), SignalProfile::Category(profile)) => {
+            let found = profile.top(usize::MAX).into_iter().find(|(known, _)| known == value);
+            Some(found.map_or(0, |(_, n)| n) as f64 / total)
+        }
+        _ => None,
+    }
+}
+
+/// Says what a rule watches.
+pub(crate) fn subject(rule: &RuleConfig) -> String {
+    match &rule.signal {
+        Some(signal) => format!("{} of `{} {signal}`", rule.statistic, rule.stage),
+        None => format!("{} of `{}`", rule.statistic, rule.stage),
+    }
+}

@@ -1,0 +1,43 @@
+//! What a monitor is told by the pipeline file.
+
+use driftline_pipeline::{Plan, RuleConfig};
+use driftline_types::{PipelineName, StageName};
+
+/// What a monitor is told by the pipeline file.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// Its sources and stages, each after those it reads.
+    pub nodes: Vec<(StageName, Vec<StageName>)>,
+    /// The partitions of each topic.
+    pub partitions: u32,
+    /// The length of a window, milliseconds.
+    pub window_ms: u64,
+    /// The windows that a silent node is waited for.
+    pub lateness: u64,
+    /// The windows between two false alarms, A.
+    pub run_length: f64,
+    /// The least effect that is worth an alarm.
+    pub tolerance: f64,
+    /// Thresholds that people set.
+    pub rules: Vec<RuleConfig>,
+}
+
+impl Settings {
+    /// Takes them from a plan.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let nodes = plan.sources.iter().chain(&plan.stages);
+        Self {
+            pipeline: plan.name.clone(),
+            nodes: nodes.map(|node| (node.name.clone(), node.inputs.clone())).collect(),
+            partitions: plan.partitions,
+            window_ms: plan.monitor.window.0,
+            lateness: plan.monitor.lateness.windows(plan.monitor.window),
+            run_length: plan.monitor.run_length as f64,
+            tolerance: plan.monitor.tolerance,
+            rules: plan.monitor.rules.clone(),
+        }
+    }
+}

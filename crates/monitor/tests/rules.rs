@@ -1,0 +1,105 @@
+//! Rules: pending, firing, resolved; with a reference and without.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod plant;
+
+use std::sync::Arc;
+
+use driftline_broker::records;
+use driftline_monitor::{Alarm, AlarmState, Baseline, Monitor, ProfileMessage, Settings, Severity, alertmanager};
+use driftline_runtime::Monitoring;
+use driftline_types::{StageName, Timestamp, TopicPartition, wire};
+use plant::Changes;
+
+const RULES: &str = r#"
+[[monitor.rules]]
+name = "gold"
+stage = "paint"
+signal = "output:part.colour"
+statistic = "share of gold"
+above = 0.4
+for = "3 windows"
+min_records = 20
+severity = "critical"
+
+[[monitor.rules]]
+name = "quiet"
+stage = "parts"
+statistic = "count"
+below = 50
+
+[[monitor.rules]]
+name = "nobody"
+stage = "paint"
+signal = "output:part.unheard-of"
+statistic = "mean"
+above = 0
+"#;
+
+/// Runs a plant on declared scales, with rules alone.
+fn watch(changes: Changes, source: &str, windows: u64) -> (Monitor, Vec<Alarm>) {
+    let plan = plant::plan(changes, 3, 0, windows, source, RULES);
+    assert!(plan.monitor.is_on());
+    let broker = plant::temporary();
+    plant::run(&plan, &broker, Monitoring::default());
+    let none = Baseline::none(plan.name.clone(), plan.monitor.window.0);
+    let mut monitor = Monitor::new(Settings::of(&plan), Arc::new(none));
+    let mut alarms = Vec::new();
+    for message in records(&*broker, TopicPartition::new(plan.name.profiles_topic(), 0)).unwrap() {
+        let message = message.unwrap();
+        monitor.take(&ProfileMessage {
+            offset: message.offset,
+            partition: message.headers.get_str(wire::PARTITION).unwrap().parse().unwrap(),
+            node: None,
+            start: message.timestamp,
+            value: message.value.unwrap(),
+        });
+        monitor.close_complete();
+        alarms.extend(monitor.take_changes().1);
+    }
+    monitor.close_all();
+    alarms.extend(monitor.take_changes().1);
+    (monitor, alarms)
+}
+
+fn life(alarms: &[Alarm], id: &str) -> Vec<(AlarmState, i64)> {
+    let of_it = alarms.iter().filter(|alarm| alarm.id == id);
+    of_it.map(|alarm| (alarm.state, alarm.updated.as_millis() / plant::WINDOW)).collect()
+}
+
+#[test]
+fn a_threshold_fires_after_as_many_windows_as_it_says() {
+    let (monitor, alarms) = watch(Changes { paint: Some(10), ..Changes::default() }, "", 30);
+    assert_eq!(life(&alarms, "rule-gold-1"), [(AlarmState::Pending, 11), (AlarmState::Firing, 13)]);
+    let alarm = alarms.last().unwrap();
+    assert_eq!((alarm.severity, alarm.origin.as_ref().map(StageName::as_str)), (Severity::Critical, Some("paint")));
+    assert!(alarm.summary.starts_with("share of gold of `paint output:part.colour` is 0."), "{}", alarm.summary);
+    let notes = monitor.status().notes;
+    assert!(notes.iter().any(|note| note.starts_with("rule nobody: no window had mean of")), "{notes:?}");
+    assert_eq!(monitor.report().rules.len(), 3);
+}
+
+#[test]
+fn one_window_of_few_records_fires_and_is_over() {
+    let (monitor, alarms) = watch(Changes::default(), "lone = 12", 30);
+    assert_eq!(life(&alarms, "rule-quiet-1"), [(AlarmState::Firing, 13), (AlarmState::Resolved, 14)]);
+    assert_eq!(monitor.status().sentence, "no rule is broken: 3 rules over 30 windows");
+}
+
+#[test]
+fn receivers_are_told_what_fires_and_what_is_over() {
+    let (_, alarms) = watch(Changes::default(), "lone = 12", 30);
+    let bodies: Vec<_> = alarms.iter().map(|alarm| alertmanager(alarm).unwrap()).collect();
+    let status = |at: usize| bodies[at]["alerts"][0]["status"].clone();
+    assert_eq!((status(0), status(1)), ("firing".into(), "resolved".into()));
+    assert_eq!(bodies[0]["version"], "4");
+    assert_eq!(bodies[0]["alerts"][0]["labels"]["alertname"], "driftline-rule-quiet");
+    assert_eq!(bodies[0]["alerts"][0]["startsAt"], Timestamp::from_millis(13_000).to_string());
+    assert_eq!(bodies[0]["alerts"][0]["endsAt"], "0001-01-01T00:00:00Z");
+    assert_eq!(bodies[1]["alerts"][0]["endsAt"], Timestamp::from_millis(14_000).to_string());
+    assert_eq!(bodies[0]["alerts"][0]["fingerprint"], bodies[1]["alerts"][0]["fingerprint"]);
+    let (_, alarms) = watch(Changes { paint: Some(10), ..Changes::default() }, "", 12);
+    assert_eq!(life(&alarms, "rule-gold-1"), [(AlarmState::Pending, 11)]);
+    assert_eq!(alertmanager(&alarms[0]), None, "nobody is called for what is pending");
+}
