@@ -131,19 +131,20 @@ fn weeks(inject: &[&str]) -> [Figures; 2] {
 }
 
 #[test]
-fn a_tracker_that_loses_views_makes_users_unknown_and_recommendations_worse() {
+fn a_tracker_that_loses_views_makes_users_unknown() {
     let [before, after] = weeks(&["--inject", "shop.lose_view=1 @ 17d"]);
     let [_, healthy] = weeks(&[]);
     eprintln!("before {before:?}\nafter {after:?}\nhealthy {healthy:?}");
-    assert!(after.unknown() > 1.25 * healthy.unknown(), "unknown: {} {}", after.unknown(), healthy.unknown());
-    assert!(after.clicked() < 0.9 * healthy.clicked(), "clicked: {} {}", after.clicked(), healthy.clicked());
-    assert!(after.auto() < 0.9 * healthy.auto(), "car parts: {} {}", after.auto(), healthy.auto());
-    assert!((0.7..1.4).contains(&(healthy.clicked() / before.clicked())), "{healthy:?} {before:?}");
+    assert!(after.unknown() > 1.1 * healthy.unknown(), "unknown: {} {}", after.unknown(), healthy.unknown());
+    // Carts, purchases and searches still tell what somebody is after.
+    assert!((0.7..1.4).contains(&(after.auto() / healthy.auto())), "{after:?} {healthy:?}");
+    assert!((0.7..1.4).contains(&(after.clicked() / healthy.clicked())), "{after:?} {healthy:?}");
+    assert!(healthy.clicked() > 0.02, "{healthy:?}");
 }
 
 #[test]
 fn a_threshold_that_is_worse_makes_users_unknown() {
     let [_, healthy] = weeks(&[]);
     let [_, after] = weeks(&["--inject", "user-profile.threshold_shift=0.12 @ 21d"]);
-    assert!(after.unknown() > 1.25 * healthy.unknown(), "unknown: {} {}", after.unknown(), healthy.unknown());
+    assert!(after.unknown() > 1.5 * healthy.unknown(), "unknown: {} {}", after.unknown(), healthy.unknown());
 }

@@ -130,11 +130,8 @@ impl Shop {
         let old = f64::from(customers) * OLD;
         for number in 0..customers {
             let mut random = random(seed, [2, u64::from(number), 0]);
-            let since = if f64::from(number) < old {
-                start_ms
-            } else {
-                start_ms + random.random_range(0..=NEWCOMERS * DAY)
-            };
+            let since =
+                if f64::from(number) < old { start_ms } else { start_ms + random.random_range(0..=NEWCOMERS * DAY) };
             let mut person = Person::new(Customer::new(seed, number));
             let first = person.next_visit(&self.parameters, since);
             queue.push(Reverse((first, number)));

@@ -19,7 +19,7 @@
 //!
 //! **Time** comes from the events. An event before the user's newest one counts as of that one's time
 //! if it is at most `max_late` before, and is rejected otherwise. An event more than `max_ahead` after,
-//! or `expiry` before, the partition's clock (see [`clock`]) is rejected.
+//! or `expiry` before, the partition's clock (the highest median of the times of five events in a row) is rejected.
 //!
 //! **Erasure.** An event of kind `erase` removes all that is kept of the user: memory, changelog (a
 //! tombstone), and, by an empty profile, what later stages know.
