@@ -17,10 +17,10 @@ fn history(seed: usize) -> History {
 }
 
 #[test]
-fn a_stranger_is_the_average_customer() {
+fn of_a_stranger_nothing_is_claimed() {
     let profiler = Profiler::builtin().unwrap();
     let stranger = profiler.estimate(&[&History::default()]).unwrap()[0];
-    assert!(stranger.iter().all(|probability| (0.03..0.8).contains(probability)), "{stranger:?}");
+    assert!(stranger.iter().all(|probability| *probability < 0.85), "{stranger:?}");
 }
 
 proptest! {
