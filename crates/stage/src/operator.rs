@@ -267,7 +267,7 @@ impl<S: Stage> StageOperator<S> {
     pub(crate) fn new(stage: S, site: Arc<Site>) -> Self {
         Self {
             stage,
-            origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE),
+            origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA),
             topic: site.pipeline.output_topic(&site.stage),
             observer: Observer::new(Arc::clone(&site)),
             versions: Versions::default(),
@@ -375,7 +375,7 @@ impl<S: Stage> StageOperator<S> {
             partition: None,
             key: Some(key.as_bytes().clone()),
             value: Some(buffer.split().freeze()),
-            headers: self.origin.headers(&context, event_time),
+            headers: self.origin.headers(&context, event_time, value.content_type()),
             timestamp: event_time,
         })
     }
