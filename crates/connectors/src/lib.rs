@@ -16,15 +16,15 @@
 //! the records of one that was not; a file that is written holds each record once.
 
 pub mod audio;
-pub mod event_files;
 pub mod camera;
+pub mod event_files;
 pub mod images;
 pub mod jsonl;
 pub mod shop;
 
 pub use audio::AudioFiles;
-pub use event_files::EventFiles;
 pub use camera::Camera;
+pub use event_files::EventFiles;
 pub use images::ImageFiles;
 pub use jsonl::{JsonLinesSink, JsonLinesSource, StdoutSink};
 pub use shop::ShopSource;
