@@ -22,6 +22,7 @@ mod table;
 mod tap;
 mod test;
 mod topics;
+mod train;
 mod validate;
 
 use std::process::ExitCode;
@@ -91,6 +92,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Test(args) => test::test(&args),
         Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
+        Command::Train(args) => train::train(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
         Command::Topics(args) => topics::topics(&args),
         Command::Lag(args) => topics::lag(&args),
