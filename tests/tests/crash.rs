@@ -137,3 +137,32 @@ fn a_shop_run_killed_in_the_middle_of_visits_gives_the_same_lines() {
     let lost = ["--set=sources.shop.customers=100", "--inject=shop.lose_view=0.5 @ 3d"];
     killed_pipeline("recommend", &lost, 4, 200_000);
 }
+
+#[test]
+fn an_inspection_killed_at_any_moment_inspects_no_picture_twice_and_loses_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("control.jsonl");
+    let args = [
+        "run".to_owned(),
+        "pipelines/inspect.toml".to_owned(),
+        "--set=sources.camera.frames=40".to_owned(),
+        "--set=sources.camera.size=128".to_owned(),
+        "--set=stages.inspection.batch.max_records=4".to_owned(),
+        "--set=stages.inspection.heat_map=0".to_owned(),
+        "--set=sinks.control.kind=jsonl".to_owned(),
+        format!("--set=sinks.control.path={}", out.display()),
+        format!("--set=broker.path={}", folder.path().join("log").display()),
+    ];
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let killed = run_and_kill(&args, &out, 5, 6_000, 5);
+    assert!(killed > 2, "the run was too short to be killed: {killed} of 5");
+    let lines = driftline::parse(&fs::read(&out).unwrap());
+    let mut seen: Vec<(String, u64)> = lines
+        .iter()
+        .map(|line| (line["camera"].as_str().unwrap().to_owned(), line["frame"].as_u64().unwrap()))
+        .collect();
+    seen.sort();
+    let expected: Vec<(String, u64)> =
+        (1..=2).flat_map(|camera| (0..40).map(move |frame| (format!("camera-{camera}"), frame))).collect();
+    assert_eq!(seen, expected);
+}

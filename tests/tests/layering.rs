@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vad", &["types", "stage", "payloads", "models"]),
     ("asr", &["types", "stage", "payloads", "models"]),
     ("search", &["types", "stage", "payloads"]),
+    ("inspection", &["stage", "payloads", "models"]),
     ("user-profile", &["types", "stage", "payloads", "models"]),
     ("recommender", &["types", "stage", "payloads", "models"]),
 ];
@@ -31,6 +32,7 @@ const ONLY_USER: &[(&str, &str)] = &[
     ("candle-core", "models"),
     ("candle-nn", "models"),
     ("fjall", "broker"),
+    ("image", "payloads"),
     ("opentelemetry", "runtime"),
     ("rdkafka", "broker"),
     ("tantivy", "search"),

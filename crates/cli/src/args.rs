@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Parameters(ParametersArgs),
     /// Looks at model files.
     Models(ModelsArgs),
+    /// Trains a model from labelled data; what it writes is used with `model = "<path>"`.
+    Train(TrainArgs),
     /// Looks at dead letters, sends them again or sets them aside. Needs Kafka or a log at `broker.path`.
     Dlq(DlqArgs),
     /// Makes or describes the topics of a pipeline. Needs Kafka or a log at `broker.path`.
@@ -335,6 +337,71 @@ pub(crate) enum ModelsCommand {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainArgs {
+    #[command(subcommand)]
+    pub command: TrainCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrainCommand {
+    /// Trains the network of the stage `inspection`, and says how well it judges pieces it has not seen.
+    Inspection(TrainInspectionArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainInspectionArgs {
+    /// A folder with a folder a class: `<class>/<slice>_…_<number>.jpg`, each with a mask `.png` beside it, white where the
+    /// defect is, or none.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "generate")]
+    pub images: Option<PathBuf>,
+    /// Trains on so many generated phone screens instead.
+    #[arg(long, value_name = "COUNT", conflicts_with = "images")]
+    pub generate: Option<usize>,
+    /// The class of good pieces; otherwise the one called good, ok, free or normal.
+    #[arg(long, value_name = "CLASS")]
+    pub good: Option<String>,
+    /// Pictures whose numbers are at most this far apart show the same piece; pieces are never split.
+    #[arg(long, default_value_t = 60)]
+    pub gap: u64,
+    /// Trains on these slices only, separated by commas; the others are judged nevertheless.
+    #[arg(long, value_delimiter = ',')]
+    pub slices: Vec<String>,
+    /// What the surface is called.
+    #[arg(long, default_value = "surface")]
+    pub surface: String,
+    /// The surface has a direction, such as grinding marks: pictures are flipped, but not turned.
+    #[arg(long)]
+    pub upright: bool,
+    /// Longer side of what the network sees, pixels.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(32..=1024))]
+    pub side: u16,
+    /// Parts of the pieces; each is judged by a network that learned from the others.
+    #[arg(long, default_value_t = 4)]
+    pub folds: usize,
+    /// Share of the defective pieces that must not be accepted.
+    #[arg(long, default_value_t = 0.95)]
+    pub recall: f64,
+    /// Share of the good pieces that may be rejected without a person.
+    #[arg(long, default_value_t = 0.01)]
+    pub false_rejects: f64,
+    /// Steps of each network at most.
+    #[arg(long, default_value_t = 1500)]
+    pub steps: usize,
+    /// Highest learning rate.
+    #[arg(long, default_value_t = 3e-3)]
+    pub rate: f64,
+    /// Seed of folds, examples and initial weights.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Threads.
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Where the weights go; the figures go beside them.
+    #[arg(long, default_value = "inspection.safetensors")]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

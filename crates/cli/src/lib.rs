@@ -24,6 +24,7 @@ mod table;
 mod tap;
 mod test;
 mod topics;
+mod train;
 mod validate;
 
 use std::process::ExitCode;
@@ -95,6 +96,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Probes(args) => probes::probes(&args),
         Command::Parameters(args) => parameters::parameters(&args),
         Command::Models(args) => models::models(&args),
+        Command::Train(args) => train::train(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
         Command::Topics(args) => topics::topics(&args),
         Command::Lag(args) => topics::lag(&args),

@@ -1,7 +1,10 @@
 //! The kinds this command knows. A new stage is one entry here and one crate.
 
 use driftline_asr::Asr;
-use driftline_connectors::{AudioFiles, EventFiles, JsonLinesSink, JsonLinesSource, ShopSource, StdoutSink};
+use driftline_connectors::{
+    AudioFiles, Camera, EventFiles, ImageFiles, JsonLinesSink, JsonLinesSource, ShopSource, StdoutSink,
+};
+use driftline_inspection::InspectionKind;
 use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
 use driftline_recommender::RecommenderKind;
 use driftline_search::SearchKind;
@@ -13,6 +16,8 @@ use driftline_vad::Vad;
 pub static REGISTRY: Registry = Registry {
     sources: &[
         SourceDef::of::<AudioFiles>(),
+        SourceDef::of::<ImageFiles>(),
+        SourceDef::of::<Camera>(),
         SourceDef::of::<EventFiles>(),
         SourceDef::of::<JsonLinesSource>(),
         SourceDef::of::<ShopSource>(),
@@ -21,6 +26,7 @@ pub static REGISTRY: Registry = Registry {
         StageDef::of::<Vad>(),
         StageDef::of::<Asr>(),
         StageDef::of::<SearchKind>(),
+        StageDef::of::<InspectionKind>(),
         StageDef::of::<UserProfileKind>(),
         StageDef::of::<RecommenderKind>(),
     ],
@@ -77,7 +83,7 @@ mod tests {
         let kinds = kinds(&REGISTRY);
         for sink in kinds.sinks {
             let input = sink.input.map(|input| input.to_string());
-            let json = "one of click-event.v1, json.v1, recommendations.v1, search-response.v1, transcript.v1, user-profile.v1";
+            let json = "one of click-event.v1, inspection.v1, json.v1, recommendations.v1, search-response.v1, transcript.v1, user-profile.v1";
             assert_eq!(input.as_deref(), Some(json), "{}", sink.name);
         }
     }

@@ -134,6 +134,10 @@ impl SourceKind for ImageFiles {
     const PATHS: &'static [&'static str] = &["path"];
     type Config = ImageFilesConfig;
 
+    fn start(config: &ImageFilesConfig) -> Option<Timestamp> {
+        Timestamp::parse(&config.start)
+    }
+
     fn check(config: &ImageFilesConfig) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         let mut expect = |right: bool, key: &str, found: String, allowed: &str| {

@@ -4,6 +4,7 @@ pub mod asr;
 pub mod error;
 pub mod features;
 pub mod inspect;
+pub mod inspection;
 pub mod parameters;
 pub mod profile;
 pub mod recommender;

@@ -276,7 +276,7 @@ impl<S: Stage> StageOperator<S> {
     pub(crate) fn new(stage: S, site: Arc<Site>) -> Self {
         Self {
             stage,
-            origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE),
+            origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA),
             topic: site.pipeline.output_topic(&site.stage),
             observer: Observer::new(Arc::clone(&site)),
             versions: Versions::default(),
@@ -379,12 +379,12 @@ impl<S: Stage> StageOperator<S> {
         value
             .encode(buffer)
             .map_err(|error| StageError::record(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
-        let value = buffer.split().freeze();
+        let encoded = buffer.split().freeze();
         match &context.probe {
             None => counts.written += 1,
             Some(probe) => {
                 counts.probes += 1;
-                let hash = ValueHash::of(&value);
+                let hash = ValueHash::of(&encoded);
                 probe::part(probes, &self.site, probe).outputs.insert(context.id.clone(), hash);
             }
         }
@@ -392,8 +392,8 @@ impl<S: Stage> StageOperator<S> {
             topic: self.topic.clone(),
             partition: None,
             key: Some(key.as_bytes().clone()),
-            value: Some(value),
-            headers: self.origin.headers(&context, event_time),
+            value: Some(encoded),
+            headers: self.origin.headers(&context, event_time, value.content_type()),
             timestamp: event_time,
         })
     }

@@ -10,8 +10,13 @@ use crate::CodecError;
 pub trait Payload: Sized + Send + 'static {
     /// The schema, such as `speech-segment.v1`; edges of the graph are checked on it.
     const SCHEMA: SchemaId;
-    /// The media type of the encoding.
+    /// The media type of the encoding; a range such as `image/*` if values differ in it.
     const CONTENT_TYPE: &'static str;
+
+    /// Returns the media type of this value's encoding.
+    fn content_type(&self) -> &'static str {
+        Self::CONTENT_TYPE
+    }
 
     /// Appends the encoding to `out`.
     ///

@@ -233,7 +233,7 @@ struct SourceOperator<S: Source> {
 
 impl<S: Source> SourceOperator<S> {
     fn new(source: S, site: Arc<Site>) -> Self {
-        let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA, S::Output::CONTENT_TYPE);
+        let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA);
         let observer = Observer::new(Arc::clone(&site));
         let versions = Arc::new([(site.stage.clone(), site.version.clone())]);
         Self { source, origin, observer, versions, site, sequence: 0, due: None }
@@ -309,7 +309,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
                 partition: None,
                 key: Some(key.as_bytes().clone()),
                 value: Some(buffer.split().freeze()),
-                headers: self.origin.headers(&context, event_time),
+                headers: self.origin.headers(&context, event_time, value.content_type()),
                 timestamp: event_time,
             });
         }

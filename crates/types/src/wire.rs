@@ -68,30 +68,25 @@ pub const MAX_PARENTS: usize = 16;
 pub struct Origin {
     source: Bytes,
     schema: Bytes,
-    content_type: Bytes,
 }
 
 impl Origin {
     /// Describes the output of a source or stage.
     #[must_use]
-    pub fn new(pipeline: &PipelineName, stage: &StageName, schema: SchemaId, content_type: &'static str) -> Self {
-        Self {
-            source: format!("/{pipeline}/{stage}").into(),
-            schema: Bytes::from_static(schema.as_str().as_bytes()),
-            content_type: Bytes::from_static(content_type.as_bytes()),
-        }
+    pub fn new(pipeline: &PipelineName, stage: &StageName, schema: SchemaId) -> Self {
+        Self { source: format!("/{pipeline}/{stage}").into(), schema: Bytes::from_static(schema.as_str().as_bytes()) }
     }
 
-    /// Writes a record's context as headers.
+    /// Writes a record's context as headers; `content_type` is the media type of its value.
     #[must_use]
-    pub fn headers(&self, context: &Context, event_time: Timestamp) -> Headers {
+    pub fn headers(&self, context: &Context, event_time: Timestamp, content_type: &'static str) -> Headers {
         let mut headers = Headers::with_capacity(12);
         headers.push(CE_SPECVERSION, Bytes::from_static(b"1.0"));
         headers.push(CE_ID, context.id.to_string());
         headers.push(CE_SOURCE, self.source.clone());
         headers.push(CE_TYPE, self.schema.clone());
         headers.push(CE_TIME, event_time.to_string());
-        headers.push(CONTENT_TYPE, self.content_type.clone());
+        headers.push(CONTENT_TYPE, Bytes::from_static(content_type.as_bytes()));
         if let Some(parent) = &context.trace.parent {
             headers.push(TRACEPARENT, parent.clone());
         }
@@ -250,14 +245,14 @@ mod tests {
             probe: Some(Probe { name: "red@jacket".into(), round: Timestamp::from_millis(-60_000) }),
         };
         let pipeline = PipelineName::try_new("speech").unwrap();
-        let origin = Origin::new(&pipeline, &names("vad"), SchemaId::new("speech-segment.v1"), "audio/wav");
+        let origin = Origin::new(&pipeline, &names("vad"), SchemaId::new("speech-segment.v1"));
         let message = Message {
             topic: pipeline.output_topic(&names("vad")),
             partition: 0,
             offset: 3,
             key: None,
             value: None,
-            headers: origin.headers(&context_in, Timestamp::from_millis(5)),
+            headers: origin.headers(&context_in, Timestamp::from_millis(5), "audio/wav"),
             timestamp: Timestamp::from_millis(5),
         };
         let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };

@@ -22,9 +22,14 @@
 //! ```
 //!
 //! What a picture shows is the model of [`scene`]. It depends on the seed, the camera, the number of the picture and the conditions alone, so a run that is
-//! repeated, or interrupted and resumed, gives the same records: the source's only state is the number of the next picture.
+//! repeated, or interrupted and resumed, gives the same records: the source's only state is the next tick and what each camera has lost before it.
 //!
 //! In each tick of `every` each camera takes a picture. One that is lost is not sent; the next of that camera counts it as missing.
+//!
+//! # Injection
+//!
+//! `light`, `light_angle`, `colour_temperature`, `blur`, `dust`, `defects` and `lost` change the lamp, the lens, the hall, the factory and the network from a
+//! moment on: `--inject 'camera.light=0.6 @ 60s'`. The screens stay those that they would have been.
 
 mod canvas;
 pub mod scene;
@@ -37,17 +42,75 @@ use driftline_payloads::{
     image::{Format, Shot},
 };
 use driftline_stage::{
-    ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp, config::Millis,
+    ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp, config::Millis,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::audio::Pace;
 use scene::{Conditions, Scene};
 
 /// Pictures of one read, about.
 const BATCH: usize = 8;
-/// The state entry of the next tick.
-const TICK: &[u8] = b"tick";
+/// The state entry of [`Progress`].
+const PROGRESS: &[u8] = b"progress";
+
+/// Strength of the lamp.
+static LIGHT: Parameter = Parameter {
+    name: "light",
+    unit: "1",
+    help: "factor on the strength of the lamp; 0.6 is one that grows old",
+    min: 0.0,
+    max: 4.0,
+    neutral: 1.0,
+};
+/// Place of the lamp.
+static LIGHT_ANGLE: Parameter = Parameter {
+    name: "light_angle",
+    unit: "deg",
+    help: "how far the lamp is moved around the screen",
+    min: -360.0,
+    max: 360.0,
+    neutral: 0.0,
+};
+/// Colour of the lamp.
+static COLOUR_TEMPERATURE: Parameter = Parameter {
+    name: "colour_temperature",
+    unit: "K",
+    help: "added to the colour temperature of the lamp; less is warmer",
+    min: -10_000.0,
+    max: 10_000.0,
+    neutral: 0.0,
+};
+/// Focus of the lens.
+static BLUR: Parameter = Parameter {
+    name: "blur",
+    unit: "{pixel}",
+    help: "added to how far the lens is out of focus",
+    min: 0.0,
+    max: 8.0,
+    neutral: 0.0,
+};
+/// Dust in the hall.
+static DUST: Parameter =
+    Parameter { name: "dust", unit: "1", help: "factor on the amount of dust", min: 0.0, max: 20.0, neutral: 1.0 };
+/// What the factory makes.
+static DEFECTS: Parameter = Parameter {
+    name: "defects",
+    unit: "1",
+    help: "factor on the share of the screens with a defect",
+    min: 0.0,
+    max: 20.0,
+    neutral: 1.0,
+};
+/// Loss on the way.
+static LOST: Parameter = Parameter {
+    name: "lost",
+    unit: "1",
+    help: "added to the share of the pictures that never arrive",
+    min: 0.0,
+    max: 0.9,
+    neutral: 0.0,
+};
 
 /// The config table of the source `camera`.
 #[derive(Clone, Debug, Deserialize)]
@@ -122,20 +185,33 @@ pub enum FileFormat {
 }
 
 impl CameraConfig {
-    fn conditions(&self) -> Conditions {
-        let &Self { light, light_angle, colour_temperature, blur, dust, defects, .. } = self;
-        Conditions { light, light_angle, colour_temperature, blur, dust, defects }
+    /// Returns the conditions under which pictures are taken when parameters have these values, each within its range.
+    fn conditions(&self, value: impl Fn(&'static Parameter) -> f64) -> Conditions {
+        Conditions {
+            light: (self.light * value(&LIGHT)).min(4.0),
+            light_angle: self.light_angle + value(&LIGHT_ANGLE),
+            colour_temperature: (self.colour_temperature + value(&COLOUR_TEMPERATURE)).clamp(2_000.0, 12_000.0),
+            blur: (self.blur + value(&BLUR)).min(8.0),
+            dust: (self.dust * value(&DUST)).min(20.0),
+            defects: (self.defects * value(&DEFECTS)).min(1.0),
+        }
     }
+}
+
+/// What a resumed run goes on from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    /// The next tick.
+    tick: u64,
+    /// Pictures lost since the last one that was sent, a number a camera.
+    missing: Vec<u32>,
 }
 
 /// The source `camera`.
 pub struct Camera {
     config: CameraConfig,
     start: Timestamp,
-    /// The next tick.
-    tick: u64,
-    /// Pictures lost since the last one that was sent, a number a camera.
-    missing: Vec<u32>,
+    progress: Progress,
     clock: Instant,
     /// The tick at which the clock was read first.
     anchor: Option<(Duration, u64)>,
@@ -143,7 +219,13 @@ pub struct Camera {
 
 impl SourceKind for Camera {
     const KIND: &'static str = "camera";
+    const PARAMETERS: &'static [&'static Parameter] =
+        &[&LIGHT, &LIGHT_ANGLE, &COLOUR_TEMPERATURE, &BLUR, &DUST, &DEFECTS, &LOST];
     type Config = CameraConfig;
+
+    fn start(config: &CameraConfig) -> Option<Timestamp> {
+        Timestamp::parse(&config.start)
+    }
 
     fn check(config: &CameraConfig) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
@@ -177,8 +259,8 @@ impl SourceKind for Camera {
         let start = Timestamp::parse(&config.start).ok_or_else(|| {
             StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
         })?;
-        let missing = vec![0; config.cameras];
-        Ok(Self { config, start, tick: 0, missing, clock: Instant::now(), anchor: None })
+        let progress = Progress { tick: 0, missing: vec![0; config.cameras] };
+        Ok(Self { config, start, progress, clock: Instant::now(), anchor: None })
     }
 }
 
@@ -186,18 +268,12 @@ impl Source for Camera {
     type Output = Image;
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
-        let damaged = || StageError::fatal("the state of a camera is damaged");
         for (key, value) in entries {
-            if key != TICK {
-                return Err(damaged());
-            }
-            self.tick = serde_json::from_slice(&value).map_err(|_| damaged())?;
+            let progress = (key == PROGRESS).then(|| serde_json::from_slice(&value).ok()).flatten();
+            self.progress = progress.ok_or_else(|| StageError::fatal("the state of a camera is damaged"))?;
         }
-        for camera in 0..self.config.cameras {
-            // A camera's losses in a row before the next tick; few, since a loss is drawn anew each time.
-            let lost = (0..self.tick).rev().take_while(|&tick| self.is_lost(camera, tick)).count();
-            self.missing[camera] = u32::try_from(lost).unwrap_or(u32::MAX);
-        }
+        // A camera that was added to the config begins with the others' next tick.
+        self.progress.missing.resize(self.config.cameras, 0);
         Ok(())
     }
 
@@ -209,10 +285,10 @@ impl Source for Camera {
 impl Camera {
     /// Reads at a time since the source was opened.
     fn read_at(&mut self, now: Duration, out: &mut SourceBatch<Image>) -> Result<SourceStatus, StageError> {
-        let first = self.tick;
+        let first = self.progress.tick;
         let mut status = SourceStatus::More;
-        while out.len() < BATCH && (self.tick - first) < BATCH as u64 {
-            if self.config.frames > 0 && self.tick >= self.config.frames {
+        while out.len() < BATCH && self.progress.tick - first < BATCH as u64 {
+            if self.config.frames > 0 && self.progress.tick >= self.config.frames {
                 status = SourceStatus::End;
                 break;
             }
@@ -223,10 +299,12 @@ impl Camera {
             for camera in 0..self.config.cameras {
                 self.take(camera, out)?;
             }
-            self.tick += 1;
+            self.progress.tick += 1;
         }
-        if self.tick != first {
-            out.put_state(TICK, self.tick.to_string());
+        if self.progress.tick != first {
+            let progress = serde_json::to_vec(&self.progress)
+                .map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
+            out.put_state(PROGRESS, progress);
         }
         Ok(status)
     }
@@ -236,26 +314,26 @@ impl Camera {
         if self.config.pace == Pace::Fast {
             return None;
         }
-        let (time, tick) = *self.anchor.get_or_insert((now, self.tick));
-        let ticks = u32::try_from(self.tick - tick).unwrap_or(u32::MAX);
+        let (time, tick) = *self.anchor.get_or_insert((now, self.progress.tick));
+        let ticks = u32::try_from(self.progress.tick - tick).unwrap_or(u32::MAX);
         (time + self.config.every.duration() * ticks).checked_sub(now).filter(|wait| !wait.is_zero())
     }
 
     /// Takes a camera's picture of this tick.
     fn take(&mut self, camera: usize, out: &mut SourceBatch<Image>) -> Result<(), StageError> {
-        if self.is_lost(camera, self.tick) {
-            self.missing[camera] = self.missing[camera].saturating_add(1);
+        let (config, tick) = (&self.config, self.progress.tick);
+        let time = self.start.plus_millis(i64::try_from(tick.saturating_mul(config.every.0)).unwrap_or(i64::MAX));
+        let missing = &mut self.progress.missing[camera];
+        let lost = (config.lost + out.parameter(&LOST, time)).min(0.9);
+        if (seed(config.seed, camera, tick, 1) as f64 / u64::MAX as f64) < lost {
+            *missing = missing.saturating_add(1);
             return Ok(());
         }
-        let config = &self.config;
-        let scene = Scene::draw(self.seed(camera, self.tick, 0), config.size, config.conditions());
+        let conditions = config.conditions(|parameter| out.parameter(parameter, time));
+        let scene = Scene::draw(seed(config.seed, camera, tick, 0), config.size, conditions);
         let name = format!("camera-{}", camera + 1);
-        let shot = Shot {
-            camera: name.clone(),
-            frame: Some(self.tick),
-            name: None,
-            missing: std::mem::take(&mut self.missing[camera]),
-        };
+        let missing = std::mem::take(missing);
+        let shot = Shot { camera: name.clone(), frame: Some(tick), name: None, missing };
         let format = match config.format {
             FileFormat::Jpeg => Format::Jpeg,
             FileFormat::Png => Format::Png,
@@ -263,34 +341,27 @@ impl Camera {
         let size = (config.size as u32, config.size as u32);
         let image = Image::from_rgb(shot, format, config.quality, size, &scene.rgb)
             .map_err(|error| StageError::fatal("a generated picture has no encoding").caused_by(error))?;
-        let millis = self.tick.saturating_mul(config.every.0);
-        let time = self.start.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
         out.emit(Key::new(name), time, image);
         Ok(())
     }
+}
 
-    fn is_lost(&self, camera: usize, tick: u64) -> bool {
-        let share = self.seed(camera, tick, 1) as f64 / u64::MAX as f64;
-        share < self.config.lost
+/// Returns the seed of a picture; `purpose` tells what is drawn with it.
+fn seed(mut seed: u64, camera: usize, tick: u64, purpose: u64) -> u64 {
+    for part in [camera as u64, tick, purpose] {
+        // splitmix64: neighbouring numbers become unrelated ones.
+        seed = (seed ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        seed ^= seed >> 31;
     }
-
-    /// Returns the seed of a picture; `purpose` tells what is drawn with it.
-    fn seed(&self, camera: usize, tick: u64, purpose: u64) -> u64 {
-        let mut seed = self.config.seed;
-        for part in [camera as u64, tick, purpose] {
-            // splitmix64: neighbouring numbers become unrelated ones.
-            seed = (seed ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
-            seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            seed ^= seed >> 31;
-        }
-        seed
-    }
+    seed
 }
 
 #[cfg(test)]
 mod tests {
-    use driftline_stage::SourceDef;
+    use driftline_stage::{Injections, SourceDef};
+    use driftline_types::Injection;
 
     use super::*;
 
@@ -345,6 +416,33 @@ mod tests {
             second.restore(state).unwrap();
             records.extend(read_all(&mut second));
             assert_eq!(records, whole);
+        }
+    }
+
+    #[test]
+    fn what_is_injected_shows_from_its_moment_on() {
+        let start = Timestamp::parse("2000-01-01T00:00:00Z").unwrap();
+        let change = |parameter, value| Injection {
+            parameter,
+            value,
+            at: start.plus_millis(1_000),
+            over: Millis(0),
+            until: None,
+        };
+        let injections = Injections::new(vec![change(&LIGHT, 0.5), change(&LOST, 0.5)]);
+        let mut camera = open("frames = 8\nsize = 64\nformat = \"png\"\nevery = \"500ms\"");
+        let mut batch = SourceBatch::with_injections(injections);
+        camera.read(&mut batch).unwrap();
+        let plain = read_all(&mut open("frames = 8\nsize = 64\nformat = \"png\"\nevery = \"500ms\""));
+        assert!(batch.len() < plain.len());
+        for (_, time, image) in batch.records() {
+            let (.., same) = plain.iter().find(|(_, other, _)| other == time).unwrap();
+            let brightness = |image: &Image| image.pixels().unwrap().measures().brightness;
+            if *time < start.plus_millis(1_000) {
+                assert_eq!(image, same);
+            } else {
+                assert!(brightness(image) < 0.7 * brightness(same));
+            }
         }
     }
 

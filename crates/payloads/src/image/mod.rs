@@ -169,6 +169,13 @@ impl Payload for Image {
     const SCHEMA: SchemaId = SchemaId::new("image.v1");
     const CONTENT_TYPE: &'static str = "image/*";
 
+    fn content_type(&self) -> &'static str {
+        match self.format {
+            Format::Jpeg => "image/jpeg",
+            Format::Png => "image/png",
+        }
+    }
+
     fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
         container::join(self.format, &self.shot, &self.file, out)
     }

@@ -1,0 +1,112 @@
+//! `driftline train`.
+
+mod pictures;
+
+use std::{fs, io::IsTerminal, path::Path};
+
+use driftline_models::inspection::training::{
+    augment::Grain,
+    study::{self, Plan, Run, Study},
+    trainer::{Progress, Recipe},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    Exit,
+    args::{TrainArgs, TrainCommand, TrainInspectionArgs},
+    exit::Failure,
+};
+use pictures::Pictures;
+
+pub(crate) fn train(args: &TrainArgs) -> Result<Exit, Failure> {
+    let TrainCommand::Inspection(args) = &args.command;
+    inspection(args)
+}
+
+fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
+    let side = usize::from(args.side);
+    let Pictures { samples, classes, pieces } = match (&args.images, args.generate) {
+        (Some(folder), _) => pictures::read(folder, args.good.as_deref(), args.gap, side)?,
+        (None, Some(count)) => pictures::generate(count, args.seed, side)?,
+        (None, None) => return Err(Failure::usage("found neither --images nor --generate, allowed is one of them")),
+    };
+    let count = |class| samples.iter().filter(|sample| sample.class == class).count();
+    let composition: Vec<String> =
+        classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
+    eprintln!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
+    let plan = Plan {
+        surface: args.surface.clone(),
+        classes,
+        slices: args.slices.clone(),
+        folds: args.folds,
+        recall: args.recall,
+        false_rejects: args.false_rejects,
+        recipe: Recipe {
+            side,
+            steps: args.steps,
+            window: 112,
+            batch: 16,
+            rate: args.rate,
+            grain: if args.upright { Grain::Upright } else { Grain::None },
+            every: 100,
+            patience: 5,
+            seed: args.seed,
+            threads: args.threads,
+        },
+    };
+    let bars = Bars::new(&plan);
+    let study = study::study(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+    bars.0.finish_and_clear();
+    write(&args.output, &study)?;
+    println!("{}", study.report);
+    for ending in &study.endings {
+        let study::Ending { run, pictures, steps, best_step, validation } = ending;
+        println!("{run}: {pictures} pictures, {steps} steps, best {best_step}, disorder {validation:.3}");
+    }
+    Ok(Exit::Success)
+}
+
+/// Writes the weights, and beside them the figures.
+fn write(path: &Path, study: &Study) -> Result<(), Failure> {
+    let unwritable = |error| Failure::running(format!("{}: cannot be written: {error}", path.display()));
+    fs::write(path, study.weights.to_bytes().map_err(Failure::running)?).map_err(unwritable)?;
+    let figures = serde_json::json!({
+        "settings": study.weights.settings,
+        "report": study.report,
+        "runs": study.endings,
+    });
+    let figures = serde_json::to_string_pretty(&figures).map_err(Failure::running)?;
+    fs::write(path.with_extension("evaluation.json"), figures + "\n").map_err(unwritable)
+}
+
+/// How far the training is: a bar on a terminal, else a line at every look.
+struct Bars(ProgressBar, usize, usize);
+
+impl Bars {
+    fn new(plan: &Plan) -> Self {
+        let total = plan.recipe.steps as u64;
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {elapsed} {wide_bar} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        Self(bar, plan.folds, plan.recipe.steps)
+    }
+
+    fn show(&self, run: Run, progress: Progress) {
+        let Self(bar, folds, steps) = self;
+        let name = match run {
+            Run::Fold(fold) => format!("fold {} of {folds}", fold + 1),
+            Run::Final => "final".to_owned(),
+        };
+        let Progress { step, loss, validation } = progress;
+        bar.set_position(step as u64);
+        if let Some((found, least)) = validation {
+            let message = format!("loss {loss:.2}, disorder of those held back {found:.3} (least {least:.3})");
+            if bar.is_hidden() {
+                eprintln!("{name}: step {step} of {steps}, {message}");
+            }
+            bar.set_message(message);
+        }
+        bar.set_prefix(name);
+    }
+}

@@ -1,0 +1,279 @@
+//! Changes that a picture may undergo without becoming another one.
+//!
+//! Geometry: size, proportions, small turns, flips, a part instead of the whole; quarter turns where the surface has no grain. Light: gain, gamma, a lamp that
+//! stands elsewhere, saturation, noise, a lens slightly out of focus. The mask goes through the same geometry.
+
+use rand::{RngExt, rngs::StdRng};
+use rand_distr::StandardNormal;
+
+use super::sample::Sample;
+use crate::inspection::{
+    network::CELL,
+    view::{LEAST_DEVIATION, Plane},
+};
+
+/// What surfaces differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grain {
+    /// The surface looks alike from all sides: quarter turns are the same surface.
+    None,
+    /// It has a direction, such as grinding marks: it is flipped, but not turned.
+    Upright,
+}
+
+/// A picture to be learned from.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// Normalised by the light of the whole, and aligned.
+    pub picture: Plane,
+    /// Share of each cell of the map that is defect, row by row; `None` if it is not known.
+    pub cells: Option<Vec<f32>>,
+    /// The class.
+    pub class: usize,
+}
+
+/// How much of a picture an example shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it, or nearly.
+    Whole,
+    /// A window of so many pixels a side, on the defect if there is one: many cheap looks at what matters.
+    Window(usize),
+}
+
+/// Tries for a part of a picture that still shows its defect.
+const TRIES: usize = 8;
+/// Cells, at least, that a part must show of a defect.
+const VISIBLE: f32 = 0.5;
+/// Points along a side at which the light of a whole picture is measured.
+const POINTS: usize = 24;
+
+/// Draws an example from a sample; the longer side of the whole picture is about `side`.
+pub fn example(sample: &Sample, side: usize, part: Part, grain: Grain, rng: &mut StdRng) -> Example {
+    let known = match (sample.mask(), sample.class) {
+        (None, 1..) => None,
+        (mask, _) => Some(mask),
+    };
+    for attempt in 0.. {
+        let strength = if attempt < TRIES { 1.0 } else { 0.0 };
+        let focus = sample.mask().filter(|_| sample.class > 0).and_then(|mask| marked(mask, rng));
+        let warp = Warp::draw(sample.picture(), side, part, focus, grain, strength, rng);
+        let cells = known.map(|mask| warp.cells(mask));
+        let seen = cells.as_ref().map_or(f32::INFINITY, |cells| cells.iter().sum());
+        if sample.class == 0 || seen >= VISIBLE || attempt >= TRIES {
+            let light = Light::draw(rng);
+            let (mean, deviation) = light.measure(sample.picture());
+            let mut picture = warp.picture(sample.picture(), &light);
+            if light.blur > 0.0 {
+                blur(&mut picture, light.blur);
+            }
+            for value in picture.values_mut() {
+                let noisy = *value + light.noise * rng.sample::<f32, _>(StandardNormal);
+                *value = (noisy.clamp(0.0, 255.0) - mean) / deviation.max(LEAST_DEVIATION);
+            }
+            return Example { picture, cells, class: sample.class };
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Draws a point that is marked as defective.
+fn marked(mask: &Plane, rng: &mut StdRng) -> Option<(f32, f32)> {
+    let total: f32 = mask.values().iter().sum();
+    let mut rest = total * rng.random_range(0.0f32..1.0);
+    let place = mask.values().iter().position(|value| {
+        rest -= value;
+        rest < 0.0
+    })?;
+    Some(((place % mask.width()) as f32, (place / mask.width()) as f32))
+}
+
+/// An affine map from the example's pixels to the sample's.
+#[derive(Debug, Clone, Copy)]
+struct Warp {
+    width: usize,
+    height: usize,
+    /// Sample's column and row for the example's origin, a step right and a step down.
+    origin: (f32, f32),
+    right: (f32, f32),
+    down: (f32, f32),
+}
+
+impl Warp {
+    fn draw(
+        picture: &Plane,
+        side: usize,
+        part: Part,
+        focus: Option<(f32, f32)>,
+        grain: Grain,
+        strength: f32,
+        rng: &mut StdRng,
+    ) -> Self {
+        let mut spread = |most: f32| strength * most * rng.random_range(-1.0f32..=1.0);
+        let (wide, high) = (picture.width() as f32, picture.height() as f32);
+        let size = (side as f32 / wide.max(high)).min(1.0) * spread(0.25).exp();
+        let proportion = spread(0.1).exp();
+        let (scale_x, scale_y) = (size * proportion, size / proportion);
+        let (sine, cosine) = spread(0.1).sin_cos();
+        let mut right = (cosine / scale_x, sine / scale_y);
+        let mut down = (-sine / scale_x, cosine / scale_y);
+        let cells = |length: f32| ((length / 16.0).round().max(1.0) * 16.0) as usize;
+        let (mut width, mut height) = (cells(wide * scale_x), cells(high * scale_y));
+        let mut centre = (wide / 2.0 - 0.5, high / 2.0 - 0.5);
+        if let Part::Window(most) = part {
+            (width, height) = (width.min(most), height.min(most));
+            // Half the window's reach in the sample; it stays inside as far as it fits.
+            let (reach_x, reach_y) = (width as f32 / scale_x / 2.0, height as f32 / scale_y / 2.0);
+            let mut place = |focus: Option<f32>, reach: f32, length: f32| {
+                let free = (length / 2.0 - reach).max(0.0);
+                let wanted = match focus {
+                    Some(focus) => focus + 0.8 * reach * rng.random_range(-1.0f32..=1.0),
+                    None => length * rng.random_range(0.0f32..=1.0),
+                };
+                wanted.clamp(length / 2.0 - free, length / 2.0 + free)
+            };
+            centre = (place(focus.map(|at| at.0), reach_x, wide), place(focus.map(|at| at.1), reach_y, high));
+        }
+        if rng.random_bool(0.5) {
+            right = (-right.0, -right.1);
+        }
+        if rng.random_bool(0.5) {
+            down = (-down.0, -down.1);
+        }
+        if grain == Grain::None && rng.random_bool(0.5) {
+            (width, height) = (height, width);
+            (right, down) = (down, right);
+        }
+        let (half_x, half_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
+        let origin = (centre.0 - half_x * right.0 - half_y * down.0, centre.1 - half_x * right.1 - half_y * down.1);
+        Self { width, height, origin, right, down }
+    }
+
+    fn source(&self, x: f32, y: f32) -> (f32, f32) {
+        (self.origin.0 + x * self.right.0 + y * self.down.0, self.origin.1 + x * self.right.1 + y * self.down.1)
+    }
+
+    fn picture(&self, picture: &Plane, light: &Light) -> Plane {
+        Plane::from_fn(self.width, self.height, |x, y| {
+            let (x, y) = self.source(x as f32, y as f32);
+            light.shine(picture, x, y)
+        })
+    }
+
+    /// Returns the share of every cell that is defect, from four points a cell.
+    fn cells(&self, mask: Option<&Plane>) -> Vec<f32> {
+        let (columns, rows) = (self.width / CELL, self.height / CELL);
+        let Some(mask) = mask else { return vec![0.0; columns * rows] };
+        let mut cells = Vec::with_capacity(columns * rows);
+        for row in 0..rows {
+            for column in 0..columns {
+                let mut sum = 0.0;
+                for (dx, dy) in [(0.5, 0.5), (2.5, 0.5), (0.5, 2.5), (2.5, 2.5)] {
+                    let (x, y) = self.source((column * CELL) as f32 + dx, (row * CELL) as f32 + dy);
+                    sum += mask.at(x, y);
+                }
+                cells.push(sum / 4.0);
+            }
+        }
+        cells
+    }
+}
+
+/// Another light, another camera.
+#[derive(Debug, Clone, Copy)]
+struct Light {
+    gain: f32,
+    gamma: f32,
+    offset: f32,
+    /// A lamp elsewhere: brightness changes smoothly over the picture.
+    tilt: [f32; 5],
+    noise: f32,
+    blur: f32,
+}
+
+impl Light {
+    fn draw(rng: &mut StdRng) -> Self {
+        Self {
+            gain: rng.random_range(-0.5f32..=0.3).exp(),
+            gamma: rng.random_range(-0.25f32..=0.25).exp(),
+            offset: rng.random_range(-12.0f32..=12.0),
+            tilt: std::array::from_fn(|_| 0.2 * rng.sample::<f32, _>(StandardNormal)),
+            noise: rng.random_range(0.0f32..=1.0).powi(2) * 6.0,
+            blur: if rng.random_bool(0.3) { rng.random_range(0.1..=1.0) } else { 0.0 },
+        }
+    }
+
+    /// Returns the brightness of a point of a picture under this light.
+    fn shine(&self, picture: &Plane, x: f32, y: f32) -> f32 {
+        let (u, v) = (x / picture.width() as f32 - 0.5, y / picture.height() as f32 - 0.5);
+        let [a, b, c, d, e] = self.tilt;
+        let lamp = (1.0 + a * u + b * v + c * u * v + d * u * u + e * v * v).max(0.2);
+        let plain = (picture.at(x, y) / 255.0).max(0.0);
+        (255.0 * plain.powf(self.gamma) * self.gain * lamp + self.offset).clamp(0.0, 255.0)
+    }
+
+    /// Returns mean and standard deviation of a whole picture under this light.
+    fn measure(&self, picture: &Plane) -> (f32, f32) {
+        let place = |i: usize, length: usize| (i as f32 + 0.5) / POINTS as f32 * length as f32 - 0.5;
+        let points = (0..POINTS * POINTS).map(|i| {
+            let (x, y) = (place(i % POINTS, picture.width()), place(i / POINTS, picture.height()));
+            self.shine(picture, x, y)
+        });
+        let values: Vec<f32> = points.collect();
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / values.len() as f32;
+        (mean, (variance + self.noise * self.noise).sqrt())
+    }
+}
+
+/// Mixes every pixel with its four neighbours.
+fn blur(picture: &mut Plane, share: f32) {
+    let (width, height) = (picture.width(), picture.height());
+    let sharp = picture.clone();
+    let old = sharp.values();
+    for (y, row) in picture.values_mut().chunks_exact_mut(width).enumerate() {
+        let (above, below) = (y.saturating_sub(1) * width, (y + 1).min(height - 1) * width);
+        for (x, pixel) in row.iter_mut().enumerate() {
+            let beside = old[y * width + x.saturating_sub(1)] + old[y * width + (x + 1).min(width - 1)];
+            let around = (beside + old[above + x] + old[below + x]) / 4.0;
+            *pixel += share * (around - *pixel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn the_mask_goes_where_the_picture_goes() {
+        // A bright square on dark ground, and its mask.
+        let inside = |i: usize| (30..60).contains(&(i % 120)) && (20..50).contains(&(i / 120));
+        let pixels: Vec<u8> = (0..120 * 80).map(|i| if inside(i) { 220 } else { 40 }).collect();
+        let mask: Vec<u8> = (0..120 * 80).map(|i| u8::from(inside(i))).collect();
+        let sample = Sample::try_new("s", "", 0, 1, (120, 80), &pixels, Some(&mask), 96).unwrap();
+        assert!((sample.area.unwrap() - 900.0 / 9600.0).abs() < 1e-9);
+        let mut rng = StdRng::seed_from_u64(7);
+        for (grain, part) in
+            [(Grain::None, Part::Whole), (Grain::Upright, Part::Whole), (Grain::None, Part::Window(48))]
+        {
+            for _ in 0..50 {
+                let example = example(&sample, 96, part, grain, &mut rng);
+                let (columns, cells) = (example.picture.width() / CELL, example.cells.unwrap());
+                assert_eq!(cells.len(), columns * example.picture.height() / CELL);
+                let mean = |wanted: fn(f32) -> bool| {
+                    let (mut sum, mut count) = (0.0, 0.0f32);
+                    for (i, _) in cells.iter().enumerate().filter(|(_, share)| wanted(**share)) {
+                        let (x, y) = (i % columns * CELL + 1, i / columns * CELL + 1);
+                        sum += example.picture.values()[y * example.picture.width() + x];
+                        count += 1.0;
+                    }
+                    sum / count.max(1.0)
+                };
+                assert!(mean(|share| share > 0.99) > mean(|share| share < 0.01) + 0.5);
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The training loop.
+//!
+//! Every picture has a graph of its own, since pictures differ in shape; the gradients of a batch are added. Examples are drawn by piece, half of them good, so
+//! that neither a piece photographed often nor a class seen often is preferred. Given seed and samples a run repeats up to the order of floating-point sums.
+//! candle's own threads should be off (`RAYON_NUM_THREADS=1`); the pictures of a batch are shared among [`Recipe::threads`].
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var, backprop::GradStore};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand_distr::StandardNormal;
+use rayon::prelude::*;
+
+use super::{
+    augment::{self, Grain, Part},
+    loss::loss,
+    report::auc,
+    sample::Sample,
+};
+use crate::{
+    error::ModelError,
+    inspection::{
+        evidence::Evidence,
+        network::{Network, Parameters, shapes},
+    },
+};
+
+/// Steps over which the learning rate rises.
+const WARM_UP: usize = 50;
+/// Largest norm of a step's gradient.
+const CLIP_NORM: f64 = 2.0;
+/// What a step leaves of the averaged weights.
+const AVERAGING: f64 = 0.98;
+/// Share of good pictures among those drawn.
+const GOOD: f64 = 0.5;
+/// Share of the steps that look at windows; the rest looks at half as many whole pictures.
+const WINDOWS: f64 = 0.85;
+
+/// Numbers that a run is made with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recipe {
+    /// Longer side of what the network sees, pixels.
+    pub side: usize,
+    /// Optimiser steps at most; the learning rate is nearly zero after them (half a cosine).
+    pub steps: usize,
+    /// Side of the windows that all but the last steps look at, pixels; see [`Part::Window`].
+    pub window: usize,
+    /// Pictures a step.
+    pub batch: usize,
+    /// Highest learning rate.
+    pub rate: f64,
+    /// Whether the surface has a direction.
+    pub grain: Grain,
+    /// Steps between two looks at the validation samples.
+    pub every: usize,
+    /// Looks without improvement after which training stops.
+    pub patience: usize,
+    /// Seed of examples and initial weights.
+    pub seed: u64,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Steps made.
+    pub step: usize,
+    /// Mean loss of the examples since the last look.
+    pub loss: f64,
+    /// Disorder of the validation samples, 0 to 1, where they were just looked at, and the least so far.
+    pub validation: Option<(f64, f64)>,
+}
+
+/// What training yields.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// The averaged weights at the best look.
+    pub parameters: Parameters,
+    /// The step of that look.
+    pub best_step: usize,
+    /// Steps made.
+    pub steps: usize,
+    /// Disorder of the validation samples at the best look: 1 less the area under the receiver operating characteristic.
+    pub validation: f64,
+}
+
+/// Draws initial weights.
+///
+/// # Errors
+/// [`ModelError::Candle`] where a tensor cannot be made.
+pub fn initial(classes: usize, seed: u64) -> Result<Parameters, ModelError> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut parameters = Parameters::new();
+    for (name, shape) in shapes(classes) {
+        let count: usize = shape.iter().product();
+        let fan = shape[0] as f32;
+        let deviation = match name.rsplit('.').next() {
+            Some("weight") if name.contains(".widen.") => (2.0 / fan).sqrt(),
+            Some("narrow") => 0.3 / fan.sqrt(),
+            Some("around") => 1.0 / fan.sqrt(),
+            Some("weight") => 1.0 / fan.sqrt(),
+            _ => 0.0,
+        };
+        let mut values: Vec<f32> = (0..count).map(|_| deviation * rng.sample::<f32, _>(StandardNormal)).collect();
+        // Most cells are good: a network that has to learn that first takes hundreds of steps for it.
+        if name == "map.bias" {
+            values[0] = 4.0;
+        }
+        parameters.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+    }
+    Ok(parameters)
+}
+
+/// Trains on `samples` and stops when `validation` no longer improves; `progress` is called after every look, and every ten steps.
+///
+/// # Errors
+/// [`ModelError::Input`] without a good sample, a defective one and one for validation; [`ModelError::Candle`] from the network.
+pub fn train(
+    samples: &[&Sample],
+    validation: &[&Sample],
+    classes: usize,
+    recipe: Recipe,
+    mut progress: impl FnMut(Progress),
+) -> Result<Trained, ModelError> {
+    let deck = Deck::new(samples)?;
+    if validation.is_empty() {
+        return Err(nothing("validation samples"));
+    }
+    let start = initial(classes, recipe.seed)?;
+    let variables: BTreeMap<String, Var> = start
+        .iter()
+        .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(tensor)?)))
+        .collect::<candle_core::Result<_>>()?;
+    let parameters: Parameters = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    let network = Network::try_new(&parameters, classes, "training".as_ref())?;
+    let mut average = copy(&start)?;
+    let mut optimiser = AdamW::new(
+        variables.values().cloned().collect(),
+        ParamsAdamW { lr: 0.0, beta2: 0.99, weight_decay: 0.05, ..ParamsAdamW::default() },
+    )?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(recipe.threads)
+        .build()
+        .map_err(|error| ModelError::Candle(candle_core::Error::msg(error)))?;
+
+    let mut best = Trained { parameters: copy(&start)?, best_step: 0, steps: 0, validation: f64::INFINITY };
+    let (mut sum, mut count, mut without) = (0f64, 0usize, 0usize);
+    for step in 0..recipe.steps {
+        let (part, batch) = if (step as f64) < WINDOWS * recipe.steps as f64 {
+            (Part::Window(recipe.window), recipe.batch)
+        } else {
+            (Part::Whole, recipe.batch.div_ceil(2))
+        };
+        let results: Vec<(f64, GradStore)> = pool.install(|| {
+            (0..batch)
+                .into_par_iter()
+                .map(|i| {
+                    let number = (step * recipe.batch + i) as u64;
+                    let seed = recipe.seed.wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    let mut rng = StdRng::seed_from_u64(seed);
+                    let sample = deck.draw(&mut rng);
+                    gradient(&network, &augment::example(sample, recipe.side, part, recipe.grain, &mut rng))
+                })
+                .collect::<Result<_, _>>()
+        })?;
+        for (value, _) in &results {
+            sum += value;
+            count += 1;
+        }
+        let gradients = clipped_mean(results.into_iter().map(|(_, store)| store).collect(), &variables)?;
+        optimiser.set_learning_rate(rate(step, &recipe));
+        if let Some(gradients) = gradients {
+            optimiser.step(&gradients)?;
+        }
+        // A young average follows quickly, so that it does not carry the initial weights along.
+        let keep = AVERAGING.min((1 + step) as f64 / (10 + step) as f64);
+        for (name, value) in &mut average {
+            // Detached: an average that remembers how it came about would keep every step's weights.
+            *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?.detach();
+        }
+        best.steps = step + 1;
+        let look = best.steps % recipe.every == 0 || best.steps == recipe.steps;
+        if look {
+            let averaged = Network::try_new(&average, classes, "training".as_ref())?;
+            let found = validate(&averaged, validation, recipe.side, &pool)?;
+            without += 1;
+            if found < best.validation {
+                without = 0;
+                best.validation = found;
+                best.best_step = best.steps;
+                best.parameters = copy(&average)?;
+            }
+            progress(Progress {
+                step: best.steps,
+                loss: sum / count as f64,
+                validation: Some((found, best.validation)),
+            });
+            (sum, count) = (0.0, 0);
+            if without >= recipe.patience {
+                break;
+            }
+        } else if best.steps % 10 == 0 {
+            progress(Progress { step: best.steps, loss: sum / count as f64, validation: None });
+        }
+    }
+    Ok(best)
+}
+
+fn copy(parameters: &Parameters) -> candle_core::Result<Parameters> {
+    parameters.iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?))).collect()
+}
+
+fn nothing(what: &str) -> ModelError {
+    ModelError::Input { place: what.to_owned(), found: "none".to_owned(), allowed: "at least one".to_owned() }
+}
+
+/// Samples by piece, the good ones and the defective ones of each class apart.
+struct Deck<'a> {
+    good: Vec<Vec<&'a Sample>>,
+    defects: Vec<Vec<Vec<&'a Sample>>>,
+    /// Every defective piece, whatever its class.
+    all: Vec<Vec<&'a Sample>>,
+}
+
+impl<'a> Deck<'a> {
+    fn new(samples: &[&'a Sample]) -> Result<Self, ModelError> {
+        let mut classes: BTreeMap<usize, BTreeMap<usize, Vec<&'a Sample>>> = BTreeMap::new();
+        for sample in samples {
+            classes.entry(sample.class).or_default().entry(sample.piece).or_default().push(sample);
+        }
+        let good: Vec<_> = classes.remove(&0).unwrap_or_default().into_values().collect();
+        let defects: Vec<Vec<_>> = classes.into_values().map(|pieces| pieces.into_values().collect()).collect();
+        let all: Vec<_> = defects.iter().flatten().cloned().collect();
+        if good.is_empty() {
+            return Err(nothing("good samples"));
+        }
+        if all.is_empty() {
+            return Err(nothing("defective samples"));
+        }
+        Ok(Self { good, defects, all })
+    }
+
+    /// Draws good and defective alike often; of the defective half by class and half by piece.
+    fn draw(&self, rng: &mut StdRng) -> &'a Sample {
+        let pieces = match (rng.random_bool(GOOD), rng.random_bool(0.5)) {
+            (true, _) => &self.good,
+            (false, true) => self.defects.choose(rng).unwrap_or(&self.all),
+            (false, false) => &self.all,
+        };
+        let piece = pieces.choose(rng).unwrap_or(&self.good[0]);
+        piece.choose(rng).copied().unwrap_or(self.good[0][0])
+    }
+}
+
+fn rate(step: usize, recipe: &Recipe) -> f64 {
+    let rise = ((step + 1) as f64 / WARM_UP as f64).min(1.0);
+    let progress = step as f64 / recipe.steps as f64;
+    recipe.rate * rise * (0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
+}
+
+/// Returns the loss of an example and its gradients.
+fn gradient(network: &Network, example: &augment::Example) -> Result<(f64, GradStore), ModelError> {
+    let logits = network.forward(&example.picture)?;
+    let map = logits.map.flatten_all()?.to_vec1::<f32>()?;
+    let head = logits.head.flatten_all()?.to_vec1::<f32>()?;
+    let found = loss(&map, &head, example.class, example.cells.as_deref());
+    // A sum whose derivative with respect to the logits is the loss's gradient.
+    let map = (&logits.map * Tensor::from_vec(found.map, logits.map.shape(), &Device::Cpu)?)?.sum_all()?;
+    let head = (&logits.head * Tensor::from_vec(found.head, logits.head.shape(), &Device::Cpu)?)?.sum_all()?;
+    Ok((f64::from(found.value), (map + head)?.backward()?))
+}
+
+/// Averages the gradients and scales the mean down to [`CLIP_NORM`]. `None` if it is not finite.
+fn clipped_mean(stores: Vec<GradStore>, variables: &BTreeMap<String, Var>) -> Result<Option<GradStore>, ModelError> {
+    let count = stores.len() as f64;
+    let mut stores = stores.into_iter();
+    let Some(mut sum) = stores.next() else { return Ok(None) };
+    for store in stores {
+        for variable in variables.values() {
+            let added = match (sum.get(variable), store.get(variable)) {
+                (Some(a), Some(b)) => (a + b)?,
+                (_, Some(b)) => b.clone(),
+                _ => continue,
+            };
+            sum.insert(variable, added);
+        }
+    }
+    let mut square = 0f64;
+    for variable in variables.values() {
+        if let Some(gradient) = sum.get(variable) {
+            square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+    }
+    let norm = square.sqrt() / count;
+    if !norm.is_finite() {
+        return Ok(None);
+    }
+    let scale = (CLIP_NORM / norm.max(1e-12)).min(1.0) / count;
+    for variable in variables.values() {
+        if let Some(gradient) = sum.get(variable) {
+            let scaled = (gradient * scale)?;
+            sum.insert(variable, scaled);
+        }
+    }
+    Ok(Some(sum))
+}
+
+/// Returns the evidence that a network finds in each sample.
+///
+/// # Errors
+/// [`ModelError`] from the network.
+pub fn observe(
+    network: &Network,
+    samples: &[&Sample],
+    side: usize,
+    pool: &rayon::ThreadPool,
+) -> Result<Vec<Evidence>, ModelError> {
+    pool.install(|| samples.par_iter().map(|sample| Evidence::read(&network.forward(&sample.view(side)?)?)).collect())
+}
+
+/// Returns the share of pairs of a good and a defective picture that the mean of both log odds puts in the wrong order, and a hundredth of its log loss, which
+/// decides between equals. The order counts, because thresholds are chosen afterwards; without both kinds only the log loss is left.
+fn validate(network: &Network, samples: &[&Sample], side: usize, pool: &rayon::ThreadPool) -> Result<f64, ModelError> {
+    let evidence = observe(network, samples, side, pool)?;
+    let (mut defective, mut good) = (Vec::new(), Vec::new());
+    let mut loss = 0.0;
+    for (evidence, sample) in evidence.iter().zip(samples) {
+        let odds = f64::from(evidence.peak + evidence.whole) / 2.0;
+        if sample.class == 0 { &mut good } else { &mut defective }.push(odds);
+        let wrong = if sample.class == 0 { odds } else { -odds };
+        loss += (wrong.max(0.0) + (-wrong.abs()).exp().ln_1p()) / samples.len() as f64;
+    }
+    Ok(1.0 - auc(defective, good).unwrap_or(1.0) + loss / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dark spots on bright noise are learned in a few steps, and the map says where they are.
+    #[test]
+    fn a_spot_is_learned_and_found() {
+        let picture = |i: usize, spot: bool| {
+            let mut rng = StdRng::seed_from_u64(i as u64);
+            let (column, row) = (rng.random_range(8..40), rng.random_range(8..40));
+            let inside = |p: usize| spot && (p % 48).abs_diff(column) < 5 && (p / 48).abs_diff(row) < 5;
+            let pixels: Vec<u8> =
+                (0..48 * 48).map(|p| if inside(p) { 60 } else { rng.random_range(140..180) }).collect();
+            let mask: Vec<u8> = (0..48 * 48).map(|p| u8::from(inside(p))).collect();
+            Sample::try_new("s", "", i, usize::from(spot), (48, 48), &pixels, Some(&mask), 48).unwrap()
+        };
+        let samples: Vec<Sample> = (0..24).map(|i| picture(i, i % 2 == 0)).collect();
+        let (validation, samples): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|s| s.piece < 8);
+        let recipe = Recipe {
+            side: 48,
+            steps: 150,
+            window: 32,
+            batch: 4,
+            rate: 3e-3,
+            grain: Grain::None,
+            every: 50,
+            patience: 3,
+            seed: 1,
+            threads: 1,
+        };
+        let trained = train(&samples, &validation, 2, recipe, |_| ()).unwrap();
+        assert!(trained.validation < 0.15, "{}", trained.validation);
+        let network = Network::try_new(&trained.parameters, 2, "test".as_ref()).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        for (evidence, sample) in observe(&network, &validation, 48, &pool).unwrap().iter().zip(&validation) {
+            if sample.class == 1 {
+                let place = crate::inspection::evidence::peak(&evidence.odds)[0];
+                let (x, y) = (place % 12 * 4 + 2, place / 12 * 4 + 2);
+                assert!(sample.mask().unwrap().at(x as f32, y as f32) > 0.2 || evidence.peak < 0.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the stage makes of pictures, whole and broken, does not depend on how they were batched.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use driftline_inspection::InspectionKind;
+use driftline_payloads::{
+    Decision, Image, Inspection,
+    image::{Format, Shot},
+};
+use driftline_stage::{
+    Payload, StageDef,
+    operator::{Effects, Operator, Site, Tallies},
+};
+use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+
+fn operator(config: &str) -> Box<dyn Operator> {
+    let stage = StageDef::of::<InspectionKind>().open(&config.parse().unwrap()).unwrap();
+    stage.instance(Arc::new(Site {
+        pipeline: PipelineName::try_new("inspect").unwrap(),
+        stage: StageName::try_new("inspection").unwrap(),
+        version: StageVersion::try_new("test").unwrap(),
+        window_ms: 10_000,
+        tallies: Tallies::Off,
+        injections: driftline_stage::Injections::default(),
+    }))
+}
+
+fn message(offset: u64, key: &str, value: Bytes) -> Message {
+    Message {
+        topic: Topic::try_new("inspect.camera").unwrap(),
+        partition: 0,
+        offset,
+        key: Some(key.to_owned().into()),
+        value: Some(value),
+        headers: Headers::default(),
+        timestamp: Timestamp::from_millis(offset as i64),
+    }
+}
+
+/// A picture of noise, with or without a bright line.
+fn picture(seed: u64, line: bool) -> Image {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut rgb = Vec::new();
+    for i in 0..200 * 160 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let bright = line && (i % 200) / 2 == (i / 200) / 2 + 10;
+        let value = 70 + (state >> 60) as u8 + if bright { 120 } else { 0 };
+        rgb.extend([value; 3]);
+    }
+    let shot = Shot { camera: "a".to_owned(), frame: Some(seed), name: None, missing: 0 };
+    Image::from_rgb(shot, Format::Png, 90, (200, 160), &rgb).unwrap()
+}
+
+fn encode(image: &Image) -> Bytes {
+    let mut bytes = BytesMut::new();
+    image.encode(&mut bytes).unwrap();
+    bytes.freeze()
+}
+
+fn outputs(effects: &Effects) -> Vec<Inspection> {
+    effects.outputs.iter().map(|output| Inspection::decode(output.value.as_ref().unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn every_picture_is_inspected_and_broken_ones_are_dead_letters_as_they_came() {
+    let whole = encode(&picture(1, true));
+    // The header is whole, the pixels are not.
+    let cut = whole.slice(..whole.len() / 2);
+    let foreign = picture(2, false).file().clone();
+    let batch = [
+        message(0, "a", whole),
+        message(1, "a", cut.clone()),
+        message(2, "b", foreign),
+        message(3, "a", Bytes::from_static(b"no picture")),
+    ];
+    let effects = operator("").process(&batch, Duration::ZERO).unwrap();
+    let found = outputs(&effects);
+    assert_eq!(found.iter().map(|i| (i.camera.as_str(), i.frame)).collect::<Vec<_>>(), [("a", Some(1)), ("b", None)]);
+    assert_eq!((effects.counts.read, effects.counts.used, effects.counts.rejected), (4, 2, 2));
+    let mut letters: Vec<Bytes> = effects.dead_letters.iter().map(|letter| letter.value.clone().unwrap()).collect();
+    letters.sort();
+    let mut expected = vec![cut, Bytes::from_static(b"no picture")];
+    expected.sort();
+    assert_eq!(letters, expected);
+}
+
+#[test]
+fn batches_make_no_difference() {
+    let messages: Vec<Message> = (0..6).map(|i| message(i, "a", encode(&picture(i, i % 2 == 0)))).collect();
+    let together = outputs(&operator("").process(&messages, Duration::ZERO).unwrap());
+    let mut alone = operator("");
+    let single: Vec<Inspection> = messages
+        .iter()
+        .flat_map(|message| outputs(&alone.process(std::slice::from_ref(message), Duration::ZERO).unwrap()))
+        .collect();
+    assert_eq!(together, single);
+}
+
+#[test]
+fn thresholds_decide() {
+    let batch = [message(0, "a", encode(&picture(1, true)))];
+    let decide = |config: &str| outputs(&operator(config).process(&batch, Duration::ZERO).unwrap()).remove(0);
+    let rejected = decide("accept_below = 0.0\nreject_from = 0.0");
+    assert_eq!(rejected.decision, Decision::Reject);
+    assert!(rejected.heat_map.unwrap().starts_with("data:image/png;base64,") && rejected.class != "good");
+    let referred = decide("accept_below = 0.0\nreject_from = 1.0\nheat_map = 0");
+    assert_eq!((referred.decision, referred.heat_map), (Decision::Refer, None));
+    let accepted = decide("accept_below = 1.0\nreject_from = 1.0");
+    assert_eq!((accepted.decision, accepted.class.as_str(), accepted.heat_map), (Decision::Accept, "good", None));
+    assert!((accepted.confidence - (1.0 - accepted.score)).abs() < 1e-6);
+}
