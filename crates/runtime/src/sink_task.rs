@@ -49,7 +49,7 @@ impl SinkTask {
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
                 Next::Batch(mut batch, first) => {
                     self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
-                    self.work(&mut *member, &mut next, &repeats, &batch, first)?;
+                    self.work(&mut *member, &mut next, &mut repeats, &batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
                     let notes: Vec<String> =
@@ -81,7 +81,7 @@ impl SinkTask {
         &mut self,
         member: &mut dyn Member,
         next: &mut BTreeMap<TopicPartition, u64>,
-        repeats: &Repeats,
+        repeats: &mut Repeats,
         batch: &[Message],
         first: Instant,
     ) -> Result<(), RunError> {
@@ -93,6 +93,7 @@ impl SinkTask {
         if let Some(watch) = &watch {
             watch.processed(batch, started, Ok(None));
         }
+        repeats.pass(batch);
         for message in batch {
             next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
         }
@@ -101,7 +102,7 @@ impl SinkTask {
         self.metrics.busy(started.elapsed());
         if let Some((watch, committing)) = watch.zip(committing) {
             watch.committed(committing, None);
-            watch.finished();
+            watch.handed_over().finished();
         }
         self.telemetry = telemetry;
         self.settled(batch, first);
