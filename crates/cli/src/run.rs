@@ -26,6 +26,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     logging::start(plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open(&plan)?;
     let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
+    let before = dead_letters::Ends::now(&*broker, &plan)?;
     let report = execute(&plan, &broker, args.follow, Watch::Shown, telemetry)?;
     match args.summary {
         Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
             eprintln!("\n{}", table::summary(&report));
         }
     }
-    dead_letters::warn(&*broker, &plan, &report)?;
+    dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
 }
 
@@ -60,8 +61,9 @@ pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
     }
     let broker = log::open(&plan)?;
     let plan = part(plan, std::slice::from_ref(stage))?;
+    let before = dead_letters::Ends::now(&*broker, &plan)?;
     let report = execute(&plan, &broker, true, Watch::Hidden, telemetry)?;
-    dead_letters::warn(&*broker, &plan, &report)?;
+    dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
 }
 
