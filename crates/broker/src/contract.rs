@@ -71,7 +71,7 @@ pub trait Broker: Send + Sync {
 }
 
 /// One consumer of a group. It lives on one thread; dropping it leaves the group without
-/// committing anything.
+/// committing anything that is not written yet.
 pub trait Member: Send {
     /// Waits up to `timeout` for the next thing to happen.
     ///
@@ -79,12 +79,23 @@ pub trait Member: Send {
     /// If the broker failed for good.
     fn poll(&mut self, limit: FetchLimit, timeout: Duration) -> Result<Poll, BrokerError>;
 
-    /// Writes outputs and offsets as one unit.
+    /// Hands over outputs and offsets to be written as one unit after those handed over before, so that the next
+    /// batch can be worked on meanwhile. Waits only while too much is under way. What became of it is told by
+    /// [`Self::settled`]; it must be asked before a poll that gives partitions up.
+    fn submit(&mut self, unit: Unit);
+
+    /// Tells what became of the units handed over since the last call.
+    fn settled(&mut self, wait: Wait) -> Settled;
+
+    /// Writes outputs and offsets as one unit and waits until it is stored. Nothing may be under way.
     ///
     /// # Errors
     /// [`BrokerError::Fenced`] if an offset is of a partition not owned any more,
     /// [`BrokerError::TooLarge`], [`BrokerError::UnknownTopic`]. In each case nothing was written.
-    fn commit(&mut self, unit: Unit) -> Result<(), BrokerError>;
+    fn commit(&mut self, unit: Unit) -> Result<(), BrokerError> {
+        self.submit(unit);
+        self.settled(Wait::ForAll).failed.map_or(Ok(()), Err)
+    }
 
     /// Returns about how many records were written but not yet read by this member, over its partitions; 0 if
     /// and only if there are none. Until the group has said what this member reads, it is at least 1.
@@ -101,6 +112,26 @@ pub trait Producer: Send {
     /// # Errors
     /// [`BrokerError::TooLarge`], [`BrokerError::UnknownTopic`]; nothing was written then.
     fn send(&mut self, messages: Vec<Outgoing>) -> Result<(), BrokerError>;
+}
+
+/// Whether to wait for units that are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Tell what is known now.
+    No,
+    /// Until there is something to tell, if anything is under way.
+    ForAny,
+    /// Until every unit is written, or one has failed.
+    ForAll,
+}
+
+/// What became of units, in the order in which they were handed over.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// So many of them were written.
+    pub written: usize,
+    /// Why the one after them was not. Those after that one were withdrawn: nothing is under way any more.
+    pub failed: Option<BrokerError>,
 }
 
 /// What happened to a member.

@@ -13,8 +13,8 @@ mod kafka;
 mod records;
 
 pub use contract::{
-    Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Retention, TopicDescription,
-    TopicSpec, Unit, Watermarks,
+    Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Retention, Settled, TopicDescription,
+    TopicSpec, Unit, Wait, Watermarks,
 };
 pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;

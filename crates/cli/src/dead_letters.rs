@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use driftline_broker::{Broker, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit};
 use driftline_pipeline::{Node, Plan, Role};
 use driftline_runtime::Report;
-use driftline_types::{GroupId, Message, Outgoing, Topic, TopicPartition, wire};
+use driftline_types::{GroupId, Message, Offset, Outgoing, StageName, Topic, TopicPartition, wire};
 
 use crate::{
     Exit,
@@ -120,29 +120,49 @@ fn again(letter: &Message) -> Outgoing {
 /// How many reasons a run shows.
 const SHOWN: usize = 10;
 
-/// Tells of the dead letters that a run has left.
-pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report) -> Result<(), Failure> {
+/// Where the dead letters of a pipeline ended at some moment, a partition each. Counts do not say where those of a run
+/// begin: offsets are not dense on Kafka, and other partitions may hold older ones.
+pub(crate) struct Ends(Vec<(StageName, TopicPartition, Offset)>);
+
+impl Ends {
+    /// Notes where they end now.
+    pub(crate) fn now(broker: &dyn Broker, plan: &Plan) -> Result<Self, Failure> {
+        let mut all = Vec::new();
+        for (_, node) in plan.nodes().filter(|(role, _)| *role != Role::Sink) {
+            let topic = plan.name.dead_letter_topic(&node.name);
+            let Some(found) = broker.describe_topic(&topic).map_err(Failure::running)? else { continue };
+            for (partition, ends) in (0..).zip(found.partitions) {
+                all.push((node.name.clone(), TopicPartition::new(topic.clone(), partition), ends.high));
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+/// Tells of the dead letters that a run has left since `before`.
+pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &Ends) -> Result<(), Failure> {
     let total: u64 = report.nodes.iter().map(|node| node.metrics.rejected).sum();
     if total == 0 {
         return Ok(());
     }
-    let mut shown = 0;
     eprintln!("\n{total} dead letters:");
-    for node in report.nodes.iter().filter(|node| node.metrics.rejected > 0) {
-        let topic = plan.name.dead_letter_topic(&node.metrics.name);
-        let Some(found) = broker.describe_topic(&topic).map_err(Failure::running)? else { continue };
-        for (partition, ends) in found.partitions.iter().enumerate() {
-            let place = TopicPartition::new(topic.clone(), partition as u32);
-            let skip = (ends.high - ends.low).saturating_sub(node.metrics.rejected);
-            let limit = FetchLimit { records: SHOWN, bytes: 8 << 20 };
-            for letter in broker.read(&place, ends.low + skip, limit).map_err(Failure::running)? {
-                if shown < SHOWN {
-                    let key = letter.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-                    let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap_or("no reason");
-                    eprintln!("  {}: {key}: {reason}", node.metrics.name);
-                    shown += 1;
-                }
-            }
+    let mut shown = 0;
+    for (node, place, from) in &before.0 {
+        let limit = FetchLimit { records: SHOWN - shown, bytes: 8 << 20 };
+        if limit.records == 0 {
+            break;
+        }
+        let letters = match broker.read(place, *from, limit) {
+            Ok(letters) => letters,
+            // Retention has taken them already.
+            Err(BrokerError::OutOfRange { .. }) => continue,
+            Err(error) => return Err(Failure::running(error)),
+        };
+        for letter in letters {
+            let key = letter.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap_or("no reason");
+            eprintln!("  {node}: {key}: {reason}");
+            shown += 1;
         }
     }
     if total > shown as u64 {

@@ -33,6 +33,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let monitor =
         if watches { Some(Beside::new(&plan, &broker, &reference::watched(&plan)?, telemetry.clone())) } else { None };
     let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
+    let before = dead_letters::Ends::now(&*broker, &plan)?;
     let report = execute_watched(&plan, &broker, args.follow, Watch::Shown, telemetry, monitor.clone())?;
     if let Some(monitor) = monitor {
         monitor.tell();
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
             eprintln!("\n{}", table::summary(&report));
         }
     }
-    dead_letters::warn(&*broker, &plan, &report)?;
+    dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
 }
 
@@ -72,8 +73,9 @@ pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
     }
     let broker = log::open(&plan)?;
     let plan = part(plan, std::slice::from_ref(stage))?;
+    let before = dead_letters::Ends::now(&*broker, &plan)?;
     let report = execute(&plan, &broker, true, Watch::Hidden, telemetry)?;
-    dead_letters::warn(&*broker, &plan, &report)?;
+    dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
 }
 

@@ -49,7 +49,7 @@ impl SinkTask {
             match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
                 Next::Batch(mut batch, first) => {
                     self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
-                    self.work(&mut *member, &mut next, &repeats, batch, first)?;
+                    self.work(&mut *member, &mut next, &mut repeats, batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
                     let notes: Vec<String> =
@@ -81,10 +81,11 @@ impl SinkTask {
         &mut self,
         member: &mut dyn Member,
         next: &mut BTreeMap<TopicPartition, u64>,
-        repeats: &Repeats,
+        repeats: &mut Repeats,
         mut batch: Vec<Message>,
         first: Instant,
     ) -> Result<(), RunError> {
+        repeats.pass(&batch);
         for message in &batch {
             next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
         }
@@ -105,7 +106,7 @@ impl SinkTask {
         self.metrics.busy(started.elapsed());
         if let Some((watch, committing)) = watch.zip(committing) {
             watch.committed(committing, None);
-            watch.finished();
+            watch.handed_over().finished();
         }
         self.telemetry = telemetry;
         self.settled(batch, first);

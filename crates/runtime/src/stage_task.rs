@@ -1,14 +1,15 @@
-//! One stage: poll, batch, process, commit.
+//! One stage: poll, batch, process, commit; the next batch is worked on while the ones before are committed.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit, records};
+use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Settled, Unit, Wait, records};
 use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site, Tally},
@@ -23,11 +24,15 @@ use crate::{
     repeats::Repeats,
     retry::Backoff,
     source_task::{bytes_of, now},
-    telemetry::{BatchWatch, Node},
+    telemetry::{BatchWatch, CommitWatch, Node},
 };
 
 /// How long a node waits for messages before it looks around.
 pub(crate) const IDLE: Duration = Duration::from_millis(20);
+/// The same while batches are being committed.
+const COMMITTING: Duration = Duration::from_millis(5);
+/// Bytes of batches that are being committed, beyond which the next one waits.
+const IN_FLIGHT: u64 = 32 << 20;
 
 pub(crate) struct StageTask {
     pub site: Arc<Site>,
@@ -52,48 +57,105 @@ type Operators = BTreeMap<Partition, Box<dyn Operator>>;
 struct Turn<'a> {
     member: &'a mut dyn Member,
     operators: &'a mut Operators,
-    repeats: &'a Repeats,
+    repeats: &'a mut Repeats,
     watch: Option<&'a BatchWatch<'a>>,
 }
+
+/// A batch that was handed over to be committed, kept in case that it fails.
+struct Flight<'a> {
+    by_partition: BTreeMap<Partition, Vec<Message>>,
+    counts: Vec<(Counts, Vec<Tally>)>,
+    offsets: Vec<OffsetCommit>,
+    read: Size,
+    written_bytes: u64,
+    first: Instant,
+    handed_over: Instant,
+    watch: Option<CommitWatch<'a>>,
+}
+
+/// What was read.
+#[derive(Clone, Copy)]
+struct Size {
+    records: usize,
+    bytes: u64,
+}
+
+/// What a task has at any moment.
+struct Hands<'a> {
+    member: Box<dyn Member>,
+    operators: Operators,
+    repeats: Repeats,
+    /// Oldest first.
+    flights: VecDeque<Flight<'a>>,
+}
+
+/// What became of the batches that were being committed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Landing {
+    /// Nothing failed.
+    Clean,
+    /// Something failed and was worked off again, from the committed state.
+    Again,
+    /// Something is left to another member or to the next run.
+    Left,
+}
+
+/// Whether records are done: a break where they are left to another member or to the next run, so that nothing after
+/// them may be committed.
+type Done = ControlFlow<()>;
 
 impl StageTask {
     pub(crate) fn run(self) -> Result<(), RunError> {
         let topics: Vec<_> = self.inputs.iter().map(|input| self.site.pipeline.output_topic(input)).collect();
         let group = self.site.pipeline.group(&self.site.stage);
-        let mut member = self.broker.join(&group, &topics).map_err(RunError::Broker)?;
         let mut batcher = Batcher::default();
-        let mut operators = Operators::new();
-        let mut repeats = Repeats::default();
+        let mut hands = Hands {
+            member: self.broker.join(&group, &topics).map_err(RunError::Broker)?,
+            operators: Operators::new(),
+            repeats: Repeats::default(),
+            flights: VecDeque::new(),
+        };
         loop {
             if self.flow.stopping() == Some(Stop::Now) {
-                return Ok(());
+                return self.land(&mut hands, Wait::ForAll).map(drop);
             }
             if let Some(telemetry) = &self.telemetry {
-                telemetry.note_lag(&*member);
+                telemetry.note_lag(&*hands.member);
             }
-            match batcher.next(&mut *member, self.limits, IDLE).map_err(RunError::Broker)? {
+            let idle = if hands.flights.is_empty() { IDLE } else { COMMITTING };
+            match batcher.next(&mut *hands.member, self.limits, idle).map_err(RunError::Broker)? {
                 Next::Batch(mut batch, first) => {
-                    self.flow.add_backlog(-(repeats.remove(&mut batch) as i64));
-                    self.work(&mut *member, &mut operators, &repeats, batch, first)?;
+                    self.flow.add_backlog(-(hands.repeats.remove(&mut batch) as i64));
+                    self.work(&mut hands, batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
                     for (assigned, committed) in partitions {
-                        repeats.resume(&assigned, &committed);
-                        self.operator(&mut operators, assigned.partition)?;
+                        hands.repeats.resume(&assigned, &committed);
+                        self.operator(&mut hands.operators, assigned.partition)?;
                     }
                     self.metrics.set_ready();
                 }
-                Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
-                    for lost in partitions {
-                        repeats.forget(&lost);
-                        operators.remove(&lost.partition);
+                Next::Event(Poll::Revoking(partitions)) => {
+                    // What is left is read by the next owner.
+                    let _left = self.land(&mut hands, Wait::ForAll)?;
+                    hands.forget(partitions);
+                }
+                Next::Event(Poll::Lost(partitions)) => {
+                    // Their next owner reads what was not committed.
+                    let written = hands.member.settled(Wait::ForAll).written.min(hands.flights.len());
+                    let flights = std::mem::take(&mut hands.flights);
+                    for (index, flight) in flights.into_iter().enumerate() {
+                        if index < written { self.landed(&mut hands.repeats, flight) } else { self.left(flight.read) }
                     }
+                    hands.forget(partitions);
                 }
                 Next::Event(_) => {
-                    let drained = self.flow.finished(&self.inputs) && member.lag().map_err(RunError::Broker)? == 0;
-                    if drained {
+                    let drained =
+                        self.flow.finished(&self.inputs) && hands.member.lag().map_err(RunError::Broker)? == 0;
+                    let landing = self.land(&mut hands, if drained { Wait::ForAll } else { Wait::No })?;
+                    if drained && landing != Landing::Left {
                         if self.flow.stopping().is_none() || self.flush_on_stop {
-                            self.flush(&mut *member, &mut operators)?;
+                            self.flush(&mut *hands.member, &mut hands.operators)?;
                         }
                         self.flow.finish(&self.site.stage);
                         return Ok(());
@@ -114,62 +176,158 @@ impl StageTask {
         Ok(())
     }
 
-    /// Processes a batch of any partitions and commits it: as one unit if nothing fails.
-    fn work(
-        &self,
-        member: &mut dyn Member,
-        operators: &mut Operators,
-        repeats: &Repeats,
-        batch: Vec<Message>,
-        first: Instant,
-    ) -> Result<(), RunError> {
-        let read = batch.len();
-        let read_bytes = batch.iter().map(|message| message.payload_bytes() as u64).sum();
+    /// Processes a batch of any partitions and hands it over to be committed, as one unit if nothing fails.
+    fn work<'a>(&'a self, hands: &mut Hands<'a>, batch: Vec<Message>, first: Instant) -> Result<(), RunError> {
+        let bytes = batch.iter().map(|message| message.payload_bytes() as u64).sum();
+        let read = Size { records: batch.len(), bytes };
         let started = Instant::now();
         let watch = self.telemetry.as_ref().map(|telemetry| telemetry.batch(&batch, first));
-        let turn = &mut Turn { member, operators, repeats, watch: watch.as_ref() };
         let mut by_partition: BTreeMap<Partition, Vec<Message>> = BTreeMap::new();
         for message in batch {
             by_partition.entry(message.partition).or_default().push(message);
         }
         let mut unit = Unit::default();
         let mut counts = Vec::new();
-        let mut failed = Vec::new();
+        let mut failed = BTreeMap::new();
         for (partition, messages) in &by_partition {
-            match self.process(turn, *partition, messages, first.elapsed()) {
+            let operators = &mut hands.operators;
+            match self.process(operators, watch.as_ref(), *partition, messages, first.elapsed()) {
                 Ok(mut effects) => {
                     counts.push((effects.counts, std::mem::take(&mut effects.tallies)));
                     into_unit(&self.site, *partition, effects, &mut unit);
-                    unit.offsets.extend(offsets_after(messages, repeats));
+                    unit.offsets.extend(offsets_after(messages, &mut hands.repeats));
                 }
-                Err(failure) => failed.push((*partition, failure)),
+                Err(failure) => drop(failed.insert(*partition, failure)),
             }
         }
-        let written = bytes_of(&unit);
-        match commit(turn, unit) {
-            Ok(()) => {
-                for (counts, tallies) in &counts {
-                    self.settled(counts, tallies);
+        let written_bytes = bytes_of(&unit);
+        let offsets = unit.offsets.clone();
+        if failed.is_empty() {
+            let handed_over = Instant::now();
+            hands.member.submit(unit);
+            let watch = watch.map(BatchWatch::handed_over);
+            let flight = Flight { by_partition, counts, offsets, read, written_bytes, first, handed_over, watch };
+            hands.flights.push_back(flight);
+            self.metrics.busy(started.elapsed());
+            self.land(hands, Wait::No)?;
+            while hands.flights.iter().map(|flight| flight.read.bytes).sum::<u64>() > IN_FLIGHT {
+                self.land(hands, Wait::ForAny)?;
+            }
+            return Ok(());
+        }
+        // What failed is worked off record by record, after everything before it.
+        let mut again = by_partition;
+        let landing = self.land(hands, Wait::ForAll)?;
+        if landing == Landing::Left {
+            self.left(read);
+            return Ok(());
+        }
+        let turn = &mut hands.turn(watch.as_ref());
+        // What is done from a state that was gone back on is not done.
+        if landing == Landing::Clean {
+            match commit(turn, unit) {
+                Ok(()) => {
+                    again.retain(|partition, _| failed.contains_key(partition));
+                    turn.repeats.settle(offsets);
+                    for (counts, tallies) in &counts {
+                        self.settled(counts, tallies);
+                    }
+                    self.metrics.bytes(read.bytes, written_bytes);
                 }
-                self.metrics.bytes(read_bytes, written);
-            }
-            // None of it was written: every partition goes through the careful way.
-            Err(failure) => {
-                failed = by_partition.keys().map(|&partition| (partition, failure.clone())).collect();
+                // None of it was written: every partition goes through the careful way.
+                Err(failure) => failed = again.keys().map(|&partition| (partition, failure.clone())).collect(),
             }
         }
-        for (partition, failure) in failed {
-            turn.operators.remove(&partition);
-            let messages = by_partition.remove(&partition).unwrap_or_default();
-            self.recover(turn, partition, &messages, failure)?;
+        turn.repeats.rewind();
+        for (partition, messages) in &again {
+            turn.operators.remove(partition);
+            // A break of one partition says nothing about the others.
+            let _ = self.redo(turn, *partition, messages, failed.remove(partition))?;
         }
-        self.flow.add_backlog(-(read as i64));
         self.metrics.busy(started.elapsed());
-        self.metrics.latency(first.elapsed(), read as u64);
-        if let Some(watch) = &watch {
-            watch.finished();
+        self.metrics.latency(first.elapsed(), read.records as u64);
+        self.left(read);
+        if let Some(watch) = watch {
+            watch.handed_over().finished();
         }
         Ok(())
+    }
+
+    /// Takes note of what was committed; works off what was not, one batch after the other.
+    fn land<'a>(&'a self, hands: &mut Hands<'a>, wait: Wait) -> Result<Landing, RunError> {
+        if hands.flights.is_empty() {
+            return Ok(Landing::Clean);
+        }
+        let Settled { written, failed } = hands.member.settled(wait);
+        for flight in hands.flights.drain(..written) {
+            self.landed(&mut hands.repeats, flight);
+        }
+        let Some(error) = failed else { return Ok(Landing::Clean) };
+        let mut failure = Some(Failure::of_broker(&error));
+        let withdrawn = std::mem::take(&mut hands.flights);
+        hands.repeats.rewind();
+        for partition in withdrawn.iter().flat_map(|flight| flight.by_partition.keys()) {
+            hands.operators.remove(partition);
+        }
+        let mut landing = Landing::Again;
+        for flight in withdrawn {
+            if let Some(watch) = &flight.watch {
+                watch.committed(flight.handed_over, Some(failure.as_ref().map_or("withdrawn", Failure::class)));
+            }
+            if landing == Landing::Again {
+                let all: Vec<Message> = flight.by_partition.values().flatten().cloned().collect();
+                let watch = self.telemetry.as_ref().map(|telemetry| telemetry.batch(&all, flight.first));
+                let turn = &mut hands.turn(watch.as_ref());
+                for (&partition, messages) in &flight.by_partition {
+                    if self.redo(turn, partition, messages, failure.clone())?.is_break() {
+                        // Nothing of a later batch may be committed before the rest of this one.
+                        landing = Landing::Left;
+                    }
+                }
+                failure = None;
+                self.metrics.latency(flight.first.elapsed(), flight.read.records as u64);
+            }
+            self.left(flight.read);
+        }
+        Ok(landing)
+    }
+
+    /// Counts a batch that was committed.
+    fn landed(&self, repeats: &mut Repeats, flight: Flight<'_>) {
+        repeats.settle(flight.offsets);
+        for (counts, tallies) in &flight.counts {
+            self.settled(counts, tallies);
+        }
+        self.metrics.bytes(flight.read.bytes, flight.written_bytes);
+        self.metrics.latency(flight.first.elapsed(), flight.read.records as u64);
+        self.left(flight.read);
+        if let Some(watch) = flight.watch {
+            watch.committed(flight.handed_over, None);
+            watch.finished();
+        }
+    }
+
+    /// Notes that records are no longer in this task's hands.
+    fn left(&self, read: Size) {
+        self.flow.add_backlog(-(read.records as i64));
+    }
+
+    /// Works off messages of one partition again, whose operator is gone.
+    fn redo(
+        &self,
+        turn: &mut Turn<'_>,
+        partition: Partition,
+        messages: &[Message],
+        failure: Option<Failure>,
+    ) -> Result<Done, RunError> {
+        let failure = match failure {
+            Some(failure) => failure,
+            None => match self.attempt(turn, partition, messages) {
+                Ok(()) => return Ok(Done::Continue(())),
+                Err(failure) => failure,
+            },
+        };
+        self.recover(turn, partition, messages, failure)
     }
 
     /// Works off messages of one partition of which some record, or the commit, has failed. The
@@ -180,24 +338,23 @@ impl StageTask {
         partition: Partition,
         messages: &[Message],
         failure: Failure,
-    ) -> Result<(), RunError> {
+    ) -> Result<Done, RunError> {
         match failure {
-            Failure::Fatal(error) => return Err(RunError::stage(&self.site.stage, &StageError::fatal(error))),
-            Failure::Broker(error) => return Err(RunError::Text(error)),
+            Failure::Fatal(error) => Err(RunError::stage(&self.site.stage, &StageError::fatal(error))),
+            Failure::Broker(error) => Err(RunError::Text(error)),
             // Another member has the partition: it reads the messages again.
-            Failure::Fenced => return Ok(()),
-            Failure::Transient(error) => {
+            Failure::Fenced => Ok(Done::Break(())),
+            Failure::Transient(mut error) => {
                 let mut backoff = Backoff::new(u64::from(partition) + u64::from(std::process::id()));
-                let mut error = error;
                 loop {
                     let wait = backoff.next_wait();
                     tracing::warn!(stage = %self.site.stage, partition, %error, ?wait, "batch failed, trying again");
                     self.flow.wait(wait);
                     if self.flow.stopping() == Some(Stop::Now) {
-                        return Ok(());
+                        return Ok(Done::Break(()));
                     }
                     match self.attempt(turn, partition, messages) {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => return Ok(Done::Continue(())),
                         Err(Failure::Transient(again)) => error = again,
                         Err(failure) => return self.recover(turn, partition, messages, failure),
                     }
@@ -209,30 +366,34 @@ impl StageTask {
                 }
                 let (left, right) = messages.split_at(messages.len() / 2);
                 for half in [left, right] {
-                    if let Err(failure) = self.attempt(turn, partition, half) {
-                        self.recover(turn, partition, half, failure)?;
+                    if self.redo(turn, partition, half, None)?.is_break() {
+                        return Ok(Done::Break(()));
                     }
                 }
+                Ok(Done::Continue(()))
             }
         }
-        Ok(())
     }
 
     /// Processes messages of one partition from the committed state and commits them.
     fn attempt(&self, turn: &mut Turn<'_>, partition: Partition, messages: &[Message]) -> Result<(), Failure> {
         self.operator(turn.operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
-        let outcome = self.process(turn, partition, messages, Duration::ZERO).and_then(|mut effects| {
+        let outcome = self.process(turn.operators, turn.watch, partition, messages, Duration::ZERO);
+        let outcome = outcome.and_then(|mut effects| {
             let settled = (effects.counts, std::mem::take(&mut effects.tallies));
-            let mut unit = Unit { outputs: Vec::new(), offsets: offsets_after(messages, turn.repeats) };
+            let offsets = offsets_after(messages, turn.repeats);
+            let mut unit = Unit { outputs: Vec::new(), offsets: offsets.clone() };
             into_unit(&self.site, partition, effects, &mut unit);
-            commit(turn, unit).map(|()| settled)
+            commit(turn, unit).map(|()| (settled, offsets))
         });
         match outcome {
-            Ok((counts, tallies)) => {
+            Ok(((counts, tallies), offsets)) => {
+                turn.repeats.settle(offsets);
                 self.settled(&counts, &tallies);
                 Ok(())
             }
             Err(failure) => {
+                turn.repeats.rewind();
                 turn.operators.remove(&partition);
                 Err(failure)
             }
@@ -246,29 +407,29 @@ impl StageTask {
         partition: Partition,
         message: &Message,
         reason: String,
-    ) -> Result<(), RunError> {
+    ) -> Result<Done, RunError> {
         let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
-        let unit = Unit { outputs: vec![letter], offsets: offsets_after(std::slice::from_ref(message), turn.repeats) };
-        match commit(turn, unit) {
+        let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
+        match commit(turn, Unit { outputs: vec![letter], offsets: offsets.clone() }) {
             Ok(()) => {
+                turn.repeats.settle(offsets);
                 self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
-                self.operator(turn.operators, partition)
+                self.operator(turn.operators, partition).map(Done::Continue)
             }
-            Err(Failure::Fenced) => Ok(()),
+            Err(Failure::Fenced) => Ok(Done::Break(())),
             Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),
         }
     }
 
     fn process(
         &self,
-        turn: &mut Turn<'_>,
+        operators: &mut Operators,
+        watch: Option<&BatchWatch<'_>>,
         partition: Partition,
         messages: &[Message],
         waited: Duration,
     ) -> Result<Effects, Failure> {
-        let watch = turn.watch;
-        let operator = turn
-            .operators
+        let operator = operators
             .get_mut(&partition)
             .ok_or_else(|| Failure::Fatal(format!("partition {partition} was read before it was assigned")))?;
         let started = watch.map(|_| Instant::now());
@@ -307,20 +468,27 @@ impl StageTask {
     }
 }
 
+impl Hands<'_> {
+    fn turn<'t>(&'t mut self, watch: Option<&'t BatchWatch<'t>>) -> Turn<'t> {
+        Turn { member: &mut *self.member, operators: &mut self.operators, repeats: &mut self.repeats, watch }
+    }
+
+    /// Forgets partitions that belong to others now.
+    fn forget(&mut self, partitions: Vec<TopicPartition>) {
+        for partition in partitions {
+            self.repeats.forget(&partition);
+            self.operators.remove(&partition.partition);
+        }
+    }
+}
+
 /// Commits a unit, if there is anything in it.
 fn commit(turn: &mut Turn<'_>, unit: Unit) -> Result<(), Failure> {
     if unit.outputs.is_empty() && unit.offsets.is_empty() {
         return Ok(());
     }
     let started = turn.watch.map(|_| Instant::now());
-    let outcome = turn.member.commit(unit).map_err(|error| match error {
-        BrokerError::Fenced { .. } => Failure::Fenced,
-        error => match error.class() {
-            ErrorClass::Record => Failure::Record(error.to_string()),
-            ErrorClass::Transient => Failure::Transient(error.to_string()),
-            ErrorClass::Fatal => Failure::Broker(error.to_string()),
-        },
-    });
+    let outcome = turn.member.commit(unit).map_err(|error| Failure::of_broker(&error));
     if let Some((watch, started)) = turn.watch.zip(started) {
         watch.committed(started, outcome.as_ref().err().map(Failure::class));
     }
@@ -349,6 +517,15 @@ impl Failure {
             ErrorClass::Transient => Self::Transient(text),
             ErrorClass::Record => Self::Record(text),
             ErrorClass::Fatal => Self::Fatal(text),
+        }
+    }
+
+    fn of_broker(error: &BrokerError) -> Self {
+        match (error, error.class()) {
+            (BrokerError::Fenced { .. }, _) => Self::Fenced,
+            (error, ErrorClass::Record) => Self::Record(error.to_string()),
+            (error, ErrorClass::Transient) => Self::Transient(error.to_string()),
+            (error, ErrorClass::Fatal) => Self::Broker(error.to_string()),
         }
     }
 
@@ -381,7 +558,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// The offsets to commit once these messages are done: one a topic and partition.
-fn offsets_after(messages: &[Message], repeats: &Repeats) -> Vec<OffsetCommit> {
+fn offsets_after(messages: &[Message], repeats: &mut Repeats) -> Vec<OffsetCommit> {
+    repeats.pass(messages);
     let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
     for message in messages {
         next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);

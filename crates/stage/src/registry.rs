@@ -266,7 +266,7 @@ impl<S: Source> SourceOperator<S> {
                     partition: None,
                     key: Some(key.clone()),
                     value: Some(value.clone()),
-                    headers: self.origin.headers(&context, round),
+                    headers: self.origin.headers(&context, round, S::Output::CONTENT_TYPE),
                     timestamp: round,
                 });
             }

@@ -14,7 +14,7 @@ use super::{
     group::{MemberId, Step},
     view::{Signal, Slot, TopicEntry},
 };
-use crate::{BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Unit};
+use crate::{BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Producer, Settled, Unit, Wait};
 
 /// A partition that is read here.
 struct Reading {
@@ -45,6 +45,8 @@ pub(super) struct EmbeddedMember {
     seen: Option<u64>,
     /// When to step although the group has not changed.
     again_at: Option<Instant>,
+    /// What became of the units since it was last asked.
+    settled: Settled,
 }
 
 impl EmbeddedMember {
@@ -75,7 +77,22 @@ impl EmbeddedMember {
             turn: 0,
             seen: None,
             again_at: None,
+            settled: Settled::default(),
         })
+    }
+
+    fn write(&self, unit: Unit) -> Result<(), BrokerError> {
+        // Held until the unit is stored: nobody takes a partition over in between.
+        let state = self.group.state.lock();
+        let mut commits = Vec::with_capacity(unit.offsets.len());
+        for OffsetCommit { partition, committed } in unit.offsets {
+            let slot = self.log.view.read().slot(&partition)?;
+            if !state.group.owns(self.id, slot) {
+                return Err(BrokerError::Fenced { group: self.group.name.clone(), partition });
+            }
+            commits.push(SlotCommit { slot, committed });
+        }
+        self.log.append(&unit.outputs, Some((&self.group.name, commits)))
     }
 
     /// Takes the next event of the group, if there is one.
@@ -251,18 +268,18 @@ impl Member for EmbeddedMember {
         }
     }
 
-    fn commit(&mut self, unit: Unit) -> Result<(), BrokerError> {
-        // Held until the unit is stored: nobody takes a partition over in between.
-        let state = self.group.state.lock();
-        let mut commits = Vec::with_capacity(unit.offsets.len());
-        for OffsetCommit { partition, committed } in unit.offsets {
-            let slot = self.log.view.read().slot(&partition)?;
-            if !state.group.owns(self.id, slot) {
-                return Err(BrokerError::Fenced { group: self.group.name.clone(), partition });
+    /// Writes at once: there is no other end to wait for.
+    fn submit(&mut self, unit: Unit) {
+        if self.settled.failed.is_none() {
+            match self.write(unit) {
+                Ok(()) => self.settled.written += 1,
+                Err(error) => self.settled.failed = Some(error),
             }
-            commits.push(SlotCommit { slot, committed });
         }
-        self.log.append(&unit.outputs, Some((&self.group.name, commits)))
+    }
+
+    fn settled(&mut self, _wait: Wait) -> Settled {
+        std::mem::take(&mut self.settled)
     }
 
     fn lag(&self) -> Result<u64, BrokerError> {

@@ -168,9 +168,13 @@ impl KafkaConfig {
             ("queue.buffering.max.messages", "200000"),
             ("queue.buffering.max.kbytes", "262144"),
         ];
-        if let Some(id) = transactional_id {
-            own.push(("transactional.id", id));
-            own.push(("transaction.timeout.ms", "10000"));
+        match transactional_id {
+            Some(id) => {
+                own.push(("transactional.id", id));
+                own.push(("transaction.timeout.ms", "10000"));
+            }
+            // What is written after a record that failed would hide its repeat.
+            None => own.push(("enable.gapless.guarantee", "true")),
         }
         let mut client = self.client(&own);
         if transactional_id.is_none() {

@@ -1,4 +1,4 @@
-//! A consumer of a group: takes what the [`Poller`] has put into its inbox, and commits.
+//! A consumer of a group: takes what the [`Poller`] has put into its inbox, and hands units to the [`Committer`].
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +10,17 @@ use std::{
 use driftline_types::{GroupId, Message, Offset, Topic, TopicPartition};
 use rdkafka::{
     Offset as Place, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata},
-    error::RDKafkaErrorCode as Code,
+    consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
 };
 
 use super::{
     cluster::{Cluster, failed, refused, signed},
+    committer::{Checked, Committer, How, Job},
     config::CALL,
     poller::{Client, Poller, Rebalances, Shared},
-    writer::{Failed, Offsets, Writer},
+    writer::Writer,
 };
-use crate::{BrokerError, Committed, Delivery, FetchLimit, Member, OffsetCommit, Poll, Unit};
+use crate::{BrokerError, Committed, Delivery, FetchLimit, Member, OffsetCommit, Poll, Settled, Unit, Wait};
 
 /// How long leaving a group is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -31,17 +31,16 @@ const NOTE: usize = 4095;
 pub(super) struct KafkaMember {
     cluster: Arc<Cluster>,
     group: GroupId,
-    /// `None` when it leaves.
-    client: Option<Arc<Client>>,
     shared: Arc<Shared>,
+    committer: Committer,
     /// What it was told that it owns, and the next offset it has not seen.
     owned: BTreeMap<TopicPartition, Offset>,
     /// What proves that it does.
     generation: Option<Arc<ConsumerGroupMetadata>>,
     /// It was told that its partitions are taken away by the next poll.
     revoking: bool,
-    plain: Writer,
-    transactions: Writer,
+    /// The group has moved on without it: what it reads is for others, until it is given partitions again.
+    outcast: bool,
     ended: mpsc::Receiver<()>,
 }
 
@@ -79,42 +78,23 @@ impl KafkaMember {
         let instance = cluster.config.properties.get("group.instance.id").cloned();
         let instance = instance.unwrap_or_else(|| format!("{:016x}", RandomState::new().hash_one(std::process::id())));
         Ok(Self {
-            plain: Writer::new(Arc::clone(cluster), None),
-            transactions: Writer::new(Arc::clone(cluster), Some(format!("{name}-{instance}"))),
+            committer: Committer::start(cluster, group, &client, &shared, format!("{name}-{instance}"))?,
             cluster: Arc::clone(cluster),
             group: group.clone(),
-            client: Some(client),
             shared,
             owned: BTreeMap::new(),
             generation: None,
             revoking: false,
+            outcast: false,
             ended,
         })
     }
 
-    fn client(&self) -> Result<&Arc<Client>, BrokerError> {
-        self.client.as_ref().ok_or_else(|| refused("commit", "the member has left its group"))
-    }
-
-    /// Whether the member knows of the newest assignment.
-    fn is_current(&self) -> bool {
-        match (&self.generation, &self.shared.inbox.lock().generation) {
-            (Some(known), Some(newest)) => Arc::ptr_eq(known, newest),
-            _ => false,
-        }
-    }
-
-    fn fenced(&self, partition: Option<&TopicPartition>) -> BrokerError {
-        let any = || TopicPartition::new(Topic::try_new("any").expect("a valid name"), 0);
-        BrokerError::Fenced { group: self.group.clone(), partition: partition.cloned().unwrap_or_else(any) }
-    }
-
-    /// Checks offsets and puts them as the client wants them.
-    fn offsets(&self, commits: &[OffsetCommit]) -> Result<TopicPartitionList, BrokerError> {
-        let mut list = TopicPartitionList::new();
-        for OffsetCommit { partition, committed } in commits {
+    /// Checks a unit against what its topics take and what this member owns.
+    fn check(&self, unit: Unit) -> Result<Checked, BrokerError> {
+        for OffsetCommit { partition, committed } in &unit.offsets {
             let Some(&position) = self.owned.get(partition) else {
-                return Err(self.fenced(Some(partition)));
+                return Err(fenced(&self.group, Some(partition)));
             };
             if committed.next > position {
                 let ends = self.cluster.watermarks(partition)?;
@@ -123,71 +103,25 @@ impl KafkaMember {
                     return Err(BrokerError::OutOfRange { partition: partition.clone(), offset, low, high });
                 }
             }
-            let name = self.cluster.topic_name(&partition.topic);
-            let mut element = list.add_partition(&name, signed(partition.partition));
-            element.set_offset(Place::Offset(committed.next as i64)).map_err(|error| failed("commit", &error))?;
-            if let Some(note) = &committed.metadata {
-                if note.len() > NOTE {
-                    let (found, allowed) = (note.len(), NOTE);
-                    return Err(BrokerError::MetadataTooLarge { partition: partition.clone(), found, allowed });
-                }
-                element.set_metadata(format!("={note}"));
+            let note = committed.metadata.as_ref().map_or(0, String::len);
+            if note > NOTE {
+                let (found, allowed) = (note, NOTE);
+                return Err(BrokerError::MetadataTooLarge { partition: partition.clone(), found, allowed });
             }
         }
-        Ok(list)
-    }
-
-    fn commit_whole(&mut self, unit: &Unit, list: &TopicPartitionList) -> Result<(), BrokerError> {
+        let sizes = Writer::check(&self.cluster, &unit.outputs)?;
+        let whole = sizes.compacted || self.cluster.config.delivery == Delivery::ExactlyOnce;
+        let empty = unit.outputs.is_empty() && unit.offsets.is_empty();
+        let how = if whole && !empty { How::Whole } else { How::InTurn };
         let generation = self.generation.clone();
-        let offsets = generation.as_deref().map(|group| Offsets { list, group }).filter(|_| list.count() > 0);
-        match self.transactions.transact(&unit.outputs, offsets.as_ref()) {
-            Ok(()) => Ok(()),
-            Err(Failed::Nothing(error)) => Err(error),
-            Err(Failed::Fenced) => Err(self.fenced(unit.offsets.first().map(|offset| &offset.partition))),
-            Err(Failed::Unknown(reason)) => self.resolve(unit, reason),
-        }
+        Ok(Checked { outputs: unit.outputs, offsets: unit.offsets, bytes: sizes.bytes, how, generation })
     }
+}
 
-    /// Finds out what became of a unit whose end was not heard: offsets and outputs were written together or not at all.
-    fn resolve(&mut self, unit: &Unit, reason: String) -> Result<(), BrokerError> {
-        // Opening the producer anew ends what is open.
-        self.transactions.open()?;
-        let Some(offset) = unit.offsets.first() else {
-            return Err(refused("commit", format!("it is not known whether a unit was written: {reason}")));
-        };
-        let found = committed(&self.cluster, self.client()?, &offset.partition)?;
-        if found.as_ref() == Some(&offset.committed) {
-            return Ok(());
-        }
-        Err(BrokerError::Unavailable { action: "commit", reason })
-    }
-
-    /// Writes outputs, then offsets.
-    fn commit_in_turn(&mut self, unit: &Unit, list: &TopicPartitionList) -> Result<(), BrokerError> {
-        if !unit.outputs.is_empty() {
-            self.plain.write(&unit.outputs)?;
-        }
-        if list.count() == 0 {
-            return Ok(());
-        }
-        // The client would prove the newest assignment, of which this member may not know yet.
-        if !self.is_current() {
-            return Err(self.fenced(unit.offsets.first().map(|offset| &offset.partition)));
-        }
-        match self.client()?.commit(list, CommitMode::Sync) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(match error.rdkafka_error_code() {
-                Some(
-                    Code::IllegalGeneration
-                    | Code::UnknownMemberId
-                    | Code::RebalanceInProgress
-                    | Code::FencedInstanceId
-                    | Code::AssignmentLost,
-                ) => self.fenced(unit.offsets.first().map(|offset| &offset.partition)),
-                _ => failed("commit", &error),
-            }),
-        }
-    }
+/// Says that a partition, or any, is no longer owned.
+pub(super) fn fenced(group: &GroupId, partition: Option<&TopicPartition>) -> BrokerError {
+    let any = || TopicPartition::new(Topic::try_new("any").expect("a valid name"), 0);
+    BrokerError::Fenced { group: group.clone(), partition: partition.cloned().unwrap_or_else(any) }
 }
 
 /// What a group has committed for a partition.
@@ -214,8 +148,13 @@ pub(super) fn committed_of(offset: Place, metadata: &str) -> Option<Committed> {
 impl Member for KafkaMember {
     fn poll(&mut self, limit: FetchLimit, timeout: Duration) -> Result<Poll, BrokerError> {
         let deadline = Instant::now().checked_add(timeout);
+        let revoked = std::mem::take(&mut self.revoking);
+        if revoked {
+            // Others may read from here on: nothing is left under way.
+            self.committer.finish();
+        }
         let mut inbox = self.shared.inbox.lock();
-        if std::mem::take(&mut self.revoking) {
+        if revoked {
             self.owned.clear();
             inbox.agreed = true;
             self.shared.emptied.notify_all();
@@ -224,6 +163,7 @@ impl Member for KafkaMember {
             if let Some(event) = inbox.events.pop_front() {
                 return Ok(match event {
                     Poll::Assigned(assigned) => {
+                        self.outcast = false;
                         self.generation.clone_from(&inbox.generation);
                         self.owned =
                             assigned.iter().map(|(place, committed)| (place.clone(), committed.next)).collect();
@@ -239,6 +179,11 @@ impl Member for KafkaMember {
             }
             if let Some(error) = inbox.failure.take() {
                 return Err(error);
+            }
+            if self.outcast {
+                inbox.messages.clear();
+                inbox.bytes = 0;
+                self.shared.emptied.notify_all();
             }
             if !inbox.messages.is_empty() {
                 break;
@@ -279,15 +224,14 @@ impl Member for KafkaMember {
         Ok(Poll::Messages(messages))
     }
 
-    fn commit(&mut self, unit: Unit) -> Result<(), BrokerError> {
-        let list = self.offsets(&unit.offsets)?;
-        Writer::check(&self.cluster, &unit.outputs)?;
-        if unit.outputs.is_empty() && list.count() == 0 {
-            return Ok(());
-        }
-        let whole = self.cluster.config.delivery == Delivery::ExactlyOnce
-            || unit.outputs.iter().any(|o| self.cluster.limits(&o.topic).is_ok_and(|limits| limits.compacted));
-        if whole { self.commit_whole(&unit, &list) } else { self.commit_in_turn(&unit, &list) }
+    fn submit(&mut self, unit: Unit) {
+        self.committer.submit(self.check(unit).map_or_else(Job::Refused, Job::Write));
+    }
+
+    fn settled(&mut self, wait: Wait) -> Settled {
+        let settled = self.committer.settled(wait);
+        self.outcast |= self.committer.is_outcast();
+        settled
     }
 
     fn lag(&self) -> Result<u64, BrokerError> {
@@ -314,7 +258,7 @@ impl Member for KafkaMember {
 
 impl Drop for KafkaMember {
     fn drop(&mut self) {
-        self.client = None;
+        self.committer.stop();
         self.shared.stop.store(true, Ordering::Release);
         self.shared.emptied.notify_all();
         if self.ended.recv_timeout(LEAVE).is_err() {

@@ -6,6 +6,7 @@
 //! - A unit that changes state is one transaction, with the offsets in it; any other as [`KafkaConfig::delivery`] says.
 //!   Transactions carry the member's generation, so that a process that slept through a rebalance writes nothing.
 //! - One thread polls a member's client all the time ([`poller`]): no stage is too slow to stay in its group.
+//! - Another writes, while the member works on ([`committer`]): in order, and nothing past a failure.
 //! - A call whose outcome is unknown ends with a new client and a look at the offsets ([`writer`]), never with a guess.
 //! - Memory: a member buffers 16 MB beyond what librdkafka holds (16 MB a partition), a producer 256 MB at most.
 //!
@@ -13,6 +14,7 @@
 //! waits for those that were open when it was called.
 
 mod cluster;
+mod committer;
 mod config;
 mod convert;
 mod member;

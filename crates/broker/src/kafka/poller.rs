@@ -80,6 +80,16 @@ pub(super) struct Shared {
     pub stop: AtomicBool,
 }
 
+impl Shared {
+    /// Whether an assignment is the newest one.
+    pub(super) fn is_newest(&self, generation: Option<&Arc<ConsumerGroupMetadata>>) -> bool {
+        match (generation, &self.inbox.lock().generation) {
+            (Some(known), Some(newest)) => Arc::ptr_eq(known, newest),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Inbox {
     /// Comes before messages.

@@ -6,11 +6,9 @@ use std::{
 };
 
 use driftline_types::{Headers, Outgoing, Timestamp, Topic, TopicPartition};
-use rdkafka::producer::Producer as _;
 
 use super::{
-    cluster::{Cluster, failed, refused},
-    config::CALL,
+    cluster::{Cluster, refused},
     writer::{Failed, Writer},
 };
 use crate::{BrokerError, Cleanup, FetchLimit, Retention, TopicSpec};
@@ -39,13 +37,16 @@ fn keeps_transactions(cluster: &Arc<Cluster>, topic: &Topic, name: &str) -> Resu
         timestamp: Timestamp::from_millis(0),
     };
     let mut writer = Writer::new(Arc::clone(cluster), Some(name.to_owned()));
-    writer.begin(&[message(b"aborted")])?;
-    writer.open()?.abort_transaction(CALL).map_err(|error| failed("probe", &error))?;
-    writer.transact(&[message(b"committed")], None).map_err(|failure| match failure {
+    let tried = |failure| match failure {
         Failed::Nothing(error) => error,
         Failed::Fenced => refused("probe", "fenced"),
         Failed::Unknown(reason) => refused("probe", reason),
-    })?;
+    };
+    writer.begin()?;
+    writer.add(&[message(b"aborted")]).map_err(tried)?;
+    writer.delivered()?;
+    writer.abort();
+    writer.transact(&[message(b"committed")], None).map_err(tried)?;
     let place = TopicPartition::new(topic.clone(), 0);
     let read = cluster.readers.read(cluster, &place, 0, FetchLimit { records: 10, bytes: 1 << 20 })?;
     if read.iter().map(|message| message.value.as_deref()).eq([Some(&b"committed"[..])]) {

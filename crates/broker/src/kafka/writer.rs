@@ -28,8 +28,10 @@ use crate::BrokerError;
 
 /// How long deliveries and the end of a transaction are waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the client is left alone where it has nothing to tell.
+const MOMENT: Duration = Duration::from_micros(200);
 
-/// Remembers the first delivery of a unit that failed.
+/// Remembers the first delivery that failed since the last look.
 #[derive(Default)]
 pub(super) struct Deliveries {
     failed: Mutex<Option<KafkaError>>,
@@ -61,6 +63,14 @@ pub(super) enum Failed {
     Fenced,
     /// It may or may not have been written as a whole.
     Unknown(String),
+}
+
+/// What messages amount to.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sizes {
+    pub bytes: usize,
+    /// Whether any is for a compacted topic.
+    pub compacted: bool,
 }
 
 /// A producer.
@@ -98,106 +108,124 @@ impl Writer {
         Ok(self.client.insert(client))
     }
 
-    /// Checks messages against what their topics take; nothing is sent.
-    pub(super) fn check(cluster: &Cluster, outputs: &[Outgoing]) -> Result<(), BrokerError> {
-        for output in outputs {
-            let limits = cluster.limits(&output.topic)?;
-            if let Some(partition) = output.partition
-                && partition >= limits.partitions
-            {
-                let partition = driftline_types::TopicPartition::new(output.topic.clone(), partition);
-                return Err(BrokerError::UnknownPartition { partition, partitions: limits.partitions });
-            }
-            let found = output.payload_bytes();
-            if found > limits.message_bytes {
-                let (topic, allowed) = (output.topic.clone(), limits.message_bytes);
-                return Err(BrokerError::TooLarge { topic, found, allowed });
-            }
-            if limits.compacted && output.key.is_none() {
-                return Err(BrokerError::KeyMissing { topic: output.topic.clone() });
+    /// Checks messages against what their topics take; nothing is sent. Messages of one topic mostly come together,
+    /// so each run of them looks its topic up once.
+    pub(super) fn check(cluster: &Cluster, outputs: &[Outgoing]) -> Result<Sizes, BrokerError> {
+        let mut sizes = Sizes::default();
+        for run in outputs.chunk_by(|a, b| a.topic == b.topic) {
+            let Some(topic) = run.first().map(|output| &output.topic) else { continue };
+            let limits = cluster.limits(topic)?;
+            sizes.compacted |= limits.compacted;
+            for output in run {
+                if let Some(partition) = output.partition
+                    && partition >= limits.partitions
+                {
+                    let partition = driftline_types::TopicPartition::new(topic.clone(), partition);
+                    return Err(BrokerError::UnknownPartition { partition, partitions: limits.partitions });
+                }
+                let found = output.payload_bytes();
+                if found > limits.message_bytes {
+                    let (topic, allowed) = (topic.clone(), limits.message_bytes);
+                    return Err(BrokerError::TooLarge { topic, found, allowed });
+                }
+                if limits.compacted && output.key.is_none() {
+                    return Err(BrokerError::KeyMissing { topic: topic.clone() });
+                }
+                sizes.bytes += found;
             }
         }
-        Ok(())
+        Ok(sizes)
     }
 
-    /// Writes messages, in order within each partition, and waits until all are stored.
-    pub(super) fn write(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
+    /// Hands messages to the client, outside any transaction; they are stored in this order within each partition.
+    pub(super) fn send(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
         let cluster = Arc::clone(&self.cluster);
-        let client = self.open()?;
-        let sent = send(client, &cluster, outputs).and_then(|()| delivered(client));
-        sent.map_err(|error| {
-            // What is still under way would otherwise land after a repeat, out of order.
+        let sent = send(self.open()?, &cluster, outputs);
+        self.or_anew(sent)
+    }
+
+    /// Waits until everything that was handed over is stored.
+    pub(super) fn delivered(&mut self) -> Result<(), BrokerError> {
+        let delivered = delivered(self.open()?);
+        self.or_anew(delivered)
+    }
+
+    /// After a failure, what is still under way would land after a repeat, out of order: the client is thrown away.
+    fn or_anew(&mut self, outcome: Result<(), KafkaError>) -> Result<(), BrokerError> {
+        outcome.map_err(|error| {
             self.client = None;
             failed("write", &error)
         })
     }
 
-    /// Begins a transaction and writes messages in it.
-    pub(super) fn begin(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
+    /// Begins a transaction.
+    pub(super) fn begin(&mut self) -> Result<(), BrokerError> {
+        self.open()?.begin_transaction().map_err(|error| {
+            self.client = None;
+            failed("write", &error)
+        })
+    }
+
+    /// Hands messages to the client as a part of the transaction that was begun. After a failure it is aborted.
+    pub(super) fn add(&mut self, outputs: &[Outgoing]) -> Result<(), Failed> {
         let cluster = Arc::clone(&self.cluster);
-        begin(self.open()?, &cluster, outputs, None)
-            .map_err(|(Broken::Before(error) | Broken::Ending(error))| failed("write", &error))
+        let client = self.open().map_err(Failed::Nothing)?;
+        send(client, &cluster, outputs).map_err(|error| self.aborted(&error))
+    }
+
+    /// Waits until all that was added is stored, adds offsets and ends the transaction. After a failure it is aborted.
+    pub(super) fn end(&mut self, offsets: Option<&Offsets<'_>>) -> Result<(), Failed> {
+        let client = self.open().map_err(Failed::Nothing)?;
+        let added = delivered(client).and_then(|()| match offsets {
+            Some(Offsets { list, group }) => {
+                until_settled(PATIENCE, || client.send_offsets_to_transaction(list, group, PATIENCE))
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = added {
+            return Err(self.aborted(&error));
+        }
+        match until_settled(PATIENCE, || client.commit_transaction(PATIENCE)) {
+            Ok(()) => Ok(()),
+            Err(error) if requires_abort(&error) => Err(self.aborted(&error)),
+            Err(error) => {
+                self.client = None;
+                Err(Failed::Unknown(error.to_string()))
+            }
+        }
     }
 
     /// Writes messages and offsets in one transaction.
     pub(super) fn transact(&mut self, outputs: &[Outgoing], offsets: Option<&Offsets<'_>>) -> Result<(), Failed> {
-        let cluster = Arc::clone(&self.cluster);
-        let client = self.open().map_err(Failed::Nothing)?;
-        let outcome = begin(client, &cluster, outputs, offsets)
-            .and_then(|()| until_settled(PATIENCE, || client.commit_transaction(PATIENCE)).map_err(Broken::Ending));
-        let error = match outcome {
-            Ok(()) => return Ok(()),
-            Err(Broken::Before(error)) => {
-                if abort(client).is_err() {
-                    // A new client with the same id aborts it.
-                    self.client = None;
-                }
-                error
-            }
-            Err(Broken::Ending(error)) if requires_abort(&error) => {
-                if abort(client).is_err() {
-                    self.client = None;
-                }
-                error
-            }
-            Err(Broken::Ending(error)) => {
-                self.client = None;
-                return Err(Failed::Unknown(error.to_string()));
-            }
-        };
-        Err(match error.rdkafka_error_code() {
+        self.begin().map_err(Failed::Nothing)?;
+        self.add(outputs)?;
+        self.end(offsets)
+    }
+
+    /// Aborts the transaction that is open, if there is one.
+    pub(super) fn abort(&mut self) {
+        if let Some(client) = &self.client
+            && abort(client).is_err()
+        {
+            // A new client with the same id aborts it.
+            self.client = None;
+        }
+    }
+
+    /// Aborts after a failure and says what it means.
+    fn aborted(&mut self, error: &KafkaError) -> Failed {
+        self.abort();
+        match error.rdkafka_error_code() {
             Some(
                 Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId | Code::RebalanceInProgress,
             ) => Failed::Fenced,
             Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
                 self.client = None;
-                let reason = "another process has taken this producer's place";
-                Failed::Nothing(refused("write", reason))
+                Failed::Nothing(refused("write", "another process has taken this producer's place"))
             }
-            _ => Failed::Nothing(failed("write", &error)),
-        })
+            _ => Failed::Nothing(failed("write", error)),
+        }
     }
-}
-
-/// Where a transaction broke.
-enum Broken {
-    Before(KafkaError),
-    Ending(KafkaError),
-}
-
-fn begin(
-    client: &BaseProducer<Deliveries>,
-    cluster: &Cluster,
-    outputs: &[Outgoing],
-    offsets: Option<&Offsets<'_>>,
-) -> Result<(), Broken> {
-    client.begin_transaction().map_err(Broken::Before)?;
-    send(client, cluster, outputs).and_then(|()| delivered(client)).map_err(Broken::Before)?;
-    if let Some(Offsets { list, group }) = offsets {
-        until_settled(PATIENCE, || client.send_offsets_to_transaction(list, group, PATIENCE))
-            .map_err(Broken::Before)?;
-    }
-    Ok(())
 }
 
 fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
@@ -209,8 +237,8 @@ fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
 
 /// Hands messages over; waits where the client's buffer is full.
 fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoing]) -> Result<(), KafkaError> {
-    *client.context().failed.lock() = None;
     let mut named: Option<(&driftline_types::Topic, String, u32)> = None;
+    let mut times = convert::Times::default();
     for output in outputs {
         let (name, partitions) = match &named {
             Some((topic, name, partitions)) if *topic == &output.topic => (name.as_str(), *partitions),
@@ -224,12 +252,12 @@ fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoin
             Some(key) => driftline_types::wire::partition_of(key, partitions),
             None => spread(partitions),
         });
-        let mut record = convert::record(name, partition, output);
+        let mut record = convert::record(name, partition, output, &mut times);
         loop {
             match client.send(record) {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
-                    client.poll(Duration::from_millis(5));
+                    serve(client);
                     record = back;
                 }
                 Err((error, _)) => return Err(error),
@@ -249,16 +277,25 @@ fn spread(partitions: u32) -> u32 {
 /// Waits for every delivery. `flush` would wait in steps of 100 ms.
 fn delivered(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
     let deadline = Instant::now() + PATIENCE;
-    client.poll(Duration::ZERO);
     while client.in_flight_count() > 0 {
         if Instant::now() > deadline {
             return Err(KafkaError::Flush(Code::OperationTimedOut));
         }
-        client.poll(Duration::from_millis(1));
+        serve(client);
     }
     match client.context().failed.lock().take() {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+/// Takes reports of deliveries, or waits a moment where there are none. A poll with a time-out would spin through its
+/// last millisecond.
+fn serve(client: &BaseProducer<Deliveries>) {
+    let before = client.in_flight_count();
+    client.poll(Duration::ZERO);
+    if client.in_flight_count() == before {
+        std::thread::sleep(MOMENT);
     }
 }
 

@@ -238,3 +238,46 @@ pub fn a_key_is_read_in_order_by_any_number_of_members<S: Subject>() {
         Ok(())
     });
 }
+
+/// Units handed over without waiting are written as if each had been waited for, up to the first that fails; those
+/// after it are withdrawn and can be handed over again.
+pub fn units_under_way_are_written_in_order_and_none_past_a_failure<S: Subject>() {
+    check::<S, _>(24, (1..20_usize, any::<prop::sample::Index>(), any::<bool>()), |(units, bad, fails)| {
+        let subject = S::start();
+        let broker = subject.broker();
+        let (input, output, g) = (topic("in"), topic("out"), group("g"));
+        for topic in [&input, &output] {
+            broker.create_topic(topic, &keep_all(1)).unwrap();
+        }
+        broker.producer("test").unwrap().send((0..units).map(|_| to(&input, 0, "x")).collect()).unwrap();
+        let mut member = broker.join(&g, std::slice::from_ref(&input)).unwrap();
+        assigned(&mut *member, 1);
+        let read = messages(&mut *member, ANY, units);
+        let bad = bad.index(units);
+        let nowhere = topic("nowhere");
+        for (n, message) in read.iter().enumerate() {
+            let to_where = if fails && n == bad { &nowhere } else { &output };
+            let committed = vec![offset(&input, 0, message.offset + 1)];
+            member.submit(unit(vec![to(to_where, 0, n.to_string())], committed));
+        }
+        let settled = member.settled(Wait::ForAll);
+        let written = if fails { bad } else { units };
+        prop_assert_eq!(settled.written, written);
+        prop_assert_eq!(settled.failed.is_some(), fails, "{:?}", settled.failed);
+        let told = |n: usize| (0..n).map(|n| Bytes::from(n.to_string())).collect::<Vec<_>>();
+        let values =
+            || read_all(broker, &output, 0, 0).into_iter().filter_map(|message| message.value).collect::<Vec<_>>();
+        prop_assert_eq!(values(), told(written));
+        let committed = broker.committed(&g, &place(&input, 0)).unwrap().map(|committed| committed.next);
+        prop_assert_eq!(committed, written.checked_sub(1).map(|last| read[last].offset + 1));
+        for (n, message) in read.iter().enumerate().skip(written) {
+            let committed = vec![offset(&input, 0, message.offset + 1)];
+            member.submit(unit(vec![to(&output, 0, n.to_string())], committed));
+        }
+        let settled = member.settled(Wait::ForAll);
+        prop_assert_eq!(settled.written, units - written);
+        prop_assert!(settled.failed.is_none(), "{:?}", settled.failed);
+        prop_assert_eq!(values(), told(units));
+        Ok(())
+    });
+}

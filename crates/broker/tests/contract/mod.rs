@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use driftline_broker::{
-    Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Retention, TopicSpec, Unit,
+    Broker, Cleanup, Committed, FetchLimit, Member, OffsetCommit, Poll, Retention, TopicSpec, Unit, Wait,
 };
 use driftline_types::{GroupId, Headers, Message, Offset, Outgoing, Partition, Timestamp, Topic, TopicPartition};
 use proptest::{
@@ -51,6 +51,7 @@ macro_rules! each_law {
             groups::a_partition_has_one_owner_and_others_are_fenced,
             groups::reading_starts_at_the_committed_offset,
             groups::a_key_is_read_in_order_by_any_number_of_members,
+            groups::units_under_way_are_written_in_order_and_none_past_a_failure,
         }
     };
 }

@@ -43,7 +43,7 @@ use opentelemetry_sdk::{
 use tokio::runtime::{Builder, Handle, Runtime};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
-pub(crate) use self::node::{BatchWatch, NodeTelemetry as Node};
+pub(crate) use self::node::{BatchWatch, CommitWatch, NodeTelemetry as Node};
 pub use self::table::{METRICS, Metric, MetricKind, prometheus_label};
 use self::{client::OtlpClient, instruments::Instruments, node::NodeTelemetry, trace::NodeTracer};
 use crate::metrics::{NodeKind, NodeMetrics};

@@ -22,7 +22,7 @@ use super::{
     instruments::Instruments,
     signals::SignalMeter,
     table::ERROR_TYPE,
-    trace::{BatchTrace, NodeTracer},
+    trace::{BatchTrace, CommitTrace, NodeTracer},
 };
 use crate::metrics::{NodeKind, NodeMetrics};
 
@@ -177,7 +177,7 @@ pub(crate) struct BatchWatch<'a> {
     first: Instant,
 }
 
-impl BatchWatch<'_> {
+impl<'a> BatchWatch<'a> {
     /// Tells of records of one partition, processed from `started` to now. Hands their spans on to
     /// what was emitted.
     pub(crate) fn processed(
@@ -198,12 +198,34 @@ impl BatchWatch<'_> {
     pub(crate) fn committed(&self, started: Instant, error: Option<&'static str>) {
         self.node.bound.commit.took(started.elapsed(), error);
         if let Some(trace) = &self.trace {
+            trace.commit.committed(started, error);
+        }
+    }
+
+    /// Lets go of this thread's log lines, so that the next batch can begin before this one is committed.
+    pub(crate) fn handed_over(self) -> CommitWatch<'a> {
+        CommitWatch { node: self.node, trace: self.trace.map(|trace| trace.commit), first: self.first }
+    }
+}
+
+/// A batch that was worked off.
+pub(crate) struct CommitWatch<'a> {
+    node: &'a NodeTelemetry,
+    trace: Option<CommitTrace<'a>>,
+    first: Instant,
+}
+
+impl CommitWatch<'_> {
+    /// As [`BatchWatch::committed`].
+    pub(crate) fn committed(&self, started: Instant, error: Option<&'static str>) {
+        self.node.bound.commit.took(started.elapsed(), error);
+        if let Some(trace) = &self.trace {
             trace.committed(started, error);
         }
     }
 
-    /// Tells that the batch is done; its span ends with the watch.
-    pub(crate) fn finished(&self) {
+    /// Tells that the batch is done, and ends its span.
+    pub(crate) fn finished(self) {
         self.node.bound.latency.record(self.first.elapsed().as_secs_f64());
     }
 }

@@ -149,7 +149,7 @@ impl NodeTracer {
                 records.push(SampledRecord { place, context });
             }
         }
-        let topic = &records.first()?.place.0;
+        let topic = &records.first()?.place.0.clone();
         let links = records.iter().map(|record| Link::with_context(record.context.span().span_context().clone()));
         let count = KeyValue::new(BATCH_COUNT, messages.len() as i64);
         let group = KeyValue::new(GROUP, self.group.clone());
@@ -168,7 +168,11 @@ impl NodeTracer {
         let ids = context.span().span_context().clone();
         // At the highest level: a filter that shows any event shows the ids too.
         let log = tracing::error_span!("batch", trace_id = %ids.trace_id(), span_id = %ids.span_id());
-        Some(BatchTrace { node: self, records, _logs: (log.entered(), context.clone().attach()), context })
+        Some(BatchTrace {
+            records,
+            _logs: (log.entered(), context.clone().attach()),
+            commit: CommitTrace { node: self, topic: topic.clone(), context },
+        })
     }
 
     /// Hands the spans of a batch on to what was emitted from their records, and to what was
@@ -220,13 +224,12 @@ struct SampledRecord {
     context: Context,
 }
 
-/// The span of a batch with sampled records. It ends when it is dropped; until then what this
+/// The span of a batch with sampled records. It ends when it and its commit are dropped; until then what this
 /// thread logs carries its ids.
 pub(crate) struct BatchTrace<'a> {
-    node: &'a NodeTracer,
     records: Vec<SampledRecord>,
-    context: Context,
     _logs: (tracing::span::EnteredSpan, ContextGuard),
+    pub commit: CommitTrace<'a>,
 }
 
 impl BatchTrace<'_> {
@@ -253,15 +256,16 @@ impl BatchTrace<'_> {
                 destination(topic),
                 KeyValue::new(PARTITION, partition.to_string()),
                 KeyValue::new(OFFSET, *offset as i64),
-                KeyValue::new(GROUP, self.node.group.clone()),
+                KeyValue::new(GROUP, self.commit.node.group.clone()),
             ];
             let span = self
+                .commit
                 .node
                 .span("process", topic, SpanKind::Consumer)
                 .with_start_time(start)
-                .with_links(vec![Link::with_context(self.context.span().span_context().clone())])
-                .with_attributes(self.node.operation("process", "process").chain(place))
-                .start_with_context(&self.node.tracer, &record.context);
+                .with_links(vec![Link::with_context(self.commit.context.span().span_context().clone())])
+                .with_attributes(self.commit.node.operation("process", "process").chain(place))
+                .start_with_context(&self.commit.node.tracer, &record.context);
             spans.insert(record.place.clone(), span);
         }
         match outcome {
@@ -270,22 +274,31 @@ impl BatchTrace<'_> {
                 for place in letters.filter_map(refused_place) {
                     spans.get_mut(&place).into_iter().for_each(|span| fail(span, "rejected"));
                 }
-                self.node.hand_on(effects, &mut spans);
+                self.commit.node.hand_on(effects, &mut spans);
             }
             Ok(None) => {}
             Err(class) => spans.values_mut().for_each(|span| fail(span, class)),
         }
         spans.into_values().for_each(|mut span| span.end_with_timestamp(end));
     }
+}
 
+/// The span of a batch whose records were worked off.
+pub(crate) struct CommitTrace<'a> {
+    node: &'a NodeTracer,
+    /// That of its first sampled record.
+    topic: Topic,
+    context: Context,
+}
+
+impl CommitTrace<'_> {
     /// Makes the span of a commit that took from `started` to now.
     pub(super) fn committed(&self, started: Instant, error: Option<&'static str>) {
-        let Some((topic, ..)) = self.records.first().map(|record| &record.place) else { return };
         let mut span = self
             .node
-            .span("commit", topic, SpanKind::Client)
+            .span("commit", &self.topic, SpanKind::Client)
             .with_start_time(wall_clock(started))
-            .with_attributes(self.node.operation("commit", "settle").chain([destination(topic)]))
+            .with_attributes(self.node.operation("commit", "settle").chain([destination(&self.topic)]))
             .start_with_context(&self.node.tracer, &self.context);
         error.into_iter().for_each(|class| fail(&mut span, class));
     }

@@ -12,7 +12,7 @@ use driftline_payloads::{
 };
 use driftline_stage::{
     Payload, StageDef,
-    operator::{Effects, Operator, Site, Tallies},
+    operator::{Bins, Effects, Operator, Site, Tallies},
 };
 use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 
@@ -23,7 +23,9 @@ fn operator(config: &str) -> Box<dyn Operator> {
         stage: StageName::try_new("inspection").unwrap(),
         version: StageVersion::try_new("test").unwrap(),
         window_ms: 10_000,
+        probes: None,
         tallies: Tallies::Off,
+        bins: Bins::default(),
         injections: driftline_stage::Injections::default(),
     }))
 }
