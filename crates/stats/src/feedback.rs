@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn the_estimate_stands_beside_what_came_true() {
         // A hundred sessions a window; those the model is sure of are right nine times in ten, others five.
-        let sure = |n: u64| n % 2 == 0;
+        let sure = |n: u64| n.is_multiple_of(2);
         let mut predictions = Vec::new();
         let mut feedback = Vec::new();
         for n in 0..400 {

@@ -84,7 +84,7 @@ pub fn start(servers: &str) -> (String, Arc<Faults>) {
             std::thread::spawn(move || pump(there.0, there.1, &there.2, |frame| requests(frame, &there.2, &there.3)));
             let faults = Arc::clone(&shared);
             std::thread::spawn(move || {
-                pump(server, client, &faults, |frame| answers(frame, broker, port, &faults, &marked))
+                pump(server, client, &faults, |frame| answers(frame, broker, port, &faults, &marked));
             });
         }
     });

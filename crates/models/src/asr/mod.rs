@@ -161,8 +161,8 @@ impl Recogniser {
         Self { model: Arc::new(model) }
     }
 
-    /// Returns a worse recogniser: noise was added to the network's weights, and the search keeps `width` prefixes, at least
-    /// 1. `noise` is in standard deviations of each tensor, 0 is none; the same `seed` gives the same noise. The version is
+    /// Returns a worse recogniser: noise was added to the network's weights, and the search keeps `width` prefixes, at
+    /// least one. `noise` is in standard deviations of each tensor, 0 is none; the same `seed` gives the same noise. The version is
     /// this one's.
     ///
     /// # Errors

@@ -157,7 +157,7 @@ impl Network {
     /// # Errors
     /// [`ModelError::Input`] for other sides.
     pub fn forward(&self, picture: &Plane) -> Result<Logits, ModelError> {
-        if picture.width() % ALIGN != 0 || picture.height() % ALIGN != 0 {
+        if !picture.width().is_multiple_of(ALIGN) || !picture.height().is_multiple_of(ALIGN) {
             return Err(ModelError::Input {
                 place: "picture".to_owned(),
                 found: format!("{} by {}", picture.width(), picture.height()),

@@ -137,10 +137,9 @@ proptest! {
             }
         }
         bytes.truncate(cut.max(8));
-        if let Ok(image) = Image::decode(&bytes.into()) {
-            if let Ok(pixels) = image.pixels() {
+        if let Ok(image) = Image::decode(&bytes.into())
+            && let Ok(pixels) = image.pixels() {
                 prop_assert_eq!(pixels.luma().len(), pixels.width() * pixels.height());
             }
-        }
     }
 }

@@ -58,7 +58,7 @@ pub fn loss(map: &[f32], head: &[f32], class: usize, cells: Option<&[f32]>) -> L
 
     let odds: Vec<f32> = map.chunks_exact(classes).map(|row| log_sum_exp(&row[1..]) - row[0]).collect();
     let places = peak(&odds);
-    let count = places.len().min(PEAK).max(1) as f32;
+    let count = places.len().clamp(1, PEAK) as f32;
     let mean = places.iter().map(|&i| odds[i]).sum::<f32>() / count;
     let sign = if class == 0 { 1.0 } else { -1.0 };
     // ln(1 + e^(±mean)), without overflow.

@@ -96,16 +96,14 @@ pub fn report(judged: &[Judged], names: &[String], trained: &[String], accept_be
         sets.push(figures(format!("class {name}"), against_good(&|row| row.class == class)));
     }
     let [small, large] = SIZES;
-    let sizes: [(String, Box<dyn Fn(f64) -> bool>); 3] = [
-        (format!("defects up to {} % of the picture", small * 100.0), Box::new(move |area| area <= small)),
-        (
-            format!("defects of {} to {} %", small * 100.0, large * 100.0),
-            Box::new(move |area| area > small && area <= large),
-        ),
-        (format!("defects above {} %", large * 100.0), Box::new(move |area| area > large)),
+    let sizes = [
+        (format!("defects up to {} % of the picture", small * 100.0), 0.0, small),
+        (format!("defects of {} to {} %", small * 100.0, large * 100.0), small, large),
+        (format!("defects above {} %", large * 100.0), large, f64::INFINITY),
     ];
-    for (name, fits) in sizes {
-        sets.push(figures(name, against_good(&|row| row.area.is_some_and(&fits))));
+    for (name, above, most) in sizes {
+        let fits = |area: f64| area > above && area <= most;
+        sets.push(figures(name, against_good(&|row| row.area.is_some_and(fits))));
     }
 
     let mut confusion = vec![vec![0usize; names.len()]; names.len()];

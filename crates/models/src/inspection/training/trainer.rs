@@ -181,7 +181,7 @@ pub fn train(
             *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?.detach();
         }
         best.steps = step + 1;
-        let look = best.steps % recipe.every == 0 || best.steps == recipe.steps;
+        let look = best.steps.is_multiple_of(recipe.every) || best.steps == recipe.steps;
         if look {
             let averaged = Network::try_new(&average, classes, "training".as_ref())?;
             let found = validate(&averaged, validation, recipe.side, &pool)?;
@@ -201,7 +201,7 @@ pub fn train(
             if without >= recipe.patience {
                 break;
             }
-        } else if best.steps % 10 == 0 {
+        } else if best.steps.is_multiple_of(10) {
             progress(Progress { step: best.steps, loss: sum / count as f64, validation: None });
         }
     }
