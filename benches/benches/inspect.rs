@@ -30,8 +30,8 @@ fn main() {
     let set = [
         "sources.camera={ kind = \"image-files\" }".to_owned(),
         format!("sources.camera.path={}", photos.display()),
-        "sinks.control.kind=jsonl".to_owned(),
-        format!("sinks.control.path={}", output.display()),
+        "sinks.gate.kind=jsonl".to_owned(),
+        format!("sinks.gate.path={}", output.display()),
     ];
     let set: Vec<Override> = set.iter().map(|text| text.parse().unwrap()).collect();
     let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap();

@@ -149,8 +149,8 @@ fn an_inspection_killed_at_any_moment_inspects_no_picture_twice_and_loses_none()
         "--set=sources.camera.size=128".to_owned(),
         "--set=stages.inspection.batch.max_records=4".to_owned(),
         "--set=stages.inspection.heat_map=0".to_owned(),
-        "--set=sinks.control.kind=jsonl".to_owned(),
-        format!("--set=sinks.control.path={}", out.display()),
+        "--set=sinks.gate.kind=jsonl".to_owned(),
+        format!("--set=sinks.gate.path={}", out.display()),
         format!("--set=broker.path={}", folder.path().join("log").display()),
     ];
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -48,7 +48,7 @@ fn every_generated_screen_gets_a_decision() {
     for word in [
         "camera",
         "inspection",
-        "control",
+        "gate",
         "image.brightness",
         "image.sharpness",
         "inspection.score",
