@@ -80,7 +80,7 @@ fn the_example_of_a_test_is_right() {
 
 #[test]
 fn the_examples_of_injections_are_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
     let injected = |node: &str| plan.injections_of(&StageName::try_new(node).unwrap());
     let moment = |text| Timestamp::parse(text).unwrap();
     let clip = injected("vad").iter().next().copied().unwrap();

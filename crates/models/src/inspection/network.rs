@@ -4,8 +4,8 @@
 //! resolution, where a pixel sees most of the picture, and back up to a quarter, each step adding what was known at that resolution. A block is `x + narrow · relu(widen · (x ∗ w))`: a 5 × 5 convolution of
 //! each channel by itself, then two products over the channels of a pixel (Liu et al., "A ConvNet for the 2020s", 2022, with the sizes of a processor).
 //!
-//! Nothing is normalised on the way. The picture is, before; layer normalisation of each pixel takes away how strongly it stands out, which is what a defect
-//! does: with it, several thousand examples taught the network next to nothing. A picture's result does not depend on its company.
+//! Nothing is normalised on the way. The picture is, before; layer normalisation of each pixel would take away how strongly it stands out, which is what a
+//! defect does. A picture's result does not depend on its company.
 //!
 //! At 256 × 256 it takes 0.1 · 10⁹ multiplications.
 

@@ -1,7 +1,7 @@
 //! What is minimised, with its derivative with respect to the logits.
 //!
 //! Three parts: the class of every cell of the map, as far as it is known; the largest log odds of the map, which must tell whether there is a defect at all;
-//! and the class of the whole. Cells of defects are few: together they weigh as much as [`DEFECT_SHARE`] of all cells.
+//! and the class of the whole. Cells of defects are few: together they weigh as much as `DEFECT_SHARE` of all cells.
 
 use crate::inspection::evidence::{PEAK, log_sum_exp, peak};
 
