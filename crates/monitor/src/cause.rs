@@ -30,6 +30,8 @@ const RESAMPLES: usize = 64;
 const EXPLAINED: f64 = 0.25;
 /// How many times the evidence of a suspect makes one certain: that of an alarm of its own.
 const CERTAIN: f64 = 10.0;
+/// The share of the evidence of a suspect below which a node has not moved.
+const STILL: f64 = 0.1;
 /// The shift of a stage beside that of a suspect before it, below which it is taken for what leaks from there; on the scale of the
 /// divergence, so half as far.
 const LEAK: f64 = 0.25;
@@ -225,18 +227,21 @@ pub(crate) fn cause(baseline: &Baseline, detectors: &Detectors, span: &Span<'_>,
     let conditional = detectors.conditional();
     let other_version =
         |node: &NodeBaseline| !node.inputs.is_empty() && span.version(&node.name).is_some_and(|v| *v != node.version);
-    let moved = |name: &StageName| {
+    let evidence = |name: &StageName| {
         let of_it =
             detectors.watches.iter().filter(|watch| watch.node == *name && !matches!(watch.what, What::Input(_)));
-        of_it.map(Watch::evidence).fold(0.0, f64::max) >= level
+        of_it.map(Watch::evidence).fold(0.0, f64::max)
     };
+    let moved = |name: &StageName| evidence(name) >= level;
+    let before = evidence_before(baseline, &evidence);
+    let first = |name: &StageName| before.get(name).copied().unwrap_or(0.0) < STILL * level;
     let suspected: BTreeMap<&StageName, bool> = baseline
         .nodes
         .iter()
         .map(|node| {
             let found = conditional.get(&node.name).copied().unwrap_or(0.0) >= level;
-            let found = found || other_version(node) || node.inputs.is_empty() && moved(&node.name);
-            (&node.name, found)
+            // What moves while nothing before it does moves by itself.
+            (&node.name, found || other_version(node) || first(&node.name) && moved(&node.name))
         })
         .collect();
     let shifts: BTreeMap<&StageName, f64> =
@@ -275,13 +280,23 @@ pub(crate) fn cause(baseline: &Baseline, detectors: &Detectors, span: &Span<'_>,
         });
     }
     let certain = |name: &StageName| {
-        let is_source = baseline.node(name).is_some_and(|node| node.inputs.is_empty());
         let own = conditional.get(name).copied().unwrap_or(0.0);
-        let of_it = detectors.watches.iter().filter(|watch| is_source && watch.node == *name);
-        of_it.map(Watch::evidence).fold(own, f64::max) >= CERTAIN * level
+        let own = if first(name) { own.max(evidence(name)) } else { own };
+        own >= CERTAIN * level
     };
     let origin = origin(&nodes, &traces, certain);
     Cause { nodes, traces, origin }
+}
+
+/// Returns for each node the most evidence of a change in any node before it.
+fn evidence_before<'a>(baseline: &'a Baseline, evidence: &dyn Fn(&StageName) -> f64) -> BTreeMap<&'a StageName, f64> {
+    let mut before: BTreeMap<&StageName, f64> = BTreeMap::new();
+    for node in &baseline.nodes {
+        let of_input = |input| evidence(input).max(before.get(input).copied().unwrap_or(0.0));
+        let most = node.inputs.iter().map(of_input).fold(0.0, f64::max);
+        before.insert(&node.name, most);
+    }
+    before
 }
 
 /// Keeps the suspects whose own shift is not small beside that of a suspect before them.
