@@ -45,15 +45,9 @@ fn every_generated_screen_gets_a_decision() {
     }
     // One screen in seven is defective.
     assert!(decisions["accept"] >= 80 && decisions["reject"] >= 5, "{decisions:?}");
-    for word in [
-        "camera",
-        "inspection",
-        "gate",
-        "image.brightness",
-        "image.sharpness",
-        "inspection.score",
-        "inspection.area",
-    ] {
+    for word in
+        ["camera", "inspection", "gate", "image.brightness", "image.sharpness", "inspection.score", "inspection.area"]
+    {
         assert!(report.contains(word), "{word} is not in the report:\n{report}");
     }
 }

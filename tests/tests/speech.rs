@@ -193,7 +193,8 @@ fn audio_into_a_sink_of_lines_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8(output.stderr).unwrap();
     let expected = "sinks.responses.inputs.1: found \"vad\", responses reads one of \
-                    json.v1, search-response.v1, transcript.v1, vad writes speech-segment.v1";
+                    click-event.v1, inspection.v1, json.v1, recommendations.v1, search-response.v1, transcript.v1, \
+                    user-profile.v1, vad writes speech-segment.v1";
     assert!(errors.contains(expected), "{errors}");
 }
 
