@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the reference of the speech pipeline from healthy traffic, then injects one change after the other and prints what the
-# monitor says of each. Needs a release build. Results stand in pipelines/README.md.
+# monitor says of each. Needs a build (DRIFTLINE names the command). Results stand in pipelines/README.md.
 #
 #   pipelines/injections.sh [FOLDER]     # reports as JSON go to FOLDER, by default target/injections
 set -euo pipefail
