@@ -10,12 +10,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
-use std::{collections::BTreeMap, fs, future, path::Path, sync::Arc};
+mod bundled;
 
-use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
-use driftline_cli::registry::{REGISTRY, kinds};
-use driftline_pipeline::{Override, Plan};
-use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, create_topics};
+use std::{collections::BTreeMap, fs, path::Path};
+
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
@@ -102,21 +100,7 @@ fn transcripts(folder: &Path, model: &str) -> BTreeMap<String, String> {
         "sinks.responses.kind=jsonl".to_owned(),
         format!("sinks.responses.path={}", output.path().display()),
     ];
-    let set: Vec<Override> = set.iter().map(|text| text.parse().unwrap()).collect();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/speech.toml");
-    let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"));
-    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
-    create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions {
-        follow: false,
-        durable: false,
-        limits: Limits::default(),
-        telemetry: None,
-        monitoring: Monitoring::default(),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let metrics = Arc::new(Metrics::new(&plan));
-    runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, future::pending())).unwrap();
+    bundled::run("speech", &set);
     let mut segments: BTreeMap<(String, u64), String> = BTreeMap::new();
     for line in fs::read_to_string(output.path()).unwrap().lines() {
         let line: Value = serde_json::from_str(line).unwrap();

@@ -4,17 +4,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
-use std::{fs, future, path::Path, sync::Arc};
+mod bundled;
 
-use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
-use driftline_cli::registry::{REGISTRY, kinds};
+use std::{fs, path::Path};
+
 use driftline_connectors::camera::scene::{Conditions, Scene};
 use driftline_payloads::{
     Image,
     image::{Format, Shot},
 };
-use driftline_pipeline::{Override, Plan};
-use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, create_topics};
 
 const SIDE: u32 = 512;
 
@@ -25,7 +23,6 @@ fn main() {
     let bytes = photograph(&photos, count);
     println!("{count} pictures of {SIDE} × {SIDE}, {:.0} KB each", bytes as f64 / count as f64 / 1e3);
 
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/inspect.toml");
     let output = folder.path().join("control.jsonl");
     let set = [
         "sources.camera={ kind = \"image-files\" }".to_owned(),
@@ -33,22 +30,7 @@ fn main() {
         "sinks.gate.kind=jsonl".to_owned(),
         format!("sinks.gate.path={}", output.display()),
     ];
-    let set: Vec<Override> = set.iter().map(|text| text.parse().unwrap()).collect();
-    let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap();
-    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
-    create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions {
-        follow: false,
-        durable: false,
-        limits: Limits::default(),
-        telemetry: None,
-        monitoring: Monitoring::default(),
-    };
-    let metrics = Arc::new(Metrics::new(&plan));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime
-        .block_on(driftline_runtime::run(&plan, &REGISTRY, Arc::clone(&broker), metrics, options, future::pending()))
-        .unwrap();
+    let (_, _, report) = bundled::run("inspect", &set);
     let lines = fs::read_to_string(output).unwrap().lines().count();
     assert_eq!(lines, count, "every picture is inspected");
     println!(

@@ -19,7 +19,7 @@ use std::{
 use blobs::{REGISTRY, plan};
 use cpu_time::ProcessTime;
 use driftline_broker::{Broker, Delivery, Kafka, KafkaConfig, Retention};
-use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, create_topics};
+use driftline_runtime::{Metrics, RunOptions, create_topics};
 use driftline_types::{Headers, Outgoing, StageName, Timestamp, Topic};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -101,13 +101,7 @@ fn ours(config: &KafkaConfig, records: u64) -> (f64, f64) {
     let pass = StageName::try_new("pass").expect("a name");
     let plan = plan(records, "").only(&[pass]).expect("it is there");
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions {
-        follow: false,
-        durable: true,
-        limits: Limits::default(),
-        telemetry: None,
-        monitoring: Monitoring::default(),
-    };
+    let options = RunOptions { durable: true, ..RunOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut first = None;
     let cpu = ProcessTime::now();

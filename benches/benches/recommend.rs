@@ -18,9 +18,9 @@ use driftline_payloads::{ClickEvent, ClickKind, RecentEvent, UserProfile};
 use driftline_recommender::RecommenderKind;
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Bins, Operator, Site, Tallies},
+    operator::{Operator, Site},
 };
-use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use driftline_user_profile::UserProfileKind;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -38,16 +38,12 @@ fn main() {
 }
 
 fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
-    stage.instance(Arc::new(Site {
-        pipeline: PipelineName::try_new("recommend").unwrap(),
-        stage: StageName::try_new("bench").unwrap(),
-        version: StageVersion::try_new("bench").unwrap(),
-        window_ms: 43_200_000,
-        probes: None,
-        tallies: Tallies::Off,
-        injections: Injections::default(),
-        bins: Bins::default(),
-    }))
+    stage.instance(Arc::new(Site::new(
+        PipelineName::try_new("recommend").unwrap(),
+        StageName::try_new("bench").unwrap(),
+        StageVersion::try_new("bench").unwrap(),
+        43_200_000,
+    )))
 }
 
 fn message(offset: usize, key: &str, value: &impl Payload) -> Message {

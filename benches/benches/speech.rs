@@ -6,13 +6,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
-use std::{fs, future, path::Path, sync::Arc};
+mod bundled;
 
-use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
-use driftline_cli::registry::{REGISTRY, kinds};
+use std::{fs, path::Path, sync::Arc};
+
+use driftline_broker::{Broker, FetchLimit};
 use driftline_payloads::{AudioChunk, SpeechSegment};
-use driftline_pipeline::{Override, Plan};
-use driftline_runtime::{Limits, Metrics, Monitoring, Report, RunOptions, create_topics};
+use driftline_pipeline::Plan;
+use driftline_runtime::Report;
 use driftline_stage::Payload;
 use driftline_types::{Message, RecordId, Topic, TopicPartition, wire};
 use serde_json::Value;
@@ -38,30 +39,13 @@ fn recordings(folder: &Path, count: usize) {
 }
 
 fn run(path: &Path, output: &Path, more: &[&str]) -> (Plan, Arc<dyn Broker>, Report) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/speech.toml");
     let mut set = vec![
         format!("sources.microphone.path={}", path.display()),
         "sinks.responses.kind=jsonl".to_owned(),
         format!("sinks.responses.path={}", output.display()),
     ];
     set.extend(more.iter().map(|&text| text.to_owned()));
-    let set: Vec<Override> = set.iter().map(|text| text.parse().unwrap()).collect();
-    let plan = Plan::load(&file, &set, &kinds(&REGISTRY)).unwrap();
-    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
-    create_topics(&*broker, &plan, Retention::default()).unwrap();
-    let options = RunOptions {
-        follow: false,
-        durable: false,
-        limits: Limits::default(),
-        telemetry: None,
-        monitoring: Monitoring::default(),
-    };
-    let metrics = Arc::new(Metrics::new(&plan));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime
-        .block_on(driftline_runtime::run(&plan, &REGISTRY, Arc::clone(&broker), metrics, options, future::pending()))
-        .unwrap();
-    (plan, broker, report)
+    bundled::run("speech", &set)
 }
 
 fn read_all(broker: &dyn Broker, topic: &Topic) -> Vec<Message> {

@@ -23,7 +23,7 @@ use std::{
 use blobs::{REGISTRY, plan};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
 use driftline_pipeline::Plan;
-use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, Telemetry, create_topics};
+use driftline_runtime::{Metrics, RunOptions, Telemetry, create_topics};
 
 fn main() {
     let mut args = env::args().skip(1).filter(|arg| !arg.starts_with("--"));
@@ -66,13 +66,7 @@ fn run(plan: &Plan) -> Took {
     create_topics(&*broker, plan, Retention { bytes: Some(64 << 20), ms: None }).expect("topics");
     let (cpu, start) = (cpu_seconds(), Instant::now());
     let telemetry = Telemetry::start(plan).expect("telemetry starts").map(Arc::new);
-    let options = RunOptions {
-        follow: false,
-        durable: false,
-        limits: Limits::default(),
-        telemetry,
-        monitoring: Monitoring::default(),
-    };
+    let options = RunOptions { telemetry, ..RunOptions::default() };
     let metrics = Arc::new(Metrics::new(plan));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let run = driftline_runtime::run(plan, &REGISTRY, broker, metrics, options, future::pending());

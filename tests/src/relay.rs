@@ -14,7 +14,7 @@ use driftline_broker::{Broker, Delivery, Kafka, KafkaConfig, Retention};
 use driftline_connectors::{JsonLinesSink, JsonLinesSource};
 use driftline_payloads::JsonValue;
 use driftline_pipeline::Plan;
-use driftline_runtime::{Limits, Metrics, Monitoring, RunOptions, create_topics};
+use driftline_runtime::{Metrics, RunOptions, create_topics};
 use driftline_stage::{Emitter, Record, Registry, SinkDef, SourceDef, Stage, StageDef, StageError, StageKind};
 use driftline_types::StageName;
 use serde::Deserialize;
@@ -100,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let mut arg = || args.next().ok_or("expected FILE SERVERS PREFIX DELIVERY NODE");
     let (file, servers, prefix, delivery, node) = (arg()?, arg()?, arg()?, arg()?, arg()?);
-    let plan = Plan::load(file.as_ref(), &[], &driftline_cli::registry::kinds(&REGISTRY))?;
+    let plan = Plan::load(file.as_ref(), &[], &driftline_runtime::kinds(&REGISTRY))?;
     let mut config = KafkaConfig::new(servers);
     config.prefix = prefix;
     config.delivery = if delivery == "exactly_once" { Delivery::ExactlyOnce } else { Delivery::AtLeastOnce };
@@ -112,13 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     create_topics(&*broker, &plan, Retention::default())?;
     let plan = plan.only(&[StageName::try_new(&node)?]).map_err(|_| "no such node")?;
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions {
-        follow: false,
-        durable: true,
-        limits: Limits::default(),
-        telemetry: None,
-        monitoring: Monitoring::default(),
-    };
+    let options = RunOptions { durable: true, ..RunOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

@@ -1,7 +1,8 @@
 //! A pipeline that does nothing: blobs of 200 B, a stage that passes them on, and a sink that forgets them.
 
 use bytes::{Bytes, BytesMut};
-use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
+use driftline_pipeline::Plan;
+use driftline_runtime::kinds;
 use driftline_stage::{
     CodecError, Emitter, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
     SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
@@ -136,22 +137,6 @@ pub static REGISTRY: Registry = Registry {
 
 /// Makes the plan; `more` is added to the file.
 pub fn plan(records: u64, more: &str) -> Plan {
-    let blob = Some(SchemaSpec::Exactly(Blob::SCHEMA));
-    let spec = |name, input, output, check| KindSpec {
-        name,
-        input,
-        output,
-        paths: &[],
-        check,
-        parameters: &[],
-        start: |_| None,
-    };
-    let kinds = Kinds {
-        properties: &[],
-        sources: vec![spec("blobs", None, blob.clone(), REGISTRY.sources[0].check)],
-        stages: vec![spec("pass", blob.clone(), blob, REGISTRY.stages[0].check)],
-        sinks: vec![spec("nowhere", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
-    };
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("blobs.toml");
     let text = format!(
@@ -160,5 +145,5 @@ pub fn plan(records: u64, more: &str) -> Plan {
          [sinks.out]\nkind = \"nowhere\"\ninputs = [\"pass\"]\n{more}\n"
     );
     std::fs::write(&file, text).expect("written");
-    Plan::load(&file, &[], &kinds).unwrap_or_else(|problems| panic!("{problems}"))
+    Plan::load(&file, &[], &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"))
 }

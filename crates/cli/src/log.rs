@@ -4,13 +4,9 @@ use std::sync::Arc;
 
 use driftline_broker::{Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention};
 use driftline_pipeline::{self as pipeline, BrokerKind, Plan};
-use driftline_runtime::create_topics;
+use driftline_runtime::{create_topics, kinds};
 
-use crate::{
-    args::PipelineArgs,
-    exit::Failure,
-    registry::{REGISTRY, kinds},
-};
+use crate::{args::PipelineArgs, exit::Failure, registry::REGISTRY};
 
 /// Loads a pipeline; warnings go to standard error.
 pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {

@@ -55,12 +55,7 @@ impl Beside {
 
 impl Companion for Beside {
     fn run(&self, nodes: &Nodes) {
-        let ending = || match (nodes.cut_off(), nodes.finished(), nodes.stopped() && self.durable) {
-            (true, _, _) => Ending::CutOff,
-            (false, true, true) => Ending::Paused,
-            (false, true, false) => Ending::Finished,
-            (false, false, _) => Ending::Open,
-        };
+        let ending = || Ending::of(nodes.cut_off(), nodes.finished(), nodes.stopped() && self.durable);
         let result = self.service.run(ending, &self.outside).map_err(|error| error.to_string());
         if let Err(error) = &result {
             tracing::error!(error, "the monitor stopped, the pipeline goes on unwatched");

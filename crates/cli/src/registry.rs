@@ -5,7 +5,6 @@ use driftline_connectors::{
     AudioFiles, Camera, EventFiles, ImageFiles, JsonLinesSink, JsonLinesSource, ShopSource, StdoutSink,
 };
 use driftline_inspection::InspectionKind;
-use driftline_pipeline::{KindSpec, Kinds, SchemaSpec};
 use driftline_recommender::RecommenderKind;
 use driftline_search::SearchKind;
 use driftline_stage::{Registry, SinkDef, SourceDef, StageDef};
@@ -33,49 +32,10 @@ pub static REGISTRY: Registry = Registry {
     sinks: &[SinkDef::of::<JsonLinesSink>(), SinkDef::of::<StdoutSink>()],
 };
 
-/// Describes a registry to the loader of pipelines.
-#[must_use]
-pub fn kinds(registry: &Registry) -> Kinds {
-    let sources = registry.sources.iter().map(|def| KindSpec {
-        name: def.kind,
-        input: None,
-        output: Some(SchemaSpec::Exactly(def.output)),
-        paths: def.paths,
-        check: def.check,
-        parameters: def.parameters,
-        start: def.start,
-    });
-    let stages = registry.stages.iter().map(|def| KindSpec {
-        name: def.kind,
-        input: Some(SchemaSpec::Exactly(def.input)),
-        output: Some(SchemaSpec::Exactly(def.output)),
-        paths: def.paths,
-        check: def.check,
-        parameters: def.parameters,
-        start: |_| None,
-    });
-    let sinks = registry.sinks.iter().map(|def| KindSpec {
-        name: def.kind,
-        input: Some(match def.content_type {
-            Some(content_type) => SchemaSpec::OneOf(registry.schemas_of(content_type)),
-            None => SchemaSpec::Any,
-        }),
-        output: None,
-        paths: def.paths,
-        check: def.check,
-        parameters: &[],
-        start: |_| None,
-    });
-    Kinds {
-        sources: sources.collect(),
-        stages: stages.collect(),
-        sinks: sinks.collect(),
-        properties: &driftline_broker::ALLOWED_PROPERTIES,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use driftline_runtime::kinds;
+
     use super::*;
 
     #[test]

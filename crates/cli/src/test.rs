@@ -1,6 +1,7 @@
 //! `driftline test`: the `[[tests]]` of pipelines.
 
 use driftline_pipeline::Plan;
+use driftline_runtime::kinds;
 use serde_json::Value;
 
 use crate::{
@@ -8,7 +9,7 @@ use crate::{
     args::TestArgs,
     exit::Failure,
     log,
-    registry::{REGISTRY, kinds},
+    registry::REGISTRY,
     run::{Watch, execute},
 };
 

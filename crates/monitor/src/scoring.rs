@@ -106,19 +106,6 @@ impl NodeWindow {
     /// # Errors
     /// If it was counted on other bins than those before; nothing is added then.
     pub fn add(&mut self, profile: &Profile) -> Result<(), MergeError> {
-        fn into<T: Clone>(
-            held: &mut Option<T>,
-            new: &T,
-            merge: fn(&mut T, &T) -> Result<(), MergeError>,
-        ) -> Result<(), MergeError> {
-            match held {
-                Some(held) => merge(held, new),
-                None => {
-                    *held = Some(new.clone());
-                    Ok(())
-                }
-            }
-        }
         match &profile.body {
             ProfileBody::Input(set) => into(&mut self.input, set, ProfileSet::merge),
             ProfileBody::Output(set) => into(&mut self.output, set, ProfileSet::merge),
@@ -131,19 +118,10 @@ impl NodeWindow {
     /// # Errors
     /// If it was counted on other bins.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
-        for body in other.bodies() {
-            match (body, &mut self.input, &mut self.output, &mut self.joint) {
-                (ProfileBody::Input(set), Some(held), _, _) | (ProfileBody::Output(set), _, Some(held), _) => {
-                    held.merge(&set)?;
-                }
-                (ProfileBody::Joint(joint), _, _, Some(held)) => held.merge(&joint)?,
-                (ProfileBody::Input(set), held @ None, _, _) | (ProfileBody::Output(set), _, held @ None, _) => {
-                    *held = Some(set);
-                }
-                (ProfileBody::Joint(joint), _, _, held @ None) => *held = Some(joint),
-            }
-        }
-        Ok(())
+        let Self { input, output, joint } = other;
+        input.iter().try_for_each(|set| into(&mut self.input, set, ProfileSet::merge))?;
+        output.iter().try_for_each(|set| into(&mut self.output, set, ProfileSet::merge))?;
+        joint.iter().try_for_each(|joint| into(&mut self.joint, joint, JointProfile::merge))
     }
 
     /// Returns what it holds, as the bodies of profiles.
@@ -198,6 +176,21 @@ impl NodeWindow {
         match what {
             What::Conditional => self.joint.as_ref().map(|joint| Basis::Conditional(ConditionalBasis::new(joint))),
             _ => self.signal(what).map(|signal| Basis::Signal(ScoreBasis::new(signal))),
+        }
+    }
+}
+
+/// Adds to what is held, or holds it.
+fn into<T: Clone>(
+    held: &mut Option<T>,
+    new: &T,
+    merge: fn(&mut T, &T) -> Result<(), MergeError>,
+) -> Result<(), MergeError> {
+    match held {
+        Some(held) => merge(held, new),
+        None => {
+            *held = Some(new.clone());
+            Ok(())
         }
     }
 }

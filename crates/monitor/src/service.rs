@@ -52,6 +52,19 @@ pub enum Ending {
     CutOff,
 }
 
+impl Ending {
+    /// Decides from whether the run is cut off, every node has finished, and a run that was stopped goes on later.
+    #[must_use]
+    pub fn of(cut_off: bool, finished: bool, resumes: bool) -> Self {
+        match (cut_off, finished, resumes) {
+            (true, _, _) => Self::CutOff,
+            (false, true, true) => Self::Paused,
+            (false, true, false) => Self::Finished,
+            (false, false, _) => Self::Open,
+        }
+    }
+}
+
 /// Hears what a monitor finds.
 pub trait Listener {
     /// An alarm was written.

@@ -31,12 +31,7 @@ impl Listener for Silent {
 
 impl Companion for Beside {
     fn run(&self, nodes: &Nodes) {
-        let ending = || match (nodes.cut_off(), nodes.finished(), nodes.stopped() && self.durable) {
-            (true, _, _) => Ending::CutOff,
-            (false, true, true) => Ending::Paused,
-            (false, true, false) => Ending::Finished,
-            (false, false, _) => Ending::Open,
-        };
+        let ending = || Ending::of(nodes.cut_off(), nodes.finished(), nodes.stopped() && self.durable);
         *self.status.lock().unwrap() = self.service.run(ending, &Silent).unwrap();
     }
 }

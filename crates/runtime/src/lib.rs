@@ -21,6 +21,7 @@
 mod batch;
 pub mod feedback;
 mod flow;
+mod kinds;
 mod metrics;
 mod monitoring;
 pub mod probes;
@@ -37,6 +38,7 @@ mod topics;
 mod webhook;
 
 pub use flow::Limits;
+pub use kinds::kinds;
 pub use metrics::{Metrics, NodeKind, NodeMetrics, NodeSnapshot};
 pub use monitoring::{Companion, Monitoring, Nodes};
 pub use report::{NodeReport, Percentiles, Report};

@@ -29,8 +29,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(250);
 
-/// How to run a plan.
-#[derive(Clone)]
+/// How to run a plan. By default to the end of its sources, on a log that nobody needs afterwards, unwatched.
+#[derive(Clone, Default)]
 pub struct RunOptions {
     /// Whether sources wait for new input where they would end.
     pub follow: bool,

@@ -14,8 +14,8 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
-use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
-use driftline_runtime::{Limits, Metrics, Monitoring, Report, RunError, RunOptions, create_topics, profiles::Profiles};
+use driftline_pipeline::Plan;
+use driftline_runtime::{Metrics, Report, RunError, RunOptions, create_topics, kinds, profiles::Profiles};
 use driftline_stage::{
     CodecError, Emitter, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
     SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
@@ -236,25 +236,6 @@ static REGISTRY: Registry = Registry {
     sinks: &[SinkDef::of::<Keep>()],
 };
 
-fn kinds() -> Kinds {
-    let number = Some(SchemaSpec::Exactly(Number::SCHEMA));
-    let spec = |name, input, output, check| KindSpec {
-        name,
-        input,
-        output,
-        paths: &[],
-        check,
-        parameters: &[],
-        start: |_| None,
-    };
-    Kinds {
-        properties: &[],
-        sources: vec![spec("counter", None, number.clone(), REGISTRY.sources[0].check)],
-        stages: vec![spec("sum", number.clone(), number, REGISTRY.stages[0].check)],
-        sinks: vec![spec("keep", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
-    }
-}
-
 /// A pipeline of all three, with the sum stage's own settings in TOML.
 fn plan(run: &str, count: u64, settings: &str) -> Plan {
     let folder = tempfile::tempdir().unwrap();
@@ -267,19 +248,13 @@ fn plan(run: &str, count: u64, settings: &str) -> Plan {
          [monitor]\nwindow = \"1s\"\n"
     );
     std::fs::write(&file, text).unwrap();
-    Plan::load(&file, &[], &kinds()).unwrap_or_else(|problems| panic!("{problems}"))
+    Plan::load(&file, &[], &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 async fn run(plan: &Plan, broker: &Arc<dyn Broker>, shutdown: impl Future<Output = ()>) -> Result<Report, RunError> {
     create_topics(&**broker, plan, Retention::default()).unwrap();
     let metrics = Arc::new(Metrics::new(plan));
-    let options = RunOptions {
-        follow: false,
-        durable: true,
-        limits: Limits::default(),
-        telemetry: None,
-        monitoring: Monitoring::default(),
-    };
+    let options = RunOptions { durable: true, ..RunOptions::default() };
     driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown).await
 }
 

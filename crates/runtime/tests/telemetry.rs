@@ -14,9 +14,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
-use driftline_pipeline::{KindSpec, Kinds, Plan, SchemaSpec};
+use driftline_pipeline::Plan;
 use driftline_runtime::{
-    Limits, Metrics, Monitoring, Report, RunOptions, Telemetry, create_topics,
+    Metrics, Report, RunOptions, Telemetry, create_topics, kinds,
     telemetry::{METRICS, Metric, MetricKind, prometheus_label},
 };
 use driftline_stage::{
@@ -230,22 +230,6 @@ static REGISTRY: Registry = Registry {
 };
 
 fn plan(count: u64, settings: &str, telemetry: &str) -> Plan {
-    let text = Some(SchemaSpec::Exactly(Text::SCHEMA));
-    let spec = |name, input, output, check| KindSpec {
-        name,
-        input,
-        output,
-        paths: &[],
-        check,
-        parameters: &[],
-        start: |_| None,
-    };
-    let kinds = Kinds {
-        properties: &[],
-        sources: vec![spec("texts", None, text.clone(), REGISTRY.sources[0].check)],
-        stages: REGISTRY.stages.iter().map(|def| spec(def.kind, text.clone(), text.clone(), def.check)).collect(),
-        sinks: vec![spec("nowhere", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
-    };
     let kind = if settings.contains("kind") { "" } else { "kind = \"pass\"" };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("texts.toml");
@@ -256,7 +240,7 @@ fn plan(count: u64, settings: &str, telemetry: &str) -> Plan {
          [sinks.out]\nkind = \"nowhere\"\ninputs = [\"second\"]\n[telemetry]\n{telemetry}\n"
     );
     std::fs::write(&file, pipeline).unwrap();
-    Plan::load(&file, &[], &kinds).unwrap_or_else(|problems| panic!("{problems}"))
+    Plan::load(&file, &[], &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 struct Ran {
@@ -271,13 +255,7 @@ async fn run(plan: Plan) -> Ran {
     create_topics(&*broker, &plan, Retention::default()).unwrap();
     let telemetry = Telemetry::start(&plan).unwrap().map(Arc::new);
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions {
-        follow: false,
-        durable: false,
-        limits: Limits::default(),
-        telemetry: telemetry.clone(),
-        monitoring: Monitoring::default(),
-    };
+    let options = RunOptions { telemetry: telemetry.clone(), ..RunOptions::default() };
     let run = driftline_runtime::run(&plan, &REGISTRY, Arc::clone(&broker), metrics, options, future::pending());
     let report = run.await.unwrap();
     Ran { plan, broker, report, telemetry }
@@ -528,13 +506,7 @@ async fn logs_carry_the_ids_of_their_trace() {
     let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(EmbeddedConfig::default()).unwrap());
     create_topics(&*broker, &plan, Retention::default()).unwrap();
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions {
-        follow: false,
-        durable: false,
-        limits: Limits::default(),
-        telemetry: Some(telemetry),
-        monitoring: Monitoring::default(),
-    };
+    let options = RunOptions { telemetry: Some(telemetry), ..RunOptions::default() };
     driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, future::pending()).await.unwrap();
     let told = collector.stop();
 

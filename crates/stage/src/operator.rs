@@ -50,6 +50,23 @@ pub struct Site {
     pub probes: Option<Arc<Schedule>>,
 }
 
+impl Site {
+    /// Makes a site where nothing is injected, probed or told, and all is counted on declared scales.
+    #[must_use]
+    pub fn new(pipeline: PipelineName, stage: StageName, version: StageVersion, window_ms: i64) -> Self {
+        Self {
+            pipeline,
+            stage,
+            version,
+            window_ms,
+            tallies: Tallies::Off,
+            injections: Injections::default(),
+            bins: Bins::default(),
+            probes: None,
+        }
+    }
+}
+
 /// What the records of a source or stage are counted on.
 #[derive(Clone, Debug)]
 pub struct Bins {

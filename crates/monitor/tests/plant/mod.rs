@@ -7,8 +7,8 @@ use std::{collections::HashMap, future, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
 use driftline_monitor::{Baseline, Range, build};
-use driftline_pipeline::{KindSpec, Kinds, Node, Plan, SchemaSpec};
-use driftline_runtime::{Limits, Metrics, Monitoring, Report, RunOptions, create_topics};
+use driftline_pipeline::{Node, Plan};
+use driftline_runtime::{Metrics, Monitoring, Report, RunOptions, create_topics, kinds};
 use driftline_stage::{
     CodecError, Emitter, Held, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
     SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
@@ -295,25 +295,6 @@ static REGISTRY: Registry = Registry {
     sinks: &[SinkDef::of::<Bin>()],
 };
 
-fn kinds() -> Kinds {
-    let part = Some(SchemaSpec::Exactly(Part::SCHEMA));
-    let spec = |name, input, output, check| KindSpec {
-        name,
-        input,
-        output,
-        paths: &[],
-        check,
-        parameters: &[],
-        start: |_| None,
-    };
-    Kinds {
-        properties: &[],
-        sources: vec![spec("parts", None, part.clone(), REGISTRY.sources[0].check)],
-        stages: vec![spec("work", part.clone(), part, REGISTRY.stages[0].check)],
-        sinks: vec![spec("bin", Some(SchemaSpec::Any), None, REGISTRY.sinks[0].check)],
-    }
-}
-
 /// What changes in a plant, and in which window.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes {
@@ -341,7 +322,7 @@ pub fn plan(changes: Changes, seed: u64, first: u64, windows: u64, source: &str,
         stage("paint", "pair", changes.paint),
     );
     std::fs::write(&file, text).unwrap();
-    Plan::load(&file, &[], &kinds()).unwrap_or_else(|problems| panic!("{problems}"))
+    Plan::load(&file, &[], &kinds(&REGISTRY)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Shows some part.
@@ -377,7 +358,7 @@ pub fn run_until(
     shutdown: impl Future<Output = ()>,
 ) -> Report {
     create_topics(&**broker, plan, Retention::default()).unwrap();
-    let options = RunOptions { follow: false, durable, limits: Limits::default(), telemetry: None, monitoring };
+    let options = RunOptions { durable, monitoring, ..RunOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let metrics = Arc::new(Metrics::new(plan));
     let run = driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, shutdown);

@@ -12,22 +12,18 @@ use driftline_payloads::{
 };
 use driftline_stage::{
     Payload, StageDef,
-    operator::{Bins, Effects, Operator, Site, Tallies},
+    operator::{Effects, Operator, Site},
 };
 use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 
 fn operator(config: &str) -> Box<dyn Operator> {
     let stage = StageDef::of::<InspectionKind>().open(&config.parse().unwrap()).unwrap();
-    stage.instance(Arc::new(Site {
-        pipeline: PipelineName::try_new("inspect").unwrap(),
-        stage: StageName::try_new("inspection").unwrap(),
-        version: StageVersion::try_new("test").unwrap(),
-        window_ms: 10_000,
-        probes: None,
-        tallies: Tallies::Off,
-        bins: Bins::default(),
-        injections: driftline_stage::Injections::default(),
-    }))
+    stage.instance(Arc::new(Site::new(
+        PipelineName::try_new("inspect").unwrap(),
+        StageName::try_new("inspection").unwrap(),
+        StageVersion::try_new("test").unwrap(),
+        10_000,
+    )))
 }
 
 fn message(offset: u64, key: &str, value: Bytes) -> Message {

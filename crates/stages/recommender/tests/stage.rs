@@ -9,25 +9,21 @@ use driftline_payloads::{Answer, Attributes, Basis, ClickKind, Estimate, RecentE
 use driftline_recommender::RecommenderKind;
 use driftline_stage::{
     Payload, StageDef,
-    operator::{Bins, Counts, Operator, Site, Tallies},
+    operator::{Counts, Operator, Site},
 };
-use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
 
 const NOW: i64 = 1_794_787_200_000;
 
 fn operator(config: &str) -> Box<dyn Operator> {
     let stage = StageDef::of::<RecommenderKind>().open(&config.parse().unwrap()).unwrap();
-    stage.instance(Arc::new(Site {
-        pipeline: PipelineName::try_new("recommend").unwrap(),
-        stage: StageName::try_new("recommender").unwrap(),
-        version: StageVersion::try_new("test").unwrap(),
-        window_ms: 86_400_000,
-        probes: None,
-        tallies: Tallies::Off,
-        injections: Injections::default(),
-        bins: Bins::default(),
-    }))
+    stage.instance(Arc::new(Site::new(
+        PipelineName::try_new("recommend").unwrap(),
+        StageName::try_new("recommender").unwrap(),
+        StageVersion::try_new("test").unwrap(),
+        86_400_000,
+    )))
 }
 
 fn answer(operator: &mut dyn Operator, profiles: &[UserProfile]) -> (Vec<Recommendations>, Counts) {

@@ -4,11 +4,8 @@ use std::{collections::HashSet, io::Write as _, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use driftline_payloads::{SearchResponse, Transcript};
-use driftline_stage::{
-    Payload, StageDef,
-    operator::{Bins, Site, Tallies},
-};
-use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
+use driftline_stage::{Payload, StageDef, operator::Site};
+use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic};
 use proptest::prelude::*;
 
 use super::*;
@@ -30,16 +27,12 @@ fn transcript(text: &str) -> Transcript {
 
 /// Runs the stage over texts, a message each.
 fn respond(config: &str, texts: &[&str]) -> Vec<SearchResponse> {
-    let site = Site {
-        pipeline: PipelineName::try_new("speech").unwrap(),
-        stage: StageName::try_new("search").unwrap(),
-        version: StageVersion::try_new("v1").unwrap(),
-        window_ms: 10_000,
-        probes: None,
-        tallies: Tallies::Off,
-        injections: Injections::default(),
-        bins: Bins::default(),
-    };
+    let site = Site::new(
+        PipelineName::try_new("speech").unwrap(),
+        StageName::try_new("search").unwrap(),
+        StageVersion::try_new("v1").unwrap(),
+        10_000,
+    );
     let open = DEF.open(&config.parse().unwrap()).unwrap();
     let message = |(offset, text): (usize, &&str)| {
         let mut value = BytesMut::new();

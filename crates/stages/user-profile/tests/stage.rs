@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use driftline_payloads::{Answer, ClickEvent, ClickKind, UserProfile};
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Bins, Counts, Effects, Operator, Site, Tallies},
+    operator::{Counts, Effects, Operator, Site},
 };
-use driftline_types::{Headers, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
+use driftline_types::{Headers, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, wire};
 use driftline_user_profile::UserProfileKind;
 use proptest::prelude::*;
 
@@ -52,16 +52,12 @@ fn stage(config: &str) -> Box<dyn OpenStage> {
 }
 
 fn operator(stage: &dyn OpenStage) -> Box<dyn Operator> {
-    stage.instance(Arc::new(Site {
-        pipeline: PipelineName::try_new("recommend").unwrap(),
-        stage: StageName::try_new("user-profile").unwrap(),
-        version: StageVersion::try_new("test").unwrap(),
-        window_ms: DAY,
-        probes: None,
-        tallies: Tallies::Off,
-        injections: Injections::default(),
-        bins: Bins::default(),
-    }))
+    stage.instance(Arc::new(Site::new(
+        PipelineName::try_new("recommend").unwrap(),
+        StageName::try_new("user-profile").unwrap(),
+        StageVersion::try_new("test").unwrap(),
+        DAY,
+    )))
 }
 
 /// What the log holds after some batches.

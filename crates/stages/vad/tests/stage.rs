@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use driftline_payloads::{AudioChunk, SpeechSegment};
 use driftline_stage::{
     OpenStage, Payload, StageDef,
-    operator::{Bins, Counts, Effects, Operator, Site, Tallies},
+    operator::{Counts, Effects, Operator, Site},
 };
 use driftline_types::{
     Headers, Injection, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, config::Millis,
@@ -65,14 +65,13 @@ fn stage() -> Box<dyn OpenStage> {
 
 fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator> {
     stage.instance(Arc::new(Site {
-        pipeline: PipelineName::try_new("speech").unwrap(),
-        stage: StageName::try_new("vad").unwrap(),
-        version: StageVersion::try_new("test").unwrap(),
-        window_ms: 10_000,
-        probes: None,
-        tallies: Tallies::Off,
         injections: injections.clone(),
-        bins: Bins::default(),
+        ..Site::new(
+            PipelineName::try_new("speech").unwrap(),
+            StageName::try_new("vad").unwrap(),
+            StageVersion::try_new("test").unwrap(),
+            10_000,
+        )
     }))
 }
 
