@@ -167,6 +167,7 @@ fn recommendations() {
                 time_ms: NOW,
                 cause: ClickKind::Visit,
                 events: 20,
+                activity: 20.0,
                 gap_ms: None,
                 attributes: Default::default(),
                 interests: Vec::new(),

@@ -48,17 +48,17 @@ pub(crate) struct Span<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// Merges windows. What was counted on other bins than those before is left out.
+    /// Merges windows, from the oldest to the newest. Where a window was counted on other bins than those before, as
+    /// when monitoring was switched on or a stage was replaced, the newest counts.
     pub(crate) fn new(windows: Vec<&'a Closed>) -> Self {
         let (mut nodes, mut versions) = (BTreeMap::<StageName, NodeWindow>::new(), BTreeMap::new());
         for closed in &windows {
             for (name, seen) in &closed.nodes {
-                // Another version has other bins or is another stage; the newest counts.
-                if versions.insert(name.clone(), seen.version.clone()).is_some_and(|before| before != seen.version) {
-                    nodes.remove(name);
-                }
-                if let Err(error) = nodes.entry(name.clone()).or_default().merge(&seen.window) {
-                    tracing::debug!(node = %name, %error, "a window is left out");
+                let before = versions.insert(name.clone(), seen.version.clone());
+                let same = before.is_none_or(|before| before == seen.version);
+                let merged = nodes.entry(name.clone()).or_default();
+                if !same || merged.merge(&seen.window).is_err() {
+                    merged.clone_from(&seen.window);
                 }
             }
         }

@@ -175,6 +175,13 @@ impl Monitor {
             }
             return self.windows.unreadable(*offset, None);
         }
+        if !self.is_comparable(&profile) {
+            if *offset >= self.windows.progress().taken_to {
+                let text = format!("a profile of {} was counted on other bins than the reference's", key.stage);
+                self.note_of(format!("bins/{}", key.stage), text);
+            }
+            return self.windows.unreadable(*offset, None);
+        }
         match self.windows.take(*offset, *partition, &profile) {
             Taken::Merged | Taken::Again => {}
             Taken::Late => {
@@ -190,6 +197,24 @@ impl Monitor {
                     format!("a profile of {} does not fit: {error}", key.stage),
                 );
             }
+        }
+    }
+
+    /// Says whether a profile was counted on the bins of the reference that belongs to its stage and version. Those from
+    /// before monitoring was switched on were not.
+    fn is_comparable(&self, profile: &Profile) -> bool {
+        let Some(known) = self.baseline.node(&profile.key.stage) else { return true };
+        if !known.inputs.is_empty() && known.version != profile.key.version {
+            return true;
+        }
+        match &profile.body {
+            ProfileBody::Input(set) => set.reference().id() == known.input.id(),
+            ProfileBody::Output(set) => set.reference().id() == known.output.id(),
+            ProfileBody::Joint(joint) => known
+                .profiles
+                .joint
+                .as_ref()
+                .is_none_or(|known| (known.input(), known.output()) == (joint.input(), joint.output())),
         }
     }
 

@@ -17,6 +17,9 @@ pub struct UserProfile {
     pub cause: ClickKind,
     /// Events so far, until they expired.
     pub events: u32,
+    /// What the user did lately: searches and views count 1, what was put in the cart 2, purchases 3, each halved with
+    /// its age as the stage's half-life says.
+    pub activity: f32,
     /// Time since the event before, milliseconds; `None` for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_ms: Option<i64>,
@@ -122,11 +125,12 @@ pub struct RecentEvent {
 
 static CAUSE: Signal =
     Signal { name: "profile.cause", unit: "", help: "what the event behind it was", kind: SignalKind::Category };
-static EVENTS: Signal = Signal {
-    name: "profile.events",
+/// Not the number of events so far: that grows for as long as users stay, and would drift for ever.
+static ACTIVITY: Signal = Signal {
+    name: "profile.activity",
     unit: "{event}",
-    help: "events of the user so far",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 10_000.0 } },
+    help: "what the user did lately, faded with its age",
+    kind: SignalKind::Number { scale: Scale::Log { lo: 0.01, hi: 10_000.0 } },
 };
 static GAP: Signal = Signal {
     name: "profile.gap",
@@ -181,7 +185,7 @@ impl Payload for UserProfile {
         for (signal, estimate) in ATTRIBUTES.iter().zip(&estimates) {
             visit.category(signal, Some(estimate.answer.name()));
         }
-        visit.number(&EVENTS, Some(f64::from(self.events)));
+        visit.number(&ACTIVITY, Some(f64::from(self.activity)));
         visit.number(&GAP, self.gap_ms.map(|gap| gap as f64 / 1_000.0));
         visit.category(&INTEREST, self.interests.first().map(|interest| department(&interest.category)));
         visit.category(&CAUSE, Some(self.cause.name()));

@@ -117,8 +117,8 @@ prop_compose! {
 
 prop_compose! {
     fn profile()(
-        user in ".{1,9}", time_ms in any::<i64>(), cause in kind(), events in any::<u32>(), gap_ms in any::<Option<i64>>(),
-        estimates in [estimate(), estimate(), estimate(), estimate(), estimate()],
+        user in ".{1,9}", time_ms in any::<i64>(), cause in kind(), events in any::<u32>(), activity in 0.0f32..1e6,
+        gap_ms in any::<Option<i64>>(), estimates in [estimate(), estimate(), estimate(), estimate(), estimate()],
         interests in prop::collection::vec((".{0,9}", 0.0f32..=1.0), 0..4),
         recent in prop::collection::vec((any::<i64>(), kind(), any::<Option<String>>(), any::<Option<String>>()), 0..4),
         bought in prop::collection::vec(".{0,9}", 0..4),
@@ -127,7 +127,7 @@ prop_compose! {
         let past = |(time_ms, kind, product, category)| RecentEvent { time_ms, kind, product, category };
         let recent = recent.into_iter().map(past).collect();
         UserProfile {
-            user, time_ms, cause, events, gap_ms, attributes: Attributes::from_all(estimates), interests, recent, bought,
+            user, time_ms, cause, events, activity, gap_ms, attributes: Attributes::from_all(estimates), interests, recent, bought,
         }
     }
 }

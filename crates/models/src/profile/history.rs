@@ -172,6 +172,12 @@ impl History {
         self.recent.drain(..excess.max(expired));
     }
 
+    /// Returns the weight of all categories.
+    #[must_use]
+    pub fn activity(&self) -> f32 {
+        self.counts.iter().map(|(_, weight)| weight).sum()
+    }
+
     /// Says whether nothing is left of it at a time.
     #[must_use]
     pub fn is_expired(&self, now_ms: i64, fading: Fading) -> bool {

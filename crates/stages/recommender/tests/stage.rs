@@ -58,6 +58,7 @@ fn profile(events: &[(ClickKind, Option<&str>, Option<&str>)]) -> UserProfile {
         time_ms: NOW,
         cause: ClickKind::Visit,
         events: events.len() as u32,
+        activity: events.len() as f32,
         gap_ms: None,
         attributes: Attributes::default(),
         interests: Vec::new(),

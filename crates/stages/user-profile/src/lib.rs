@@ -258,6 +258,7 @@ impl UserProfileStage {
                 time_ms: record.value.time_ms,
                 cause: record.value.kind,
                 events: history.events,
+                activity: history.activity(),
                 gap_ms,
                 attributes: Attributes::from_all(probabilities.map(estimate)),
                 interests: self.interests(&history),
@@ -270,7 +271,7 @@ impl UserProfileStage {
     }
 
     fn interests(&self, history: &History) -> Vec<Interest> {
-        let all: f32 = history.counts.iter().map(|(_, weight)| weight).sum();
+        let all = history.activity();
         let mut counts = history.counts.clone();
         counts.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let named = counts.into_iter().filter_map(|(code, weight)| {
