@@ -25,7 +25,9 @@ use std::{
 
 use bytes::Bytes;
 use driftline_payloads::{ClickEvent, ClickKind};
-use driftline_stage::{ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp};
+use driftline_stage::{
+    Checks, ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -123,24 +125,15 @@ impl SourceKind for EventFiles {
     type Config = EventFilesConfig;
 
     fn check(config: &EventFilesConfig) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        if Format::of(&config.path).is_none() {
-            problems.push(ConfigProblem {
-                path: vec!["path".to_owned()],
-                found: Some(format!("{:?}", config.path)),
-                message: "allowed is a file named .csv, .jsonl or .ndjson".to_owned(),
-            });
-        }
-        let Columns { user, kind, product, category, time } = &config.columns;
+        let EventFilesConfig { path, columns: Columns { user, kind, product, category, time }, .. } = config;
+        let mut checks = Checks::default();
+        let named = "a file named .csv, .jsonl or .ndjson";
+        checks.expect(Format::of(path).is_some(), "path", format_args!("{path:?}"), named);
         let names = [("user", user), ("kind", kind), ("product", product), ("category", category), ("time", time)];
-        for (key, _) in names.iter().filter(|(_, name)| name.is_empty()) {
-            problems.push(ConfigProblem {
-                path: vec!["columns".to_owned(), (*key).to_owned()],
-                found: Some("\"\"".to_owned()),
-                message: "allowed is the name of a column".to_owned(),
-            });
+        for (key, name) in names {
+            checks.expect(!name.is_empty(), &format!("columns.{key}"), "\"\"", "the name of a column");
         }
-        problems
+        checks.problems()
     }
 
     fn open(config: EventFilesConfig, follow: bool) -> Result<Self, StageError> {

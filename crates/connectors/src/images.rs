@@ -42,14 +42,14 @@ use driftline_payloads::{
     image::{MAX_BYTES, Shot},
 };
 use driftline_stage::{
-    ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+    Checks, ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
     config::{ByteSize, Millis},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::audio::{
-    Pace,
+use crate::{
     files::{Listing, Place},
+    pacing::{A_TIME, Pace, Pacing, start_of},
 };
 
 const SUFFIXES: [&str; 3] = ["jpg", "jpeg", "png"];
@@ -123,7 +123,7 @@ pub struct ImageFiles {
     /// The cameras that have not had their turn in this tick.
     turn: VecDeque<String>,
     clock: Instant,
-    anchor: Option<(Duration, u64)>,
+    pacing: Pacing,
     scanned: Duration,
     /// Size and time of files that may still be being written.
     settling: HashMap<String, (u64, Option<SystemTime>)>,
@@ -139,31 +139,21 @@ impl SourceKind for ImageFiles {
     }
 
     fn check(config: &ImageFilesConfig) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut expect = |right: bool, key: &str, found: String, allowed: &str| {
-            if !right {
-                let message = format!("allowed is {allowed}");
-                problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
-            }
-        };
-        expect(!config.path.is_empty(), "path", "\"\"".to_owned(), "a folder, a file or a glob");
-        expect(config.camera.as_deref() != Some(""), "camera", "\"\"".to_owned(), "a name");
-        expect(config.every.0 > 0, "every", config.every.to_string(), "at least 1ms");
-        let time = "a time such as \"2000-01-01T00:00:00Z\"";
-        expect(Timestamp::parse(&config.start).is_some(), "start", format!("{:?}", config.start), time);
+        let ImageFilesConfig { path, camera, every, start, .. } = config;
         let ByteSize(most) = config.max_file_bytes;
-        expect((1..=MAX_BYTES as u64).contains(&most), "max_file_bytes", most.to_string(), "1 byte to 16 MiB");
-        problems
+        let mut checks = Checks::default();
+        checks.expect(!path.is_empty(), "path", "\"\"", "a folder, a file or a glob");
+        checks.expect(camera.as_deref() != Some(""), "camera", "\"\"", "a name");
+        checks.expect(every.0 > 0, "every", every, "at least 1ms");
+        checks.expect(Timestamp::parse(start).is_some(), "start", format_args!("{start:?}"), A_TIME);
+        checks.expect((1..=MAX_BYTES as u64).contains(&most), "max_file_bytes", most, "1 byte to 16 MiB");
+        checks.problems()
     }
 
     fn open(config: ImageFilesConfig, follow: bool) -> Result<Self, StageError> {
-        let start = Timestamp::parse(&config.start).ok_or_else(|| {
-            StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
-        })?;
-        let place = Place::of(&config.path).map_err(|error| {
-            let message = format!("path: found {:?}, allowed is a folder, a file or a glob", config.path);
-            StageError::fatal(message).caused_by(error)
-        })?;
+        let start = start_of(&config.start)?;
+        let place = Place::of(&config.path)?;
+        let pacing = Pacing::new(config.pace, config.every.duration());
         let mut source = Self {
             config,
             start,
@@ -175,7 +165,7 @@ impl SourceKind for ImageFiles {
             waiting: BTreeMap::new(),
             turn: VecDeque::new(),
             clock: Instant::now(),
-            anchor: None,
+            pacing,
             scanned: Duration::ZERO,
             settling: HashMap::new(),
         };
@@ -237,10 +227,10 @@ impl ImageFiles {
                 self.enqueue(files);
             }
             if self.waiting.is_empty() {
-                self.anchor = None;
+                self.pacing.pause();
                 break if self.follow { SourceStatus::Wait(RESCAN) } else { SourceStatus::End };
             }
-            if let Some(wait) = self.wait(now) {
+            if let Some(wait) = self.pacing.until_begin(self.tick, now) {
                 break SourceStatus::Wait(if self.follow { wait.min(RESCAN) } else { wait });
             }
             if out.len() + out.rejected().len() >= BATCH {
@@ -305,16 +295,6 @@ impl ImageFiles {
             .map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
         out.put_state(format!("{CAMERA}{camera}"), value);
         Ok(())
-    }
-
-    /// Returns how long the pictures of the next tick are still away.
-    fn wait(&mut self, now: Duration) -> Option<Duration> {
-        if self.config.pace == Pace::Fast {
-            return None;
-        }
-        let (time, tick) = *self.anchor.get_or_insert((now, self.tick));
-        let ticks = u32::try_from(self.tick - tick).unwrap_or(u32::MAX);
-        (time + self.config.every.duration() * ticks).checked_sub(now).filter(|wait| !wait.is_zero())
     }
 
     fn list(&self) -> Result<Listing, StageError> {

@@ -18,8 +18,10 @@
 pub mod audio;
 pub mod camera;
 pub mod event_files;
+mod files;
 pub mod images;
 pub mod jsonl;
+pub mod pacing;
 pub mod shop;
 
 pub use audio::AudioFiles;

@@ -18,13 +18,11 @@
 //! Event time is simulated: a month passes as fast as the pipeline works. Progress is the number of
 //! events so far; a resumed run goes through them again in memory and on from there.
 
-use std::fmt;
-
 use bytes::Bytes;
 use driftline_payloads::{ClickEvent, ClickKind};
 use driftline_shop::{Event, Kind, Parameters, Shop, Simulation, catalogue::CATEGORIES, people::customer_id};
 use driftline_stage::{
-    ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+    Checks, ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
 };
 use serde::Deserialize;
 
@@ -92,34 +90,16 @@ impl SourceKind for ShopSource {
     type Config = ShopConfig;
 
     fn check(config: &ShopConfig) -> Vec<ConfigProblem> {
-        let problem = |key: &str, found: &dyn fmt::Display, allowed: &str| ConfigProblem {
-            path: vec![key.to_owned()],
-            found: Some(found.to_string()),
-            message: format!("allowed is {allowed}"),
-        };
-        let mut problems = Vec::new();
-        if !(1..=5_000_000).contains(&config.customers) {
-            problems.push(problem("customers", &config.customers, "a whole number from 1 to 5000000"));
-        }
-        if !(1..=3_650).contains(&config.days) {
-            problems.push(problem("days", &config.days, "a whole number from 1 to 3650"));
-        }
-        let years = 2000..2089;
-        let year = config.start.get(..4).and_then(|year| year.parse::<u32>().ok());
-        if config.parameters().is_none() || !year.is_some_and(|year| years.contains(&year)) {
-            problems.push(problem(
-                "start",
-                &format!("{:?}", config.start),
-                "a time in RFC 3339, the year 2000 to 2088",
-            ));
-        }
-        if !(0.0..=4.0).contains(&config.season) {
-            problems.push(problem("season", &config.season, "a number from 0 to 4"));
-        }
-        if !(0.1..=4.0).contains(&config.weekend) {
-            problems.push(problem("weekend", &config.weekend, "a number from 0.1 to 4"));
-        }
-        problems
+        let &ShopConfig { customers, ref start, days, season, weekend, .. } = config;
+        let mut checks = Checks::default();
+        checks.expect((1..=5_000_000).contains(&customers), "customers", customers, "a whole number from 1 to 5000000");
+        checks.expect((1..=3_650).contains(&days), "days", days, "a whole number from 1 to 3650");
+        let year = start.get(..4).and_then(|year| year.parse::<u32>().ok());
+        let holds = config.parameters().is_some() && year.is_some_and(|year| (2000..2089).contains(&year));
+        checks.expect(holds, "start", format_args!("{start:?}"), "a time in RFC 3339, the year 2000 to 2088");
+        checks.expect((0.0..=4.0).contains(&season), "season", season, "a number from 0 to 4");
+        checks.expect((0.1..=4.0).contains(&weekend), "weekend", weekend, "a number from 0.1 to 4");
+        checks.problems()
     }
 
     fn start(config: &ShopConfig) -> Option<Timestamp> {

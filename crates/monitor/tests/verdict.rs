@@ -45,14 +45,18 @@ const CHANGE: u64 = HEALTHY + 30;
 /// Runs a plant with its monitor; returns how things stood at the end and every alarm.
 fn watched(plan: &Plan, baseline: &Arc<Baseline>) -> (Status, Vec<Alarm>, Arc<dyn Broker>) {
     let broker = plant::temporary();
-    let service = Service::new(Arc::clone(&broker), Settings::of(plan), Arc::clone(baseline));
+    let (status, alarms) = watched_on(&broker, plan, baseline);
+    (status, alarms, broker)
+}
+
+fn watched_on(broker: &Arc<dyn Broker>, plan: &Plan, baseline: &Arc<Baseline>) -> (Status, Vec<Alarm>) {
+    let service = Service::new(Arc::clone(broker), Settings::of(plan), Arc::clone(baseline));
     let beside = Arc::new(Beside { service, durable: false, status: Mutex::new(None) });
     let mut monitoring = plant::bins(plan, baseline);
     monitoring.companion = Some(Arc::clone(&beside) as Arc<dyn Companion>);
-    plant::run(plan, &broker, monitoring);
+    plant::run(plan, broker, monitoring);
     let status = beside.status.lock().unwrap().take().unwrap();
-    let alarms = alarms(&*broker, &plan.name).unwrap();
-    (status, alarms, broker)
+    (status, alarms(&**broker, &plan.name).unwrap())
 }
 
 fn run_with(changes: Changes, source: &str) -> (Status, Vec<Alarm>) {
@@ -162,4 +166,15 @@ fn another_version_is_told_of_and_is_no_alarm() {
     assert_eq!(alarms, []);
     let note = status.notes.iter().find(|note| note.starts_with("paint runs version")).unwrap();
     assert!(note.contains("no verdict on it until a reference is built"), "{note}");
+}
+
+#[test]
+fn what_was_counted_before_there_was_a_reference_is_told_of_and_not_judged() {
+    let baseline = Arc::new(plant::baseline(Changes::default(), 80));
+    let broker = plant::temporary();
+    plant::run(&plant::plan(Changes::default(), 2, 80, 20, "", ""), &broker, Default::default());
+    let (status, alarms) = watched_on(&broker, &plant::plan(Changes::default(), 2, 80, 60, "", MONITOR), &baseline);
+    assert_eq!((alarms, status.windows), (vec![], 40), "{}", status.sentence);
+    let note = "a profile of paint was counted on other bins than the reference's";
+    assert!(status.notes.iter().any(|said| said.starts_with(note)), "{:?}", status.notes);
 }

@@ -20,7 +20,7 @@ mod stage;
 pub use driftline_stats::{Scale, Signal, SignalKind, SignalVisitor};
 pub use driftline_types::{
     Context, Injections, Key, Parameter, Probe, Record, RecordId, SchemaId, Timestamp,
-    config::{self, ConfigProblem},
+    config::{self, Checks, ConfigProblem},
 };
 pub use emitter::{Emitter, FLUSHED, Held, Sender, StateChange};
 pub use error::{CodecError, StageError};

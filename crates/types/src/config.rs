@@ -76,6 +76,35 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
+/// Checks the values of a section and collects what is wrong with them.
+///
+/// ```
+/// # use driftline_types::config::Checks;
+/// let mut checks = Checks::default();
+/// let threshold = 1.5;
+/// checks.expect((0.0..=1.0).contains(&threshold), "threshold", threshold, "0 to 1");
+/// assert_eq!(checks.problems()[0].to_string(), "threshold: found 1.5, allowed is 0 to 1");
+/// ```
+#[derive(Debug, Default)]
+pub struct Checks(Vec<ConfigProblem>);
+
+impl Checks {
+    /// Notes the value of a key unless it `holds`. The key of an inner table is written with dots, `columns.user`.
+    pub fn expect(&mut self, holds: bool, key: &str, found: impl fmt::Display, allowed: impl fmt::Display) {
+        if !holds {
+            let path = key.split('.').map(str::to_owned).collect();
+            let message = format!("allowed is {allowed}");
+            self.0.push(ConfigProblem { path, found: Some(found.to_string()), message });
+        }
+    }
+
+    /// Returns what was noted, in order.
+    #[must_use]
+    pub fn problems(self) -> Vec<ConfigProblem> {
+        self.0
+    }
+}
+
 /// Reads a table as `T` and reports *every* problem, not only the first.
 ///
 /// An entry with a wrong type or value, an unknown key and a missing key are each reported once, in

@@ -1,9 +1,10 @@
 //! The config table of the source.
 
-use driftline_stage::{ConfigProblem, Timestamp, config::ByteSize};
+use driftline_stage::{Checks, ConfigProblem, Timestamp, config::ByteSize};
 use serde::Deserialize;
 
 use super::traffic::Repeat;
+use crate::pacing::{A_TIME, Pace};
 
 /// The config table of the source `audio-files`.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,43 +37,19 @@ pub struct AudioFilesConfig {
 
 impl AudioFilesConfig {
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut expect = |holds: bool, key: &str, found: String, allowed: &str| {
-            if !holds {
-                let message = format!("allowed is {allowed}");
-                problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
-            }
-        };
         let Self { path, chunk_ms, sessions, start, max_seconds, .. } = self;
-        expect(!path.is_empty(), "path", format!("{path:?}"), "a folder, a file or a glob");
-        expect((10..=10_000).contains(chunk_ms), "chunk_ms", chunk_ms.to_string(), "a whole number from 10 to 10000");
-        expect((1..=256).contains(sessions), "sessions", sessions.to_string(), "a whole number from 1 to 256");
-        expect(
-            Timestamp::parse(start).is_some(),
-            "start",
-            format!("{start:?}"),
-            "a time such as \"2000-01-01T00:00:00Z\"",
-        );
-        expect(
-            (1..=86_400).contains(max_seconds),
-            "max_seconds",
-            max_seconds.to_string(),
-            "a whole number from 1 to 86400",
-        );
-        problems.extend(self.repeat.iter().flat_map(Repeat::problems));
-        problems
+        let mut checks = Checks::default();
+        checks.expect(!path.is_empty(), "path", format_args!("{path:?}"), "a folder, a file or a glob");
+        checks.expect((10..=10_000).contains(chunk_ms), "chunk_ms", chunk_ms, "a whole number from 10 to 10000");
+        checks.expect((1..=256).contains(sessions), "sessions", sessions, "a whole number from 1 to 256");
+        checks.expect(Timestamp::parse(start).is_some(), "start", format_args!("{start:?}"), A_TIME);
+        let holds = (1..=86_400).contains(max_seconds);
+        checks.expect(holds, "max_seconds", max_seconds, "a whole number from 1 to 86400");
+        if let Some(repeat) = &self.repeat {
+            repeat.check(&mut checks);
+        }
+        checks.problems()
     }
-}
-
-/// How fast recordings are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pace {
-    /// As fast as they are taken.
-    #[default]
-    Fast,
-    /// Each piece when the time it lasts has passed.
-    Realtime,
 }
 
 fn default_chunk_ms() -> u32 {

@@ -59,7 +59,6 @@
 
 mod config;
 mod decode;
-pub(crate) mod files;
 mod line;
 mod pitch;
 mod progress;
@@ -84,10 +83,13 @@ use driftline_stage::{
     config::ByteSize,
 };
 
-pub use config::{AudioFilesConfig, Pace};
+pub use config::AudioFilesConfig;
 pub use traffic::Repeat;
 
-use files::Place;
+use crate::{
+    files::{self, Place},
+    pacing::{Pacing, start_of},
+};
 use line::{Line, Settings};
 use progress::{Entry, Opened, Progress};
 use recording::{Piece, Recording, Tick};
@@ -123,8 +125,7 @@ pub struct AudioFiles {
     tick: u64,
     opened: u64,
     clock: Instant,
-    /// In real time: the time and the tick that are the same moment.
-    anchor: Option<(Duration, u64)>,
+    pacing: Pacing,
     scanned: Duration,
     /// With `follow`: new files as they were last seen. One that no longer changes is taken.
     settling: HashMap<String, (u64, Option<SystemTime>)>,
@@ -172,13 +173,9 @@ impl SourceKind for AudioFiles {
     }
 
     fn open(config: AudioFilesConfig, follow: bool) -> Result<Self, StageError> {
-        let start = Timestamp::parse(&config.start).ok_or_else(|| {
-            StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
-        })?;
-        let place = Place::of(&config.path).map_err(|error| {
-            let message = format!("path: found {:?}, allowed is a folder, a file or a glob", config.path);
-            StageError::fatal(message).caused_by(error)
-        })?;
+        let start = start_of(&config.start)?;
+        let place = Place::of(&config.path)?;
+        let pacing = Pacing::new(config.pace, Duration::from_millis(config.chunk_ms.into()));
         let mut source = Self {
             config,
             start,
@@ -193,7 +190,7 @@ impl SourceKind for AudioFiles {
             tick: 0,
             opened: 0,
             clock: Instant::now(),
-            anchor: None,
+            pacing,
             scanned: Duration::ZERO,
             settling: HashMap::new(),
         };
@@ -289,30 +286,20 @@ impl AudioFiles {
                 }
             }
             if self.open.is_empty() {
-                self.anchor = None;
+                self.pacing.pause();
                 return Ok(match (self.follow, out.is_empty()) {
                     (_, false) => SourceStatus::More,
                     (true, true) => SourceStatus::Wait(RESCAN),
                     (false, true) => SourceStatus::End,
                 });
             }
-            if let Some(wait) = self.wait(now) {
+            // A piece is there when it was spoken: at the end of its tick.
+            if let Some(wait) = self.pacing.until_end(self.tick, now) {
                 return Ok(SourceStatus::Wait(if self.follow { wait.min(RESCAN) } else { wait }));
             }
             self.send(out)?;
         }
         Ok(SourceStatus::More)
-    }
-
-    /// Returns how long the pieces of the next tick are still away.
-    fn wait(&mut self, now: Duration) -> Option<Duration> {
-        if self.config.pace == Pace::Fast {
-            return None;
-        }
-        let (time, tick) = *self.anchor.get_or_insert((now, self.tick));
-        // A piece is there when it was spoken: at the end of its tick.
-        let due = time + Duration::from_millis(u64::from(self.config.chunk_ms)) * ((self.tick - tick) as u32 + 1);
-        due.checked_sub(now).filter(|wait| !wait.is_zero())
     }
 
     /// Sends the pieces of one tick.

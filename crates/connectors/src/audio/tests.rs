@@ -7,6 +7,7 @@ use driftline_stage::{Rejected, SourceDef, StateChange};
 use proptest::prelude::*;
 
 use super::{recording::Tick, resample::Resampler, *};
+use crate::pacing::Pace;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use driftline_stage::ConfigProblem;
+use driftline_stage::Checks;
 use serde::Deserialize;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -35,22 +35,13 @@ impl Default for Repeat {
 const ROOMS_DB: f64 = 6.0;
 
 impl Repeat {
-    pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
-        let ranges = [
-            ("gain_db", Some(self.gain_db), 0.0..=24.0),
-            ("pitch", Some(self.pitch), 0.0..=0.2),
-            ("noise_dbfs", self.noise_dbfs, -120.0..=-20.0),
-        ];
-        let wrong = ranges.into_iter().filter_map(|(key, value, range)| {
-            let found = value.filter(|value| !range.contains(value))?;
-            let message = format!("allowed is {} to {}", range.start(), range.end());
-            Some(ConfigProblem {
-                path: vec!["repeat".to_owned(), key.to_owned()],
-                found: Some(found.to_string()),
-                message,
-            })
-        });
-        wrong.collect()
+    pub(crate) fn check(&self, checks: &mut Checks) {
+        let &Self { gain_db, pitch, noise_dbfs, .. } = self;
+        checks.expect((0.0..=24.0).contains(&gain_db), "repeat.gain_db", gain_db, "0 to 24");
+        checks.expect((0.0..=0.2).contains(&pitch), "repeat.pitch", pitch, "0 to 0.2");
+        if let Some(noise) = noise_dbfs {
+            checks.expect((-120.0..=-20.0).contains(&noise), "repeat.noise_dbfs", noise, "-120 to -20");
+        }
     }
 }
 

@@ -42,11 +42,12 @@ use driftline_payloads::{
     image::{Format, Shot},
 };
 use driftline_stage::{
-    ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp, config::Millis,
+    Checks, ConfigProblem, Key, Parameter, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+    config::Millis,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::audio::Pace;
+use crate::pacing::{A_TIME, Pace, Pacing, start_of};
 use scene::{Conditions, Scene};
 
 /// Pictures of one read, about.
@@ -213,8 +214,7 @@ pub struct Camera {
     start: Timestamp,
     progress: Progress,
     clock: Instant,
-    /// The tick at which the clock was read first.
-    anchor: Option<(Duration, u64)>,
+    pacing: Pacing,
 }
 
 impl SourceKind for Camera {
@@ -228,22 +228,15 @@ impl SourceKind for Camera {
     }
 
     fn check(config: &CameraConfig) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut expect = |right: bool, key: &str, found: String, allowed: &str| {
-            if !right {
-                let message = format!("allowed is {allowed}");
-                problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
-            }
-        };
         let c = config;
-        expect((1..=64).contains(&c.cameras), "cameras", c.cameras.to_string(), "a whole number from 1 to 64");
-        expect(c.every.0 > 0, "every", c.every.to_string(), "at least 1ms");
-        let time = "a time such as \"2000-01-01T00:00:00Z\"";
-        expect(Timestamp::parse(&c.start).is_some(), "start", format!("{:?}", c.start), time);
-        expect((64..=2_048).contains(&c.size), "size", c.size.to_string(), "a whole number from 64 to 2048");
-        expect((1..=100).contains(&c.quality), "quality", c.quality.to_string(), "a whole number from 1 to 100");
+        let mut checks = Checks::default();
+        checks.expect((1..=64).contains(&c.cameras), "cameras", c.cameras, "a whole number from 1 to 64");
+        checks.expect(c.every.0 > 0, "every", c.every, "at least 1ms");
+        checks.expect(Timestamp::parse(&c.start).is_some(), "start", format_args!("{:?}", c.start), A_TIME);
+        checks.expect((64..=2_048).contains(&c.size), "size", c.size, "a whole number from 64 to 2048");
+        checks.expect((1..=100).contains(&c.quality), "quality", c.quality, "a whole number from 1 to 100");
         let mut range = |value: f64, key: &str, low: f64, high: f64| {
-            expect((low..=high).contains(&value), key, value.to_string(), &format!("{low} to {high}"));
+            checks.expect((low..=high).contains(&value), key, value, format_args!("{low} to {high}"));
         };
         range(c.lost, "lost", 0.0, 0.9);
         range(c.light, "light", 0.0, 4.0);
@@ -252,15 +245,14 @@ impl SourceKind for Camera {
         range(c.blur, "blur", 0.0, 8.0);
         range(c.dust, "dust", 0.0, 20.0);
         range(c.defects, "defects", 0.0, 1.0);
-        problems
+        checks.problems()
     }
 
     fn open(config: CameraConfig, _follow: bool) -> Result<Self, StageError> {
-        let start = Timestamp::parse(&config.start).ok_or_else(|| {
-            StageError::fatal(format!("start: found {:?}, allowed is a time in RFC 3339", config.start))
-        })?;
+        let start = start_of(&config.start)?;
         let progress = Progress { tick: 0, missing: vec![0; config.cameras] };
-        Ok(Self { config, start, progress, clock: Instant::now(), anchor: None })
+        let pacing = Pacing::new(config.pace, config.every.duration());
+        Ok(Self { config, start, progress, clock: Instant::now(), pacing })
     }
 }
 
@@ -292,7 +284,7 @@ impl Camera {
                 status = SourceStatus::End;
                 break;
             }
-            if let Some(wait) = self.wait(now) {
+            if let Some(wait) = self.pacing.until_begin(self.progress.tick, now) {
                 status = SourceStatus::Wait(wait);
                 break;
             }
@@ -307,16 +299,6 @@ impl Camera {
             out.put_state(PROGRESS, progress);
         }
         Ok(status)
-    }
-
-    /// Returns how long the next tick is still away.
-    fn wait(&mut self, now: Duration) -> Option<Duration> {
-        if self.config.pace == Pace::Fast {
-            return None;
-        }
-        let (time, tick) = *self.anchor.get_or_insert((now, self.progress.tick));
-        let ticks = u32::try_from(self.progress.tick - tick).unwrap_or(u32::MAX);
-        (time + self.config.every.duration() * ticks).checked_sub(now).filter(|wait| !wait.is_zero())
     }
 
     /// Takes a camera's picture of this tick.

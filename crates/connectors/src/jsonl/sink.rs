@@ -20,7 +20,7 @@ use std::{
 };
 
 use driftline_payloads::JsonValue;
-use driftline_stage::{ConfigProblem, Payload, Sink, SinkKind, StageError, Timestamp};
+use driftline_stage::{Checks, ConfigProblem, Payload, Sink, SinkKind, StageError, Timestamp};
 use driftline_types::Message;
 use serde::Deserialize;
 
@@ -82,11 +82,9 @@ impl SinkKind for JsonLinesSink {
     type Config = JsonLinesConfig;
 
     fn check(config: &JsonLinesConfig) -> Vec<ConfigProblem> {
-        if !config.path.is_empty() {
-            return Vec::new();
-        }
-        let message = "allowed is a file or \"-\" for standard output".to_owned();
-        vec![ConfigProblem { path: vec!["path".to_owned()], found: Some("\"\"".to_owned()), message }]
+        let mut checks = Checks::default();
+        checks.expect(!config.path.is_empty(), "path", "\"\"", "a file or \"-\" for standard output");
+        checks.problems()
     }
 
     fn open(config: JsonLinesConfig) -> Result<Self, StageError> {

@@ -25,7 +25,9 @@ use std::{
 
 use bytes::Bytes;
 use driftline_payloads::JsonValue;
-use driftline_stage::{ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp};
+use driftline_stage::{
+    Checks, ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -92,21 +94,13 @@ impl SourceKind for JsonLinesSource {
     type Config = JsonLinesSourceConfig;
 
     fn check(config: &JsonLinesSourceConfig) -> Vec<ConfigProblem> {
-        let problem = |key: &str, allowed: &str| ConfigProblem {
-            path: vec![key.to_owned()],
-            found: Some("\"\"".to_owned()),
-            message: format!("allowed is {allowed}"),
-        };
-        let mut problems = Vec::new();
-        if config.path.is_empty() {
-            problems.push(problem("path", "a file or \"-\" for standard input"));
-        }
+        let mut checks = Checks::default();
+        checks.expect(!config.path.is_empty(), "path", "\"\"", "a file or \"-\" for standard input");
         for (key, member) in [("key", &config.key), ("event_time", &config.event_time)] {
-            if member.as_deref() == Some("") {
-                problems.push(problem(key, "the way to a member, such as \"user.id\""));
-            }
+            let holds = member.as_deref() != Some("");
+            checks.expect(holds, key, "\"\"", "the way to a member, such as \"user.id\"");
         }
-        problems
+        checks.problems()
     }
 
     fn open(config: JsonLinesSourceConfig, follow: bool) -> Result<Self, StageError> {

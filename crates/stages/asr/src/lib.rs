@@ -15,7 +15,7 @@ use driftline_models::{
     whisper::{Options, Whisper},
 };
 use driftline_payloads::{SpeechSegment, Transcript};
-use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
+use driftline_stage::{Checks, ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
 use serde::Deserialize;
 
 /// Configuration of the stage.
@@ -84,24 +84,19 @@ impl StageKind for Asr {
     type Stage = AsrStage;
 
     fn check(config: &Config) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let folder = Path::new(&config.model);
-        if config.model != BUILTIN && !folder.join(WHISPER).is_file() && !folder.join(OURS).is_file() {
-            problems.push(ConfigProblem {
-                path: vec!["model".to_owned()],
-                found: Some(format!("{:?}, which holds neither {WHISPER} nor {OURS}", config.model)),
-                message: "allowed are \"builtin\", the folder of a Whisper checkpoint, and one our training wrote"
-                    .to_owned(),
-            });
+        let Config { model, min_confidence, .. } = config;
+        let mut checks = Checks::default();
+        let holds = |file| Path::new(model).join(file).is_file();
+        checks.expect(
+            model == BUILTIN || holds(WHISPER) || holds(OURS),
+            "model",
+            format_args!("{model:?}, which holds neither {WHISPER} nor {OURS}"),
+            "\"builtin\", the folder of a Whisper checkpoint, or one that train-asr wrote",
+        );
+        if let Some(least) = min_confidence {
+            checks.expect((0.0..=1.0).contains(least), "min_confidence", least, "0 to 1");
         }
-        if let Some(found) = config.min_confidence.filter(|c| !(0.0..=1.0).contains(c)) {
-            problems.push(ConfigProblem {
-                path: vec!["min_confidence".to_owned()],
-                found: Some(found.to_string()),
-                message: "allowed is 0 to 1".to_owned(),
-            });
-        }
-        problems
+        checks.problems()
     }
 
     fn open(config: Config) -> Result<Self, StageError> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use driftline_models::inspection::Surface;
-use driftline_stage::ConfigProblem;
+use driftline_stage::{Checks, ConfigProblem};
 use serde::Deserialize;
 
 pub(crate) const BUILTIN: &str = "builtin";
@@ -47,32 +47,23 @@ impl Config {
     }
 
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut expect = |right: bool, key: &str, found: String, message: &str| {
-            if !right {
-                let (path, message) = (vec![key.to_owned()], message.to_owned());
-                problems.push(ConfigProblem { path, found: Some(found), message });
+        let Self { model, surface, accept_below, reject_from, heat_map, .. } = self;
+        let mut checks = Checks::default();
+        let is_usable = model == BUILTIN || Path::new(model).is_file();
+        checks.expect(is_usable, "model", format_args!("{model:?}"), "\"builtin\" or a file of weights");
+        checks.expect(self.surface().is_some(), "surface", format_args!("{surface:?}"), "\"phone-screen\"");
+        let is_share = |value: &f32| (0.0..=1.0).contains(value);
+        for (key, value) in [("accept_below", accept_below), ("reject_from", reject_from)] {
+            if let Some(value) = value {
+                checks.expect(is_share(value), key, value, "0 to 1");
             }
-        };
-        expect(
-            self.model == BUILTIN || Path::new(&self.model).is_file(),
-            "model",
-            format!("{:?}", self.model),
-            "is no file, allowed are \"builtin\" and the path of weights",
-        );
-        let surfaces = "allowed is \"phone-screen\"";
-        expect(self.surface().is_some(), "surface", format!("{:?}", self.surface), surfaces);
-        let share = |value: Option<f32>| value.is_none_or(|value| (0.0..=1.0).contains(&value));
-        let found = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
-        expect(share(self.accept_below), "accept_below", found(self.accept_below), "allowed is 0 to 1");
-        expect(share(self.reject_from), "reject_from", found(self.reject_from), "allowed is 0 to 1");
-        if let (Some(accept), Some(reject)) = (self.accept_below, self.reject_from) {
-            let allowed = format!("allowed is at least accept_below, {accept}");
-            expect(accept <= reject || !share(Some(reject)), "reject_from", reject.to_string(), &allowed);
         }
-        let pixels = "allowed is a whole number from 0 to 256";
-        expect(self.heat_map <= LARGEST, "heat_map", self.heat_map.to_string(), pixels);
-        problems
+        if let (Some(accept), Some(reject)) = (accept_below, reject_from) {
+            let holds = accept <= reject || !is_share(reject);
+            checks.expect(holds, "reject_from", reject, format_args!("at least accept_below, {accept}"));
+        }
+        checks.expect(*heat_map <= LARGEST, "heat_map", heat_map, "a whole number from 0 to 256");
+        checks.problems()
     }
 }
 
@@ -92,7 +83,7 @@ mod tests {
         assert_eq!(
             problems("model = \"no/such\"\nsurface = \"moon\"\naccept_below = 0.7\nreject_from = 0.5\nheat_map = 999"),
             [
-                "model: found \"no/such\", is no file, allowed are \"builtin\" and the path of weights",
+                "model: found \"no/such\", allowed is \"builtin\" or a file of weights",
                 "surface: found \"moon\", allowed is \"phone-screen\"",
                 "reject_from: found 0.5, allowed is at least accept_below, 0.7",
                 "heat_map: found 999, allowed is a whole number from 0 to 256",

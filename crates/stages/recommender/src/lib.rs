@@ -26,7 +26,7 @@ use driftline_models::{
     recommender::{self, Catalogue, Event, Recommender, Request},
 };
 use driftline_payloads::{Answer, Basis, ClickKind, RecentEvent, Recommendation, Recommendations, UserProfile};
-use driftline_stage::{ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
+use driftline_stage::{Checks, ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
 use serde::Deserialize;
 
 const BUILTIN: &str = "builtin";
@@ -65,22 +65,23 @@ impl StageKind for RecommenderKind {
     type Stage = RecommenderStage;
 
     fn check(config: &Config) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut problem = |key: &str, found: String, allowed: &str| {
-            let message = format!("allowed is {allowed}");
-            problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
-        };
+        let Config { model, catalogue, top_k } = config;
+        let mut checks = Checks::default();
         let weights = recommender::WEIGHTS_FILE;
-        if config.model != BUILTIN && !Path::new(&config.model).join(weights).is_file() {
-            problem("model", format!("{:?}", config.model), &format!("\"builtin\" or a folder with {weights}"));
-        }
-        if config.catalogue != BUILTIN && !Path::new(&config.catalogue).is_file() {
-            problem("catalogue", format!("{:?}", config.catalogue), "\"builtin\" or a JSON Lines file");
-        }
-        if !(1..=MAX_TOP_K).contains(&config.top_k) {
-            problem("top_k", config.top_k.to_string(), "a whole number from 1 to 100");
-        }
-        problems
+        checks.expect(
+            model == BUILTIN || Path::new(model).join(weights).is_file(),
+            "model",
+            format_args!("{model:?}"),
+            format_args!("\"builtin\" or a folder with {weights}"),
+        );
+        checks.expect(
+            catalogue == BUILTIN || Path::new(catalogue).is_file(),
+            "catalogue",
+            format_args!("{catalogue:?}"),
+            "\"builtin\" or a JSON Lines file",
+        );
+        checks.expect((1..=MAX_TOP_K).contains(top_k), "top_k", top_k, "a whole number from 1 to 100");
+        checks.problems()
     }
 
     fn open(config: Config) -> Result<Self, StageError> {

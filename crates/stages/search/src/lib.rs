@@ -21,10 +21,10 @@
 mod catalogue;
 mod index;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use driftline_payloads::{Hit, SearchResponse, Transcript};
-use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
+use driftline_stage::{Checks, ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
 use serde::Deserialize;
 
 pub use catalogue::{BUILTIN_NAME, Catalogue, CatalogueError, Problem, Product};
@@ -89,19 +89,11 @@ impl StageKind for SearchKind {
     type Stage = SearchStage;
 
     fn check(config: &SearchConfig) -> Vec<ConfigProblem> {
-        let problem = |key: &str, found: &dyn fmt::Display, allowed: &str| ConfigProblem {
-            path: vec![key.to_owned()],
-            found: Some(found.to_string()),
-            message: format!("allowed is {allowed}"),
-        };
-        let mut problems = Vec::new();
-        if !(1..=MAX_TOP_K).contains(&config.top_k) {
-            problems.push(problem("top_k", &config.top_k, "a whole number from 1 to 100"));
-        }
-        if !(config.min_score.is_finite() && config.min_score >= 0.0) {
-            problems.push(problem("min_score", &config.min_score, "a number from 0"));
-        }
-        problems
+        let &SearchConfig { top_k, min_score, .. } = config;
+        let mut checks = Checks::default();
+        checks.expect((1..=MAX_TOP_K).contains(&top_k), "top_k", top_k, "a whole number from 1 to 100");
+        checks.expect(min_score.is_finite() && min_score >= 0.0, "min_score", min_score, "a number from 0");
+        checks.problems()
     }
 
     fn open(config: SearchConfig) -> Result<Self, StageError> {

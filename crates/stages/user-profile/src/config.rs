@@ -4,7 +4,7 @@ use std::path::Path;
 
 use driftline_models::profile::Fading;
 use driftline_payloads::ClickKind;
-use driftline_stage::{ConfigProblem, config::Millis};
+use driftline_stage::{Checks, ConfigProblem, config::Millis};
 use serde::Deserialize;
 
 pub(crate) const BUILTIN: &str = "builtin";
@@ -49,23 +49,20 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        let mut problem = |key: &str, found: String, allowed: &str| {
-            let message = format!("allowed is {allowed}");
-            problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found), message });
-        };
-        if self.model != BUILTIN && !Path::new(&self.model).join(WEIGHTS).is_file() {
-            problem("model", format!("{:?}", self.model), &format!("\"builtin\" or a folder with {WEIGHTS}"));
-        }
-        if !(0.5..=1.0).contains(&self.threshold) {
-            problem("threshold", self.threshold.to_string(), "0.5 to 1");
-        }
+        let Self { model, threshold, .. } = self;
+        let mut checks = Checks::default();
+        checks.expect(
+            model == BUILTIN || Path::new(model).join(WEIGHTS).is_file(),
+            "model",
+            format_args!("{model:?}"),
+            format_args!("\"builtin\" or a folder with {WEIGHTS}"),
+        );
+        checks.expect((0.5..=1.0).contains(threshold), "threshold", threshold, "0.5 to 1");
         for (key, millis) in [("half_life", self.half_life), ("expiry", self.expiry)] {
-            if !(60_000..=3_650 * DAY_MS).contains(&millis.0) {
-                problem(key, format!("{:?}", millis.to_string()), "\"1m\" to \"3650d\"");
-            }
+            let holds = (60_000..=3_650 * DAY_MS).contains(&millis.0);
+            checks.expect(holds, key, format_args!("\"{millis}\""), "\"1m\" to \"3650d\"");
         }
-        problems
+        checks.problems()
     }
 
     pub(crate) fn rules(&self) -> Rules {

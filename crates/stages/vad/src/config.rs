@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use driftline_stage::ConfigProblem;
+use driftline_stage::{Checks, ConfigProblem};
 use serde::Deserialize;
 
 use crate::segmenter::Rules;
@@ -50,14 +50,11 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
-        let mut problems = Vec::new();
-        if self.model != BUILTIN && !Path::new(&self.model).is_file() {
-            problems.push(ConfigProblem {
-                path: vec!["model".to_owned()],
-                found: Some(format!("{:?}", self.model)),
-                message: "is no file, allowed are \"builtin\" and the path of a network".to_owned(),
-            });
-        }
+        let model = &self.model;
+        let mut checks = Checks::default();
+        let is_usable = model == BUILTIN || Path::new(model).is_file();
+        checks.expect(is_usable, "model", format_args!("{model:?}"), "\"builtin\" or a file of weights");
+        let mut problems = checks.problems();
         problems.extend(Rules::try_new(self).err().into_iter().flatten());
         problems
     }
@@ -80,7 +77,7 @@ mod tests {
         assert_eq!(
             problems(config),
             [
-                "model: found \"no/such.safetensors\", is no file, allowed are \"builtin\" and the path of a network",
+                "model: found \"no/such.safetensors\", allowed is \"builtin\" or a file of weights",
                 "neg_threshold: found 0.8, allowed is above 0, at most the threshold, 0.7",
                 "max_speech_duration_s: found 0.5, allowed is 0.632 \
                  (min_speech_duration_ms + 2 * speech_pad_ms + 32 ms) to 60",

@@ -15,10 +15,8 @@
 //! What always holds: segments are in order, do not overlap, lie within the session, and are no longer than
 //! `max_speech_duration_s`, padding included.
 
-use std::fmt;
-
 use driftline_payloads::{SAMPLE_RATE, wav};
-use driftline_stage::ConfigProblem;
+use driftline_stage::{Checks, ConfigProblem};
 use serde::{Deserialize, Serialize};
 
 use crate::Config;
@@ -58,31 +56,33 @@ impl Rules {
     /// Every problem there is: thresholds out of range or in the wrong order, and a longest speech that a message
     /// cannot hold, or that cannot hold a chunk more than the shortest speech and its padding.
     pub fn try_new(config: &Config) -> Result<Self, Vec<ConfigProblem>> {
-        let mut problems = Vec::new();
-        let mut refuse = |key: &str, found: &dyn fmt::Display, allowed: String| {
-            let message = format!("allowed is {allowed}");
-            problems.push(ConfigProblem { path: vec![key.to_owned()], found: Some(found.to_string()), message });
-        };
+        let mut checks = Checks::default();
         let &Config { threshold, max_speech_duration_s, .. } = config;
         let threshold_fits = (MIN_THRESHOLD..=1.0).contains(&threshold);
-        if !threshold_fits {
-            refuse("threshold", &threshold, format!("{MIN_THRESHOLD} to 1"));
-        }
+        checks.expect(threshold_fits, "threshold", threshold, format_args!("{MIN_THRESHOLD} to 1"));
         let neg_threshold = config.neg_threshold.unwrap_or((threshold - HYSTERESIS).max(MIN_THRESHOLD));
-        if threshold_fits && !(neg_threshold > 0.0 && neg_threshold <= threshold) {
-            refuse("neg_threshold", &neg_threshold, format!("above 0, at most the threshold, {threshold}"));
-        }
+        checks.expect(
+            !threshold_fits || neg_threshold > 0.0 && neg_threshold <= threshold,
+            "neg_threshold",
+            neg_threshold,
+            format_args!("above 0, at most the threshold, {threshold}"),
+        );
         let [min_speech, min_silence, pad] =
             [config.min_speech_duration_ms, config.min_silence_duration_ms, config.speech_pad_ms]
                 .map(|milliseconds| u64::from(milliseconds) * MILLISECOND);
         let least = min_speech + 2 * pad + CHUNK;
         // Rounded: milliseconds have no exact fractions of a second.
         let longest = (RATE * max_speech_duration_s).round();
-        if !(longest >= least as f64 && max_speech_duration_s <= MAX_SPEECH_S) {
-            let sum = "min_speech_duration_ms + 2 * speech_pad_ms + 32 ms";
-            let allowed = format!("{} ({sum}) to {MAX_SPEECH_S}", least as f64 / RATE);
-            refuse("max_speech_duration_s", &max_speech_duration_s, allowed);
-        }
+        checks.expect(
+            longest >= least as f64 && max_speech_duration_s <= MAX_SPEECH_S,
+            "max_speech_duration_s",
+            max_speech_duration_s,
+            format_args!(
+                "{} (min_speech_duration_ms + 2 * speech_pad_ms + 32 ms) to {MAX_SPEECH_S}",
+                least as f64 / RATE
+            ),
+        );
+        let problems = checks.problems();
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
+
+use driftline_stage::StageError;
 
 /// Folders within folders beyond this depth are not entered.
 const MAX_DEPTH: usize = 64;
@@ -41,15 +43,16 @@ impl Place {
     ///
     /// # Errors
     /// If the path neither exists nor is a pattern.
-    pub(crate) fn of(path: &str) -> io::Result<Self> {
+    pub(crate) fn of(path: &str) -> Result<Self, StageError> {
+        let refused = |error: &dyn fmt::Display| {
+            StageError::fatal(format!("path: found {path:?}, allowed is a folder, a file or a glob: {error}"))
+        };
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => Ok(Self::Folder(path.into())),
             Ok(_) => Ok(Self::File(path.into())),
             Err(error) => {
-                let Some(special) = path.find(['*', '?', '[']) else { return Err(error) };
-                if let Err(error) = glob::Pattern::new(path) {
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, error.to_string()));
-                }
+                let special = path.find(['*', '?', '[']).ok_or_else(|| refused(&error))?;
+                glob::Pattern::new(path).map_err(|error| refused(&error))?;
                 let root = path[..special].rfind('/').map_or("", |slash| &path[..=slash]);
                 Ok(Self::Pattern { pattern: path.to_owned(), root: root.into() })
             }
@@ -153,7 +156,8 @@ fn stem(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audio::decode::SUFFIXES;
+
+    const SUFFIXES: [&str; 4] = ["wav", "flac", "mp3", "oga"];
 
     fn folder(files: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
