@@ -54,7 +54,7 @@ fn replayed(log: &[String]) {
     let version = |records: &[Value]| records[0]["headers"]["driftline-versions"].to_string();
     let other = ["replay", SPEECH, "vad", "--set", "stages.vad.speech_pad_ms=200"];
     assert_ne!(version(&lines(&other)), version(&lines(&["replay", SPEECH, "vad"])));
-    assert!(lines(&["replay", SPEECH, "vad", "--set", "stages.vad.min_speech_duration_ms=60000"]).is_empty());
+    assert!(lines(&["replay", SPEECH, "vad", "--set", "stages.vad.min_speech_duration_ms=10000"]).is_empty());
 
     // Into a topic, but into none of the pipeline's own.
     let into = |topic: &str| output(&["replay", SPEECH, "search", "--output-topic", topic]);
