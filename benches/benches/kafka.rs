@@ -5,6 +5,9 @@
 //! DRIFTLINE_KAFKA=$(deploy/kafka-local start) cargo bench -p driftline-benches --bench kafka [-- ROUNDS [RECORDS]]
 //! ```
 //!
+//! At last the latency that the stage adds, at 1,000 records/s at least once: from the moment at which a consumer has a
+//! record of the input topic to that at which another has what the stage made of it.
+//!
 //! Time counts from the first record read to the last one committed. The stage decodes, profiles both sides and writes
 //! CloudEvents headers (some 400 B a record); the bare loop copies key and value. The topics are removed after each round.
 
@@ -12,7 +15,10 @@ mod blobs;
 
 use std::{
     env,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -61,6 +67,108 @@ fn main() {
         ratios.sort_by(f64::total_cmp);
         println!("{delivery:?}: median ratio {:.2}", ratios[ratios.len() / 2]);
     }
+    let mut config = KafkaConfig::new(&servers);
+    config.prefix = format!("bench-{}-latency.", std::process::id());
+    let mut added: Vec<f64> = latency(&config).iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    remove(&servers, &config.prefix);
+    added.sort_by(f64::total_cmp);
+    let at = |share: f64| added[(share * (added.len() - 1) as f64) as usize];
+    println!(
+        "a hop at {} records/s adds {:.1} ms (median), {:.1} ms (p99), {:.1} ms (most) to {} records",
+        PACE * 1000,
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        added.len()
+    );
+}
+
+/// Records a millisecond, and how many are counted after how many that warm up.
+const PACE: u64 = 1;
+const COUNTED: u64 = 20_000;
+const WARM_UP: u64 = 5_000;
+
+/// What a hop adds to the way of each record.
+fn latency(config: &KafkaConfig) -> Vec<Duration> {
+    let more = "[stages.pass.batch]\nmax_wait = \"1ms\"";
+    let broker: Arc<dyn Broker> = Arc::new(Kafka::connect(config.clone()).expect("the cluster answers"));
+    create_topics(&*broker, &plan(0, more), Retention::default()).expect("topics");
+    let all = WARM_UP + COUNTED;
+    let finished = AtomicBool::new(false);
+    let arrivals = |topic: &str| arrivals(config, &format!("{}{topic}", config.prefix), all);
+    let [before, after] = std::thread::scope(|scope| {
+        let stage = scope.spawn(|| {
+            let pass = StageName::try_new("pass").expect("a name");
+            let plan = plan(0, more).only(&[pass]).expect("it is there");
+            let options = RunOptions { durable: true, ..RunOptions::default() };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let done = async {
+                while !finished.load(Ordering::Acquire) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let metrics = Arc::new(Metrics::new(&plan));
+            runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, done)).expect("it runs");
+        });
+        let readers = ["blobs.blobs", "blobs.pass"].map(|topic| scope.spawn(move || arrivals(topic)));
+        send_paced(config, all);
+        let arrived = readers.map(|reader| reader.join().expect("it has read"));
+        finished.store(true, Ordering::Release);
+        stage.join().expect("it has stopped");
+        arrived
+    });
+    before.iter().zip(&after).skip(WARM_UP as usize).map(|(before, after)| after.duration_since(*before)).collect()
+}
+
+/// Writes numbered records of 1 KB, each at its time.
+fn send_paced(config: &KafkaConfig, records: u64) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("linger.ms", "0")
+        .create()
+        .expect("a producer");
+    let topic = format!("{}blobs.blobs", config.prefix);
+    let mut value = vec![7_u8; RECORD_BYTES];
+    let start = Instant::now();
+    for n in 0..records {
+        while (start.elapsed().as_millis() as u64) * PACE < n {
+            producer.poll(Duration::ZERO);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        value[..8].copy_from_slice(&n.to_be_bytes());
+        let key = (n % 64).to_be_bytes();
+        let record = BaseRecord::to(&topic).partition((n % 4) as i32).key(&key).payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("there is room");
+    }
+    producer.flush(CALL).expect("written");
+}
+
+/// When each of the numbered records of a topic came.
+fn arrivals(config: &KafkaConfig, topic: &str, records: u64) -> Vec<Instant> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("group.id", format!("{topic}.watch"))
+        .set("fetch.wait.max.ms", "100")
+        .create()
+        .expect("a consumer");
+    let mut places = TopicPartitionList::new();
+    for partition in 0..4 {
+        places.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&places).expect("assigned");
+    let mut arrived: Vec<Option<Instant>> = vec![None; records as usize];
+    let mut left = records;
+    while left > 0 {
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let now = Instant::now();
+        let message = message.expect("a message");
+        let number = message.payload().and_then(|value| value.get(..8)).expect("a number");
+        let number = u64::from_be_bytes(number.try_into().expect("eight bytes"));
+        if arrived[number as usize].replace(now).is_none() {
+            left -= 1;
+        }
+    }
+    arrived.into_iter().map(|at| at.expect("it came")).collect()
 }
 
 /// Removes what a round has left on the cluster.

@@ -1,7 +1,7 @@
 //! A pipeline that passes lines on, a node a process, for tests that kill, stop and hold up processes.
 //!
 //! ```text
-//! relay FILE SERVERS PREFIX DELIVERY NODE [PROPERTY=VALUE]…
+//! relay FILE SERVERS PREFIX DELIVERY NODE [PROPERTY=VALUE | --follow]…
 //! ```
 //!
 //! Its kinds: the source and the sink of JSON lines that ship, and the stage `relay`, which passes a line on, counts the
@@ -20,6 +20,9 @@ use driftline_types::StageName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Said once for each partition that is taken over.
+const TAKEN_OVER: &str = "relay: taken over";
 
 static REGISTRY: Registry = Registry {
     sources: &[SourceDef::of::<JsonLinesSource>()],
@@ -54,6 +57,8 @@ impl StageKind for Relay {
     }
 
     fn instance(&self) -> RelayStage {
+        // One a partition that is taken over: what tests count.
+        eprintln!("{TAKEN_OVER}");
         RelayStage { config: self.0.clone(), seen: HashMap::new() }
     }
 }
@@ -97,6 +102,7 @@ impl Stage for RelayStage {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let mut args = std::env::args().skip(1);
     let mut arg = || args.next().ok_or("expected FILE SERVERS PREFIX DELIVERY NODE");
     let (file, servers, prefix, delivery, node) = (arg()?, arg()?, arg()?, arg()?, arg()?);
@@ -104,7 +110,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = KafkaConfig::new(servers);
     config.prefix = prefix;
     config.delivery = if delivery == "exactly_once" { Delivery::ExactlyOnce } else { Delivery::AtLeastOnce };
+    let mut follow = false;
     for property in args {
+        if property == "--follow" {
+            follow = true;
+            continue;
+        }
         let (name, value) = property.split_once('=').ok_or("expected PROPERTY=VALUE")?;
         config.properties.insert(name.to_owned(), value.to_owned());
     }
@@ -112,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     create_topics(&*broker, &plan, Retention::default())?;
     let plan = plan.only(&[StageName::try_new(&node)?]).map_err(|_| "no such node")?;
     let metrics = Arc::new(Metrics::new(&plan));
-    let options = RunOptions { durable: true, ..RunOptions::default() };
+    let options = RunOptions { durable: true, follow, ..RunOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

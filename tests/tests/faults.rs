@@ -16,6 +16,8 @@ mod proxy;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -45,6 +47,12 @@ fn servers() -> Option<String> {
     servers
 }
 
+/// Numbered lines of 97 users.
+fn input(numbers: Range<u64>, bytes: usize) -> String {
+    let fill = "x".repeat(bytes);
+    numbers.map(|n| format!("{{\"user\":\"u{}\",\"n\":{n},\"fill\":\"{fill}\"}}\n", n % 97)).collect()
+}
+
 /// Numbered lines from a file through a stage to a file, in a corner of the cluster of its own.
 struct Pipeline {
     folder: TempDir,
@@ -60,10 +68,7 @@ impl Pipeline {
     fn new(servers: String, delivery: &'static str, lines: u64, bytes: usize, stage: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::tempdir().unwrap();
-        let fill = "x".repeat(bytes);
-        let input: String =
-            (0..lines).map(|n| format!("{{\"user\":\"u{}\",\"n\":{n},\"fill\":\"{fill}\"}}\n", n % 97)).collect();
-        fs::write(folder.path().join("in.jsonl"), input).unwrap();
+        fs::write(folder.path().join("in.jsonl"), input(0..lines, bytes)).unwrap();
         let text = format!(
             "[pipeline]\nname = \"lines\"\npartitions = 6\n\
              [sources.input]\nkind = \"jsonl\"\npath = \"in.jsonl\"\nkey = \"user\"\n\
@@ -76,6 +81,21 @@ impl Pipeline {
         let properties =
             ["session.timeout.ms=2000", "heartbeat.interval.ms=300", "transaction.timeout.ms=1900"].map(str::to_owned);
         Self { folder, servers, prefix, delivery, lines, properties: properties.into() }
+    }
+
+    /// A pipeline whose source waits for [`Self::feed`].
+    fn fed(servers: String, delivery: &'static str) -> Self {
+        let mut pipeline = Self::new(servers, delivery, 0, 0, "");
+        pipeline.properties.push("--follow".to_owned());
+        pipeline
+    }
+
+    /// Gives the source more lines.
+    fn feed(&mut self, lines: u64) {
+        let more = input(self.lines..self.lines + lines, 100);
+        let mut file = fs::OpenOptions::new().append(true).open(self.path("in.jsonl")).unwrap();
+        file.write_all(more.as_bytes()).unwrap();
+        self.lines += lines;
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -184,18 +204,35 @@ struct Cluster {
 
 impl Cluster {
     fn start(brokers: u32, port: u16) -> Self {
+        Self::start_with("true", brokers, port)
+    }
+
+    /// `limit` is a command of the shell that starts the brokers.
+    fn start_with(limit: &str, brokers: u32, port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut cluster = Self { folder, servers: String::new() };
-        let servers = cluster.script(&["start", "--brokers", &brokers.to_string(), "--port", &port.to_string()]);
-        cluster.servers = servers.trim().to_owned();
+        let args = ["start", "--brokers", &brokers.to_string(), "--port", &port.to_string()];
+        cluster.servers = cluster.script_with(limit, &args).trim().to_owned();
         cluster
     }
 
+    fn is_alive(&self, broker: &str) -> bool {
+        let pid = fs::read_to_string(self.folder.path().join(format!("kafka/broker-{broker}/pid"))).unwrap();
+        // One that has ended and that nobody has asked about yet is a zombie.
+        fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
     fn script(&self, args: &[&str]) -> String {
+        self.script_with("true", args)
+    }
+
+    fn script_with(&self, limit: &str, args: &[&str]) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         // Files, not pipes: the brokers that the script leaves behind would keep a pipe open.
         let said = self.folder.path().join("said");
-        let status = Command::new(root.join("deploy/kafka-local"))
+        let status = Command::new("bash")
+            .args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")])
+            .arg(root.join("deploy/kafka-local"))
             .args(args)
             .arg("--dir")
             .arg(self.folder.path().join("kafka"))
@@ -225,20 +262,29 @@ fn brokers_are_killed(lines: u64) {
     let _alone = ALONE.lock();
     let cluster = Cluster::start(3, 29_092);
     for delivery in BOTH {
-        let pipeline = Pipeline::new(cluster.servers.clone(), delivery, lines, 100, "");
+        let mut pipeline = Pipeline::fed(cluster.servers.clone(), delivery);
         let _processes = ["output", "relay", "relay", "input"].map(|node| pipeline.start(node));
+        pipeline.feed(lines / 10);
+        pipeline.wait_for(1);
         for broker in ["1", "2", "3"] {
-            pipeline.wait_for(pipeline.out() + lines / 10);
+            // Lines are on their way when it is killed, while it is away, and when it comes back.
+            pipeline.feed(lines / 10);
             cluster.script(&["kill", broker]);
-            pipeline.wait_for((pipeline.out() + lines / 20).min(lines));
+            let killed = Instant::now();
+            pipeline.wait_for(pipeline.lines);
+            let moving = killed.elapsed();
+            pipeline.feed(lines / 5);
             cluster.script(&["revive", broker]);
+            let revived = Instant::now();
+            pipeline.wait_for(pipeline.lines);
+            let [moving, done] = [moving, revived.elapsed()].map(|time| time.as_secs_f64());
+            eprintln!("broker {broker}: all lines {moving:.1} s after its death, {done:.1} s after its return");
         }
         pipeline.check("three brokers killed once each");
     }
 }
 
 #[test]
-#[ignore = "fails: a process ends when a message waits longer than librdkafka's delivery time-out"]
 fn brokers_that_are_killed_lose_nothing() {
     brokers_are_killed(20_000);
 }
@@ -254,7 +300,10 @@ fn ends_are_not_heard(times: u32) {
     let Some(servers) = servers() else { return };
     let _alone = ALONE.lock();
     let (through, faults) = proxy::start(&servers);
-    let mut pipeline = Pipeline::new(servers, "exactly_once", 4_000 * u64::from(times), 20, "");
+    // So slow that lines are left for the last fault: while an answer is missed, the next ones are worked on, and then
+    // written in one transaction.
+    let stage = "pause_ms = 10\n[stages.relay.batch]\nmax_records = 10";
+    let mut pipeline = Pipeline::new(servers, "exactly_once", 4_000 * u64::from(times), 20, stage);
     // An answer is missed after this time.
     pipeline.properties.push("socket.timeout.ms=2000".to_owned());
     faults.late_by_ms.store(2_500, Ordering::SeqCst);
@@ -262,17 +311,20 @@ fn ends_are_not_heard(times: u32) {
     let _relay = pipeline.start_at("relay", &through);
     let _input = pipeline.start("input");
     for round in 0..times {
-        pipeline.wait_for(u64::from(round) * 3_000 + 1);
+        pipeline.wait_for(pipeline.out() + 100);
         let fault = if round % 2 == 0 { &faults.lose_end_txn } else { &faults.late_end_txn };
         fault.store(1, Ordering::SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while fault.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < deadline && pipeline.out() < pipeline.lines, "fault {round} does not happen");
+            std::thread::sleep(LOOK);
+        }
     }
+    assert!(pipeline.out() < pipeline.lines, "lines come after the last fault");
     pipeline.check(&format!("{times} answers to EndTxn lost or late"));
-    let left = faults.lose_end_txn.load(Ordering::SeqCst) + faults.late_end_txn.load(Ordering::SeqCst);
-    assert_eq!(left, 0, "every fault has happened");
 }
 
 #[test]
-#[ignore = "the lines run out before every fault has happened"]
 fn transactions_whose_end_is_not_heard_are_whole() {
     ends_are_not_heard(4);
 }
@@ -422,6 +474,49 @@ fn a_slow_stage_keeps_to_its_memory() {
 #[ignore = "the long form takes minutes"]
 fn a_slow_stage_keeps_to_its_memory_in_the_long_form() {
     backlog(50_000);
+}
+
+/// Test 9: each batch takes far longer than a member may be silent.
+#[test]
+fn inference_that_takes_long_loses_no_partition() {
+    let Some(servers) = servers() else { return };
+    let _alone = ALONE.lock();
+    for delivery in BOTH {
+        let mut pipeline = Pipeline::new(servers.clone(), delivery, 8, 20, "pause_ms = 2000");
+        pipeline.properties = ["session.timeout.ms=1000", "heartbeat.interval.ms=200", "max.poll.interval.ms=1000"]
+            .map(str::to_owned)
+            .into();
+        let _processes = ["output", "relay", "input"].map(|node| pipeline.start(node));
+        pipeline.check("inference of twice max.poll.interval.ms");
+        let said = fs::read_to_string(pipeline.path("relay.log")).unwrap();
+        let taken_over = said.lines().filter(|line| line.contains("taken over")).count();
+        assert_eq!(taken_over, 6, "each partition once: {said}");
+    }
+}
+
+/// Test 14, of it the disk: the broker may write no file beyond 12 MB, stops for it, and comes back when it may.
+#[test]
+fn a_full_disk_loses_nothing() {
+    if servers().is_none() {
+        return;
+    }
+    let _alone = ALONE.lock();
+    let cluster = Cluster::start_with("ulimit -f 12288", 1, 29_192);
+    for delivery in BOTH {
+        let pipeline = Pipeline::new(cluster.servers.clone(), delivery, 30_000, 1000, "");
+        let _processes = ["output", "relay", "input"].map(|node| pipeline.start(node));
+        let deadline = Instant::now() + PATIENCE;
+        while cluster.is_alive("1") {
+            assert!(Instant::now() < deadline && pipeline.out() < pipeline.lines, "the disk is never full");
+            std::thread::sleep(LOOK);
+        }
+        eprintln!("the broker stopped after {} lines", pipeline.out());
+        cluster.script(&["revive", "1"]);
+        pipeline.check("a disk that was full");
+        // For the next one the disk is as small as before.
+        cluster.script(&["kill", "1"]);
+        cluster.script_with("ulimit -f 12288", &["revive", "1"]);
+    }
 }
 
 /// Test 12: counts of keys, whose store is lost with each process, after crashes.

@@ -164,6 +164,27 @@ fn one_process_on_kafka_tells_what_the_embedded_broker_tells() {
     }
 }
 
+#[test]
+fn replicas_of_each_stage_tell_what_one_process_tells() {
+    let expected = on_the_embedded_broker();
+    for replicas in [1, 2, 4] {
+        let Some(pipeline) = Pipeline::new("pipelines/speech.toml", "at_least_once") else { return };
+        let mut running: Vec<Process> = ["vad", "asr", "search", "responses"]
+            .into_iter()
+            .flat_map(|node| (0..if node == "responses" { 1 } else { replicas }).map(move |_| node))
+            .map(|node| pipeline.start(node))
+            .collect();
+        let mut source = pipeline.start("microphone");
+        pipeline.wait_for(expected.len());
+        assert!(source.0.wait().unwrap().success(), "the source has come to its end");
+        for process in &mut running {
+            assert_eq!(process.terminate(), Some(130));
+        }
+        assert_eq!(told(&pipeline.lines()), expected, "{replicas} replicas of each stage");
+        eprintln!("{replicas} replicas of each stage: {} lines, the same", expected.len());
+    }
+}
+
 /// Every stage twice, each killed once and replaced: the group takes over, and the lines are the same.
 fn stages_are_killed(delivery: &str) {
     let Some(pipeline) = Pipeline::new("pipelines/speech.toml", delivery) else { return };

@@ -111,6 +111,8 @@ pub trait Producer: Send {
     ///
     /// # Errors
     /// [`BrokerError::TooLarge`], [`BrokerError::UnknownTopic`]; nothing was written then.
+    /// [`BrokerError::Unavailable`]: the unit may have been written. Once a new producer of the same name is there, it is
+    /// in the log or never will be.
     fn send(&mut self, messages: Vec<Outgoing>) -> Result<(), BrokerError>;
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use driftline_pipeline::Override;
-use driftline_types::{StageName, Timestamp, config::Millis};
+use driftline_types::{StageName, Timestamp, Topic, config::Millis};
 
 /// Runs machine-learning pipelines as streams and describes what every stage sees.
 #[derive(Debug, Parser)]
@@ -62,6 +62,11 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Looks at dead letters, sends them again or sets them aside. Needs Kafka or a log at `broker.path`.
     Dlq(DlqArgs),
+    /// Puts a slice of the past through a stage as the file makes it now, one JSON line an output.
+    ///
+    /// The stage begins without state. Nothing of the pipeline is written, its offsets included. Needs Kafka or a log at
+    /// `broker.path`.
+    Replay(ReplayArgs),
     /// Makes or describes the topics of a pipeline. Needs Kafka or a log at `broker.path`.
     Topics(TopicsArgs),
     /// Shows how far each stage and sink is behind.
@@ -157,6 +162,24 @@ pub(crate) struct TapArgs {
     /// Stops after this many records.
     #[arg(long)]
     pub limit: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The stage; `--set stages.NAME.…` makes it another version.
+    #[arg(value_parser = |name: &str| StageName::try_new(name))]
+    pub stage: StageName,
+    /// Takes records from this event time on, such as `2026-11-01T00:00:00Z`.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<Timestamp>,
+    /// Takes records before this event time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<Timestamp>,
+    /// Writes to this topic, made if it is missing, instead of lines to standard output.
+    #[arg(long, value_name = "TOPIC", value_parser = |name: &str| Topic::try_new(name))]
+    pub output_topic: Option<Topic>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -17,6 +17,7 @@ mod profiles;
 mod progress;
 mod reference;
 pub mod registry;
+mod replay;
 mod report;
 mod report_html;
 mod run;
@@ -98,6 +99,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Models(args) => models::models(&args),
         Command::Train(args) => train::train(&args),
         Command::Dlq(args) => dead_letters::dlq(&args),
+        Command::Replay(args) => replay::replay(&args),
         Command::Topics(args) => topics::topics(&args),
         Command::Lag(args) => topics::lag(&args),
         Command::Doctor(args) => topics::doctor(&args),

@@ -78,13 +78,24 @@ pub(crate) fn is_durable(plan: &Plan) -> bool {
     plan.broker.kind == BrokerKind::Kafka || plan.broker.path.is_some()
 }
 
-/// Opens a log that outlives runs.
+/// Opens a log that outlives runs, and creates the pipeline's topics.
 pub(crate) fn open_durable(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
-    if !is_durable(plan) {
-        return Err(Failure::usage(format!(
-            "{}: broker.path: is missing, a run leaves its log nowhere; set it in the file or by --set broker.path=FOLDER",
-            plan.file.display()
-        )));
-    }
+    check_durable(plan)?;
     open(plan)
+}
+
+/// Opens a log that outlives runs as it is.
+pub(crate) fn connect_durable(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
+    check_durable(plan)?;
+    connect(plan)
+}
+
+fn check_durable(plan: &Plan) -> Result<(), Failure> {
+    if is_durable(plan) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{}: broker.path: is missing, a run leaves its log nowhere; set it in the file or by --set broker.path=FOLDER",
+        plan.file.display()
+    )))
 }

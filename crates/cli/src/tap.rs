@@ -2,8 +2,9 @@
 
 use std::io::{ErrorKind, Write};
 
+use bytes::Bytes;
 use driftline_broker::records;
-use driftline_types::{Message, TopicPartition, wire};
+use driftline_types::{Headers, Message, Outgoing, TopicPartition, wire};
 use serde_json::{Value, json};
 
 use crate::{
@@ -46,26 +47,41 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
 
 /// A record as JSON: JSON values as they are, others by their type and size.
 pub(crate) fn describe(message: &Message) -> Value {
-    let content_type = message.headers.get_str(wire::CONTENT_TYPE).unwrap_or("application/octet-stream");
-    let value = match &message.value {
-        None => Value::Null,
-        Some(bytes) if content_type == "application/json" => {
-            serde_json::from_slice(bytes).unwrap_or_else(|_| json!({ "bytes": bytes.len() }))
-        }
-        Some(bytes) => json!({ "bytes": bytes.len() }),
-    };
-    let headers: serde_json::Map<String, Value> = message
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned().into()))
-        .collect();
     json!({
         "topic": message.topic.as_str(),
         "partition": message.partition,
         "offset": message.offset,
         "time": message.timestamp.to_string(),
-        "key": message.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
-        "headers": headers,
-        "value": value,
+        "key": text(message.key.as_ref()),
+        "headers": texts(&message.headers),
+        "value": shown(&message.headers, message.value.as_ref()),
     })
+}
+
+/// The same of a record that stands nowhere yet.
+pub(crate) fn describe_outgoing(output: &Outgoing) -> Value {
+    json!({
+        "topic": output.topic.as_str(),
+        "time": output.timestamp.to_string(),
+        "key": text(output.key.as_ref()),
+        "headers": texts(&output.headers),
+        "value": shown(&output.headers, output.value.as_ref()),
+    })
+}
+
+fn text(bytes: Option<&Bytes>) -> Option<String> {
+    bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+fn texts(headers: &Headers) -> serde_json::Map<String, Value> {
+    headers.iter().map(|(name, value)| (name.to_owned(), text(Some(value)).into())).collect()
+}
+
+fn shown(headers: &Headers, value: Option<&Bytes>) -> Value {
+    let Some(bytes) = value else { return Value::Null };
+    let size = || json!({ "bytes": bytes.len() });
+    match headers.get_str(wire::CONTENT_TYPE) {
+        Some("application/json") => serde_json::from_slice(bytes).unwrap_or_else(|_| size()),
+        _ => size(),
+    }
 }

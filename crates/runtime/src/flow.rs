@@ -97,6 +97,15 @@ impl Flow {
         }
     }
 
+    /// Waits for `time`, until the nodes are asked to stop at once. Used between attempts at what has to be done before
+    /// a drained run can end.
+    pub(crate) fn pause(&self, time: Duration) {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stop != Some(Stop::Now) {
+            let _ = self.changed.wait_timeout_while(stop, time, |stop| *stop != Some(Stop::Now));
+        }
+    }
+
     /// Waits until the backlog is below its limit or a stop is asked for.
     pub(crate) fn wait_for_room(&self) {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);

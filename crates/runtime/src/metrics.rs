@@ -93,7 +93,7 @@ pub struct NodeMetrics {
     busy_ns: AtomicU64,
     /// Records not read yet, as the node last saw it; kept only where telemetry asks for it.
     lag: AtomicU64,
-    /// Whether the node has its partitions, with their state.
+    /// Whether the node has its partitions, with their state, and a broker that answers.
     ready: AtomicBool,
     /// Microseconds from reading a record to committing its results; at a sink, from its entry
     /// into the pipeline to its exit.
@@ -150,9 +150,9 @@ impl NodeMetrics {
         latency.saturating_record_n(time.as_micros() as u64, records);
     }
 
-    /// Notes that the node has its partitions, with their state.
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Relaxed);
+    /// Notes whether the node has its partitions, with their state, and a broker that answers.
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Relaxed);
     }
 
     pub(crate) fn is_ready(&self) -> bool {

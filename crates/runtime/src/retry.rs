@@ -2,6 +2,38 @@
 
 use std::time::Duration;
 
+use driftline_broker::BrokerError;
+use driftline_types::ErrorClass;
+
+use crate::{
+    flow::{Flow, Stop},
+    metrics::NodeMetrics,
+};
+
+/// Repeats a call while the broker is unavailable, and until the nodes are asked to stop at once. Meanwhile the node is
+/// not ready.
+///
+/// # Errors
+/// What the last call said.
+pub(crate) fn until_available<T>(
+    flow: &Flow,
+    metrics: &NodeMetrics,
+    mut call: impl FnMut() -> Result<T, BrokerError>,
+) -> Result<T, BrokerError> {
+    let mut backoff = Backoff::new(u64::from(std::process::id()));
+    loop {
+        match call() {
+            Err(error) if error.class() == ErrorClass::Transient && flow.stopping() != Some(Stop::Now) => {
+                let wait = backoff.next_wait();
+                tracing::warn!(%error, ?wait, "the broker does not answer, trying again");
+                metrics.set_ready(false);
+                flow.pause(wait);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Exponential backoff with full jitter: the n-th wait is uniform in [0, min(30 s, 100 ms · 2ⁿ)].
 ///
 /// Full jitter: <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>

@@ -24,7 +24,10 @@ use crate::{
 
 /// How long a run that was asked to stop may take to drain before it is cut off. What is cut off
 /// is in the log, uncommitted, and is read again by the next run.
-const DRAIN: Duration = Duration::from_secs(25);
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long a node that was cut off may take to notice. One that waits for a broker that is gone is left behind.
+const NOTICE: Duration = Duration::from_secs(3);
 
 /// How often memory is looked at.
 const SAMPLE: Duration = Duration::from_millis(250);
@@ -133,6 +136,9 @@ pub async fn run(
                 if let Err(error) = result {
                     flow.stop(Stop::Now);
                     failure.get_or_insert(error);
+                    if end == End::Finished {
+                        deadline.as_mut().reset(tokio::time::Instant::now() + DRAIN);
+                    }
                 }
             }
             () = &mut shutdown, if end == End::Finished => {
@@ -141,9 +147,13 @@ pub async fn run(
                 flow.stop(if alone { Stop::Drain } else { Stop::Now });
                 deadline.as_mut().reset(tokio::time::Instant::now() + DRAIN);
             }
-            () = &mut deadline, if end == End::Stopped => {
+            () = &mut deadline => {
+                if end != End::Stopped {
+                    break;
+                }
                 end = End::CutOff;
                 flow.stop(Stop::Now);
+                deadline.as_mut().reset(tokio::time::Instant::now() + NOTICE);
             }
             _ = sample.tick() => memory.sample(options.telemetry.as_deref()),
         }

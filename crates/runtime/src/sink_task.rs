@@ -14,7 +14,7 @@ use crate::{
     repeats::Repeats,
     retry::Backoff,
     source_task::now,
-    stage_task::{IDLE, with_causes},
+    stage_task::{IDLE, is_drained, with_causes},
     telemetry::Node,
 };
 
@@ -58,7 +58,7 @@ impl SinkTask {
                     let note = notes.iter().max_by_key(|note| (note.len(), *note));
                     self.sink.resume(note.map(String::as_str)).map_err(|error| RunError::stage(&self.name, &error))?;
                     next.extend(partitions.into_iter().map(|(place, committed)| (place, committed.next)));
-                    self.metrics.set_ready();
+                    self.metrics.set_ready(true);
                 }
                 Next::Event(Poll::Revoking(partitions) | Poll::Lost(partitions)) => {
                     for lost in partitions {
@@ -67,7 +67,7 @@ impl SinkTask {
                     }
                 }
                 Next::Event(_) => {
-                    if self.flow.finished(&self.inputs) && member.lag().map_err(RunError::Broker)? == 0 {
+                    if self.flow.finished(&self.inputs) && is_drained(&*member)? {
                         self.flow.finish(&self.name);
                         return Ok(());
                     }
@@ -132,11 +132,15 @@ impl SinkTask {
                 })
                 .collect();
             match member.commit(Unit { outputs: Vec::new(), offsets }) {
-                Ok(()) | Err(BrokerError::Fenced { .. }) => return Ok(()),
+                Ok(()) | Err(BrokerError::Fenced { .. }) => {
+                    self.metrics.set_ready(true);
+                    return Ok(());
+                }
                 Err(error) if error.class() == ErrorClass::Transient && self.flow.stopping() != Some(Stop::Now) => {
                     let wait = backoff.next_wait();
                     tracing::warn!(sink = %self.name, %error, ?wait, "commit failed, trying again");
-                    self.flow.wait(wait);
+                    self.metrics.set_ready(false);
+                    self.flow.pause(wait);
                 }
                 Err(error) => return Err(RunError::Broker(error)),
             }
@@ -152,7 +156,7 @@ impl SinkTask {
                     let wait = backoff.next_wait();
                     let reason = with_causes(&error);
                     tracing::warn!(sink = %self.name, reason, ?wait, "sink failed, trying again");
-                    self.flow.wait(wait);
+                    self.flow.pause(wait);
                 }
                 Err(error) => return Err(RunError::stage(&self.name, &error)),
             }

@@ -1,19 +1,26 @@
 //! One source: read, write as one unit, repeat.
+//!
+//! A broker that goes away leaves it open whether the last unit was written. A new producer decides that, and shuts out
+//! any other process that may have taken over; then the state in the log is that before the unit, or that after it, or
+//! somebody else's.
 
 use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use driftline_broker::{Broker, BrokerError, Unit};
-use driftline_stage::{OpenSource, SourceStatus, StageError, operator::Site};
-use driftline_types::{ErrorClass, Timestamp};
+use bytes::Bytes;
+use driftline_broker::{Broker, BrokerError, Producer, Unit};
+use driftline_stage::{OpenSource, SourceStatus, StageError, StateChange, operator::Site};
+use driftline_types::{ErrorClass, Outgoing, Timestamp};
 
 use crate::{
     RunError,
     flow::Flow,
     metrics::NodeMetrics,
-    retry::Backoff,
+    retry::{Backoff, until_available},
     stage_task::{into_unit, read_state, with_causes},
     telemetry::Node,
 };
@@ -29,14 +36,19 @@ pub(crate) struct SourceTask {
     pub readers: i64,
 }
 
+/// A source's end of the log.
+struct Log {
+    producer: Box<dyn Producer>,
+    /// The source's state in the log.
+    state: BTreeMap<Bytes, Bytes>,
+}
+
 impl SourceTask {
     pub(crate) fn run(mut self) -> Result<(), RunError> {
         let at = |error: StageError| RunError::stage(&self.site.stage, &error);
-        let entries = read_state(&*self.broker, &self.site, 0).map_err(RunError::Broker)?;
-        self.source.restore(entries).map_err(at)?;
-        let mut producer =
-            self.broker.producer(self.site.pipeline.group(&self.site.stage).as_str()).map_err(RunError::Broker)?;
-        self.metrics.set_ready();
+        let mut log = until_available(&self.flow, &self.metrics, || self.connect()).map_err(RunError::Broker)?;
+        self.source.restore(log.state.clone().into_iter().collect()).map_err(at)?;
+        self.metrics.set_ready(true);
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         loop {
             self.flow.wait_for_room();
@@ -55,6 +67,7 @@ impl SourceTask {
                 Err(error) => return Err(at(error)),
             };
             let counts = effects.counts;
+            let changes = effects.state.clone();
             let telling = self.telemetry.as_ref().map(|telemetry| {
                 let spans = telemetry.begin(&mut effects.outputs);
                 (telemetry, spans, std::mem::take(&mut effects.tallies), Instant::now())
@@ -63,9 +76,12 @@ impl SourceTask {
             into_unit(&self.site, 0, effects, &mut unit);
             if !unit.outputs.is_empty() {
                 self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
+                let bytes = bytes_of(&unit);
+                if self.write(&mut log, unit.outputs, changes)?.is_break() {
+                    break;
+                }
                 self.metrics.count(&counts);
-                self.metrics.bytes(0, bytes_of(&unit));
-                producer.send(unit.outputs).map_err(|error| refused(&self.site, error))?;
+                self.metrics.bytes(0, bytes);
                 if let Some((telemetry, spans, tallies, started)) = telling {
                     telemetry.sent(started, spans, &tallies);
                 }
@@ -79,6 +95,66 @@ impl SourceTask {
         self.flow.finish(&self.site.stage);
         Ok(())
     }
+
+    /// Opens a producer, which ends what an earlier one has left open, and reads the state after that.
+    fn connect(&self) -> Result<Log, BrokerError> {
+        let name = self.site.pipeline.group(&self.site.stage);
+        let producer = self.broker.producer(name.as_str())?;
+        Ok(Log { producer, state: read_state(&*self.broker, &self.site, 0)? })
+    }
+
+    /// Writes a unit once, however long the broker is away. Breaks where the run is to stop first: the next run reads
+    /// the same again.
+    fn write(
+        &self,
+        log: &mut Log,
+        outputs: Vec<Outgoing>,
+        changes: Vec<StateChange>,
+    ) -> Result<ControlFlow<()>, RunError> {
+        let mut outcome = log.producer.send(outputs.clone());
+        let mut backoff = Backoff::new(u64::from(std::process::id()));
+        while let Err(error) = outcome {
+            if error.class() != ErrorClass::Transient {
+                return Err(refused(&self.site, error));
+            }
+            let wait = backoff.next_wait();
+            tracing::warn!(stage = %self.site.stage, %error, ?wait, "unit not written, trying again");
+            self.metrics.set_ready(false);
+            self.flow.wait(wait);
+            if self.flow.stopping().is_some() {
+                return Ok(ControlFlow::Break(()));
+            }
+            outcome = match self.connect() {
+                Ok(found) if found.state == log.state => {
+                    *log = found;
+                    log.producer.send(outputs.clone())
+                }
+                Ok(found) if found.state == with(log.state.clone(), &changes) => {
+                    log.producer = found.producer;
+                    Ok(())
+                }
+                Ok(_) => {
+                    let error = StageError::fatal("another process has taken this source's place");
+                    return Err(RunError::stage(&self.site.stage, &error));
+                }
+                Err(error) => Err(error),
+            };
+        }
+        log.state = with(std::mem::take(&mut log.state), &changes);
+        self.metrics.set_ready(true);
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Applies changes to a state.
+fn with(mut state: BTreeMap<Bytes, Bytes>, changes: &[StateChange]) -> BTreeMap<Bytes, Bytes> {
+    for change in changes {
+        match &change.value {
+            Some(value) => drop(state.insert(change.key.clone(), value.clone())),
+            None => drop(state.remove(&change.key)),
+        }
+    }
+    state
 }
 
 fn refused(site: &Site, error: BrokerError) -> RunError {

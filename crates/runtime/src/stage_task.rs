@@ -22,7 +22,7 @@ use crate::{
     flow::{Flow, Stop},
     metrics::NodeMetrics,
     repeats::Repeats,
-    retry::Backoff,
+    retry::{Backoff, until_available},
     source_task::{bytes_of, now},
     telemetry::{BatchWatch, CommitWatch, Node},
 };
@@ -133,7 +133,7 @@ impl StageTask {
                         hands.repeats.resume(&assigned, &committed);
                         self.operator(&mut hands.operators, assigned.partition)?;
                     }
-                    self.metrics.set_ready();
+                    self.metrics.set_ready(true);
                 }
                 Next::Event(Poll::Revoking(partitions)) => {
                     // What is left is read by the next owner.
@@ -150,8 +150,7 @@ impl StageTask {
                     hands.forget(partitions);
                 }
                 Next::Event(_) => {
-                    let drained =
-                        self.flow.finished(&self.inputs) && hands.member.lag().map_err(RunError::Broker)? == 0;
+                    let drained = self.flow.finished(&self.inputs) && is_drained(&*hands.member)?;
                     let landing = self.land(&mut hands, if drained { Wait::ForAll } else { Wait::No })?;
                     if drained && landing != Landing::Left {
                         if self.flow.stopping().is_none() || self.flush_on_stop {
@@ -169,7 +168,8 @@ impl StageTask {
     fn operator(&self, operators: &mut Operators, partition: Partition) -> Result<(), RunError> {
         if let Entry::Vacant(entry) = operators.entry(partition) {
             let mut operator = self.stage.instance(Arc::clone(&self.site));
-            let entries = read_state(&*self.broker, &self.site, partition).map_err(RunError::Broker)?;
+            let state = until_available(&self.flow, &self.metrics, || read_state(&*self.broker, &self.site, partition));
+            let entries = state.map_err(RunError::Broker)?.into_iter().collect();
             operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, &error))?;
             entry.insert(operator);
         }
@@ -349,7 +349,8 @@ impl StageTask {
                 loop {
                     let wait = backoff.next_wait();
                     tracing::warn!(stage = %self.site.stage, partition, %error, ?wait, "batch failed, trying again");
-                    self.flow.wait(wait);
+                    self.metrics.set_ready(false);
+                    self.flow.pause(wait);
                     if self.flow.stopping() == Some(Stop::Now) {
                         return Ok(Done::Break(()));
                     }
@@ -390,6 +391,7 @@ impl StageTask {
             Ok(((counts, tallies), offsets)) => {
                 turn.repeats.settle(offsets);
                 self.settled(&counts, &tallies);
+                self.metrics.set_ready(true);
                 Ok(())
             }
             Err(failure) => {
@@ -410,14 +412,25 @@ impl StageTask {
     ) -> Result<Done, RunError> {
         let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
-        match commit(turn, Unit { outputs: vec![letter], offsets: offsets.clone() }) {
-            Ok(()) => {
-                turn.repeats.settle(offsets);
-                self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
-                self.operator(turn.operators, partition).map(Done::Continue)
+        let mut backoff = Backoff::new(u64::from(partition) + u64::from(std::process::id()));
+        loop {
+            match commit(turn, Unit { outputs: vec![letter.clone()], offsets: offsets.clone() }) {
+                Ok(()) => {
+                    turn.repeats.settle(offsets);
+                    self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
+                    return self.operator(turn.operators, partition).map(Done::Continue);
+                }
+                Err(Failure::Fenced) => return Ok(Done::Break(())),
+                Err(Failure::Transient(_)) if self.flow.stopping() == Some(Stop::Now) => return Ok(Done::Break(())),
+                Err(Failure::Transient(error)) => {
+                    let wait = backoff.next_wait();
+                    tracing::warn!(stage = %self.site.stage, %error, ?wait, "dead letter not written, trying again");
+                    self.flow.pause(wait);
+                }
+                Err(failure) => {
+                    return Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage)));
+                }
             }
-            Err(Failure::Fenced) => Ok(Done::Break(())),
-            Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),
         }
     }
 
@@ -589,12 +602,21 @@ pub(crate) fn into_unit(site: &Site, partition: Partition, effects: Effects, uni
     unit.outputs.extend(profiles.into_iter().map(|profile| crate::profiles::message(site, partition, profile)));
 }
 
+/// Whether nothing is left to read for a member whose inputs are finished; not while the broker does not tell.
+pub(crate) fn is_drained(member: &dyn Member) -> Result<bool, RunError> {
+    match member.lag() {
+        Ok(lag) => Ok(lag == 0),
+        Err(error) if error.class() == ErrorClass::Transient => Ok(false),
+        Err(error) => Err(RunError::Broker(error)),
+    }
+}
+
 /// Reads the state of one partition of a stage, as committed.
 pub(crate) fn read_state(
     broker: &dyn Broker,
     site: &Site,
     partition: Partition,
-) -> Result<Vec<(Bytes, Bytes)>, BrokerError> {
+) -> Result<BTreeMap<Bytes, Bytes>, BrokerError> {
     let place = TopicPartition::new(site.pipeline.state_topic(&site.stage), partition);
     let mut entries = BTreeMap::new();
     for message in records(broker, place)? {
@@ -605,5 +627,5 @@ pub(crate) fn read_state(
             (None, _) => {}
         }
     }
-    Ok(entries.into_iter().collect())
+    Ok(entries)
 }

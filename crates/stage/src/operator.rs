@@ -196,6 +196,9 @@ pub(crate) struct Observer {
     profiles: BTreeMap<(Timestamp, Direction), Profile>,
 }
 
+/// Bytes of a buffer that the records of a batch share: a record that is kept keeps it whole.
+const MOST_TEXTS: usize = 32 << 10;
+
 /// How many profiles keep their memory: both sides and the joint, of two windows.
 const KEPT: usize = 6;
 
@@ -367,7 +370,7 @@ impl<S: Stage> StageOperator<S> {
             }
         }
         let timing = Timing { stage: self.site.stage.clone(), ms: took.as_secs_f64() * 1e3 };
-        let mut buffer = BytesMut::new();
+        let mut buffer = BytesMut::with_capacity((outputs.len() * wire::TEXTS).min(MOST_TEXTS));
         effects.outputs.reserve(outputs.len());
         for output in outputs {
             let (counts, probes) = (&mut effects.counts, &mut effects.probes);
@@ -410,7 +413,7 @@ impl<S: Stage> StageOperator<S> {
             partition: None,
             key: Some(key.as_bytes().clone()),
             value: Some(encoded),
-            headers: self.origin.headers(&context, event_time, value.content_type()),
+            headers: self.origin.headers(&context, event_time, value.content_type(), buffer),
             timestamp: event_time,
         })
     }

@@ -266,7 +266,7 @@ impl<S: Source> SourceOperator<S> {
                     partition: None,
                     key: Some(key.clone()),
                     value: Some(value.clone()),
-                    headers: self.origin.headers(&context, round, S::Output::CONTENT_TYPE),
+                    headers: self.origin.headers(&context, round, S::Output::CONTENT_TYPE, &mut BytesMut::new()),
                     timestamp: round,
                 });
             }
@@ -309,7 +309,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
                 partition: None,
                 key: Some(key.as_bytes().clone()),
                 value: Some(buffer.split().freeze()),
-                headers: self.origin.headers(&context, event_time, value.content_type()),
+                headers: self.origin.headers(&context, event_time, value.content_type(), &mut buffer),
                 timestamp: event_time,
             });
         }

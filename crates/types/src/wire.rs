@@ -4,9 +4,12 @@
 //! trace context; `driftline-*` for lineage. Reading is total: a message written by others, with
 //! none of these headers, gets a context made from its place in the log.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::{Display, Write as _},
+    sync::Arc,
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
@@ -63,29 +66,69 @@ pub const ERROR_PREFIX: &str = "driftline-error-";
 /// How many parent ids the header names at most.
 pub const MAX_PARENTS: usize = 16;
 
-/// The headers that are the same for every record one stage writes.
+/// Writes the headers of the records of one source or stage. Texts go into a buffer that the caller shares among the
+/// records of a batch; what one record has in common with the one before is written once.
 #[derive(Clone, Debug)]
 pub struct Origin {
     source: Bytes,
     schema: Bytes,
+    time: Last<Timestamp>,
+    versions: Last<Arc<[(StageName, StageVersion)]>>,
+    timings: Last<Vec<Timing>>,
+    ingested: Last<Timestamp>,
 }
+
+/// The last value that was written, and its text.
+#[derive(Clone, Debug)]
+struct Last<T>(Option<(T, Bytes)>);
+
+impl<T: Clone + PartialEq> Last<T> {
+    fn text<B: Into<Bytes>>(&mut self, value: &T, write: impl FnOnce() -> B) -> Bytes {
+        match &self.0 {
+            Some((last, text)) if last == value => text.clone(),
+            _ => self.0.insert((value.clone(), write().into())).1.clone(),
+        }
+    }
+}
+
+/// Bytes that the texts of one record's headers take, about.
+pub const TEXTS: usize = 160;
 
 impl Origin {
     /// Describes the output of a source or stage.
     #[must_use]
     pub fn new(pipeline: &PipelineName, stage: &StageName, schema: SchemaId) -> Self {
-        Self { source: format!("/{pipeline}/{stage}").into(), schema: Bytes::from_static(schema.as_str().as_bytes()) }
+        Self {
+            source: format!("/{pipeline}/{stage}").into(),
+            schema: Bytes::from_static(schema.as_str().as_bytes()),
+            time: Last(None),
+            versions: Last(None),
+            timings: Last(None),
+            ingested: Last(None),
+        }
     }
 
-    /// Writes a record's context as headers; `content_type` is the media type of its value.
+    /// Writes a record's context as headers; `content_type` is the media type of its value. `buffer` is empty, and is so
+    /// again afterwards; [`TEXTS`] bytes of room a record spare allocations.
     #[must_use]
-    pub fn headers(&self, context: &Context, event_time: Timestamp, content_type: &'static str) -> Headers {
+    pub fn headers(
+        &mut self,
+        context: &Context,
+        event_time: Timestamp,
+        content_type: &'static str,
+        buffer: &mut BytesMut,
+    ) -> Headers {
+        let mut text = |value: &dyn Display| {
+            // Writing to a buffer that grows cannot fail.
+            let _ = write!(buffer, "{value}");
+            buffer.split().freeze()
+        };
         let mut headers = Headers::with_capacity(12);
         headers.push(CE_SPECVERSION, Bytes::from_static(b"1.0"));
-        headers.push(CE_ID, context.id.to_string());
+        headers.push(CE_ID, text(&context.id));
         headers.push(CE_SOURCE, self.source.clone());
         headers.push(CE_TYPE, self.schema.clone());
-        headers.push(CE_TIME, event_time.to_string());
+        headers.push(CE_TIME, self.time.text(&event_time, || text(&event_time)));
         headers.push(CONTENT_TYPE, Bytes::from_static(content_type.as_bytes()));
         if let Some(parent) = &context.trace.parent {
             headers.push(TRACEPARENT, parent.clone());
@@ -93,21 +136,26 @@ impl Origin {
         if let Some(state) = &context.trace.state {
             headers.push(TRACESTATE, state.clone());
         }
-        if !context.parents.is_empty() {
-            headers.push(PARENTS, join(named_parents(&context.parents), |out, id| write!(out, "{id}")));
+        match &context.parents[..] {
+            [] => {}
+            [parent] => headers.push(PARENTS, text(parent)),
+            parents => headers.push(PARENTS, join(named_parents(parents), |out, id| write!(out, "{id}"))),
         }
         if !context.versions.is_empty() {
-            headers.push(VERSIONS, join(context.versions.iter(), |out, (stage, v)| write!(out, "{stage}={v}")));
+            let write = || join(context.versions.iter(), |out, (stage, v)| write!(out, "{stage}={v}"));
+            headers.push(VERSIONS, self.versions.text(&context.versions, write));
         }
         if !context.timings.is_empty() {
-            headers.push(TIMINGS, join(context.timings.iter(), |out, t| write!(out, "{}={:.3}", t.stage, t.ms)));
+            let write = || join(context.timings.iter(), |out, t| write!(out, "{}={:.3}", t.stage, t.ms));
+            headers.push(TIMINGS, self.timings.text(&context.timings, write));
         }
-        headers.push(INGESTED, context.ingested.as_millis().to_string());
+        let ingested = &context.ingested;
+        headers.push(INGESTED, self.ingested.text(ingested, || text(&ingested.as_millis())));
         if let Some(code) = context.code {
-            headers.push(CODE, code.to_string());
+            headers.push(CODE, text(&code));
         }
         if let Some(probe) = &context.probe {
-            headers.push(PROBE, probe.to_string());
+            headers.push(PROBE, text(probe));
         }
         headers
     }
@@ -245,14 +293,14 @@ mod tests {
             probe: Some(Probe { name: "red@jacket".into(), round: Timestamp::from_millis(-60_000) }),
         };
         let pipeline = PipelineName::try_new("speech").unwrap();
-        let origin = Origin::new(&pipeline, &names("vad"), SchemaId::new("speech-segment.v1"));
+        let mut origin = Origin::new(&pipeline, &names("vad"), SchemaId::new("speech-segment.v1"));
         let message = Message {
             topic: pipeline.output_topic(&names("vad")),
             partition: 0,
             offset: 3,
             key: None,
             value: None,
-            headers: origin.headers(&context_in, Timestamp::from_millis(5), "audio/wav"),
+            headers: origin.headers(&context_in, Timestamp::from_millis(5), "audio/wav", &mut BytesMut::new()),
             timestamp: Timestamp::from_millis(5),
         };
         let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };

@@ -73,9 +73,11 @@ impl Cluster {
         Ok(topics)
     }
 
-    /// The number of partitions; `None` if the topic does not exist.
+    /// The number of partitions; `None` if the topic does not exist. Asked of the client that goes on to ask for
+    /// settings: it asks the broker that the newest answer names, which may be gone if that is an old one.
     fn partitions(&self, name: &str) -> Result<Option<u32>, BrokerError> {
-        let metadata = self.ends.fetch_metadata(Some(name), CALL).map_err(|error| failed("describe topic", &error))?;
+        let metadata = self.admin.inner().fetch_metadata(Some(name), CALL);
+        let metadata = metadata.map_err(|error| failed("describe topic", &error))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == name);
         Ok(found.map(|topic| topic.partitions().len() as u32).filter(|&partitions| partitions > 0))
     }
@@ -178,16 +180,18 @@ impl Cluster {
     /// The ends of a partition, records of open transactions included.
     pub(super) fn watermarks(&self, place: &TopicPartition) -> Result<Watermarks, BrokerError> {
         let name = self.topic_name(&place.topic);
-        let (low, high) =
-            self.ends.fetch_watermarks(&name, place.partition as i32, CALL).map_err(|error| {
-                match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                        BrokerError::UnknownTopic { topic: place.topic.clone() }
-                    }
-                    _ => failed("look up the ends of a partition", &error),
-                }
-            })?;
-        Ok(Watermarks { low: low as Offset, high: high as Offset })
+        ends(&self.ends, &name, place.partition).map_err(|error| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                BrokerError::UnknownTopic { topic: place.topic.clone() }
+            }
+            _ => failed("look up the ends of a partition", &error),
+        })
+    }
+
+    /// Takes a topic to be there, on a cluster that cannot be asked.
+    #[cfg(test)]
+    pub(super) fn assume(&self, topic: &Topic, partitions: u32) {
+        self.topics.insert(topic.clone(), Limits { partitions, compacted: false, message_bytes: 1 << 20 });
     }
 
     /// Fails if a partition does not exist.
@@ -198,6 +202,14 @@ impl Cluster {
         }
         Err(BrokerError::UnknownPartition { partition: place.clone(), partitions })
     }
+}
+
+/// Asks for the ends of a partition as a client sees them. One that knows a leader that is gone looks for the new one
+/// only when it is told to.
+pub(super) fn ends(client: &BaseConsumer, name: &str, partition: Partition) -> Result<Watermarks, KafkaError> {
+    let ask = || client.fetch_watermarks(name, signed(partition), CALL);
+    let (low, high) = ask().or_else(|_| client.fetch_metadata(Some(name), CALL).and_then(|_| ask()))?;
+    Ok(Watermarks { low: low as Offset, high: high as Offset })
 }
 
 /// Returns a partition as Kafka's clients count it.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline_types::{GroupId, Outgoing, TopicPartition};
+use driftline_types::{ErrorClass, GroupId, Outgoing, TopicPartition};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
     Offset as Place, TopicPartitionList,
@@ -34,6 +34,9 @@ const EVERY: Duration = Duration::from_millis(100);
 const LULL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 /// Bytes of outputs under way, beyond which the member waits.
 const UNDER_WAY: usize = 32 << 20;
+
+/// How long a cluster that does not know what became of a transaction is left alone.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How a unit is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,18 +367,24 @@ impl Thread {
     }
 
     /// Finds out what became of a transaction whose end was not heard: offsets and outputs were written together or
-    /// not at all.
+    /// not at all. Until the cluster tells, nobody else may hear of it: a guess would lose or double the unit.
     fn resolve(&mut self, open: &Open, reason: String) -> Result<(), BrokerError> {
-        // Opening the producer anew ends what is open.
-        self.transactions.open()?;
         let Some((place, expected)) = open.offsets.first_key_value() else {
             return Err(refused("commit", format!("it is not known whether a unit was written: {reason}")));
         };
-        let found = committed(&self.cluster, &self.client, place)?;
-        if found.as_ref() == Some(expected) {
-            return Ok(());
+        loop {
+            // Opening the producer anew ends what is open.
+            let opened = self.transactions.open().map(drop);
+            match opened.and_then(|()| committed(&self.cluster, &self.client, place)) {
+                Ok(found) if found.as_ref() == Some(expected) => return Ok(()),
+                Ok(_) => return Err(BrokerError::Unavailable { action: "commit", reason }),
+                Err(error) if error.class() == ErrorClass::Transient && !self.work.queue.lock().stop => {
+                    tracing::warn!(group = %self.group, %error, "it is not known whether a unit was written, asking again");
+                    std::thread::sleep(ASK_AGAIN);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Err(BrokerError::Unavailable { action: "commit", reason })
     }
 
     /// Waits until outputs are stored, then commits offsets.

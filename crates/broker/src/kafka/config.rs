@@ -82,6 +82,9 @@ impl std::fmt::Debug for KafkaConfig {
     }
 }
 
+/// How long a producer waits for more messages before it sends those it has.
+pub(super) const LINGER_MS: u64 = 1;
+
 /// How long a call to the cluster may take before it counts as failed.
 pub(super) const CALL: Duration = Duration::from_secs(30);
 
@@ -161,9 +164,10 @@ impl KafkaConfig {
     /// record is handed over, so the client's own limit is out of the way. Transactions end before
     /// [`Self::member`]'s session, so that a hanging process holds readers up no longer than it holds its partitions.
     pub(super) fn producer(&self, transactional_id: Option<&str>) -> ClientConfig {
+        let linger = LINGER_MS.to_string();
         let mut own = vec![
             ("enable.idempotence", "true"),
-            ("linger.ms", "1"),
+            ("linger.ms", linger.as_str()),
             ("message.max.bytes", "1000000000"),
             ("queue.buffering.max.messages", "200000"),
             ("queue.buffering.max.kbytes", "262144"),
@@ -173,8 +177,9 @@ impl KafkaConfig {
                 own.push(("transactional.id", id));
                 own.push(("transaction.timeout.ms", "10000"));
             }
-            // What is written after a record that failed would hide its repeat.
-            None => own.push(("enable.gapless.guarantee", "true")),
+            // What is written after a record that failed would hide its repeat. How long a record may take is the
+            // writer's to say, not the client's.
+            None => own.extend([("enable.gapless.guarantee", "true"), ("message.timeout.ms", "0")]),
         }
         let mut client = self.client(&own);
         if transactional_id.is_none() {

@@ -113,7 +113,8 @@ impl Producer for KafkaProducer {
             Failed::Nothing(error) => error,
             Failed::Fenced => refused("write", "another process has taken this producer's place"),
             Failed::Unknown(reason) => {
-                refused("write", format!("it is not known whether a unit was written: {reason}"))
+                let reason = format!("it is not known whether a unit was written: {reason}");
+                BrokerError::Unavailable { action: "write", reason }
             }
         })
     }

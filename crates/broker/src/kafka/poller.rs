@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline_types::{Message, Offset, Topic, TopicPartition};
+use driftline_types::{ErrorClass, Message, Offset, Topic, TopicPartition};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
     ClientContext, Offset as Place, TopicPartitionList,
@@ -25,7 +25,6 @@ use rdkafka::{
 
 use super::{
     cluster::{Cluster, failed, refused},
-    config::CALL,
     convert,
     member::committed_of,
 };
@@ -37,6 +36,11 @@ const BUFFERED: usize = 16 << 20;
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// How long the poller waits for the client, and so at most for anything else.
 const TURN: Duration = Duration::from_millis(10);
+/// How long committed offsets are waited for before they are asked for again.
+const COMMITTED: Duration = Duration::from_secs(10);
+/// How long an assignment is put off.
+const ASSIGN_AGAIN: Duration = Duration::from_millis(300);
+
 /// What the group asks of the client; filled in by its callback.
 #[derive(Default)]
 pub(super) struct Rebalances {
@@ -146,7 +150,10 @@ impl Poller {
         }
         let rebalance = self.client.context().waiting.lock().pop_front();
         match rebalance {
-            Some(Rebalance::Assign(list)) => self.assign(&list),
+            Some(Rebalance::Assign(list)) => match self.assign(&list) {
+                Err(error) if error.class() == ErrorClass::Transient => self.assign_later(list, &error),
+                outcome => outcome,
+            },
             Some(Rebalance::Revoke { lost }) => self.revoke(lost),
             None => self.fetch(),
         }
@@ -156,21 +163,27 @@ impl Poller {
         self.client.unassign().map_err(|error| failed("give up partitions", &error))
     }
 
+    /// Puts off an assignment for which the cluster has no answers now. The group would forget a member that does not
+    /// poll; no partition is being read, so no message can come.
+    fn assign_later(&self, list: TopicPartitionList, error: &BrokerError) -> Result<(), BrokerError> {
+        tracing::warn!(%error, "partitions cannot be taken over, trying again");
+        self.client.context().waiting.lock().push_front(Rebalance::Assign(list));
+        match self.client.poll(ASSIGN_AGAIN) {
+            Some(Err(error)) => self.judge(&error),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins to read what the group has assigned, each partition where the group had come to.
     fn assign(&mut self, list: &TopicPartitionList) -> Result<(), BrokerError> {
         let mut start = TopicPartitionList::new();
         let mut assigned = Vec::new();
         let mut missing = None;
         if list.count() > 0 {
-            let committed = loop {
-                match self.client.committed_offsets(list.clone(), CALL) {
-                    Ok(committed) => break committed,
-                    Err(error) if self.shared.stop.load(Ordering::Acquire) => {
-                        return Err(failed("look up committed offsets", &error));
-                    }
-                    Err(error) => tracing::warn!(%error, "committed offsets cannot be looked up, trying again"),
-                }
-            };
+            let committed = self
+                .client
+                .committed_offsets(list.clone(), COMMITTED)
+                .map_err(|error| failed("look up committed offsets", &error))?;
             for element in committed.elements() {
                 let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else { continue };
                 let place = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());

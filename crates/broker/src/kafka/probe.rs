@@ -59,3 +59,24 @@ fn keeps_transactions(cluster: &Arc<Cluster>, topic: &Topic, name: &str) -> Resu
     );
     Err(refused("write exactly once", reason))
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::KafkaConfig;
+
+    /// librdkafka's mock takes every call of a transaction and then shows what was aborted.
+    #[test]
+    fn a_broker_that_ignores_aborts_is_refused() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("probe", 1, 1).unwrap();
+        let cluster = Arc::new(Cluster::connect(KafkaConfig::new(mock.bootstrap_servers())).unwrap());
+        let topic = Topic::try_new("probe").unwrap();
+        cluster.assume(&topic, 1);
+        let refused = keeps_transactions(&cluster, &topic, "probe").unwrap_err();
+        assert!(matches!(refused, BrokerError::Refused { action: "write exactly once", .. }), "{refused}");
+        assert!(refused.to_string().contains("found 2 records, expected 1"), "{refused}");
+    }
+}

@@ -14,8 +14,7 @@ use rdkafka::{
 };
 
 use super::{
-    cluster::{Cluster, failed, signed},
-    config::CALL,
+    cluster::{Cluster, ends, failed, signed},
     convert,
 };
 use crate::{BrokerError, FetchLimit, KafkaConfig};
@@ -168,10 +167,9 @@ impl Reader {
     /// Goes to a place; returns the end of what was committed just before.
     fn start(&mut self, cluster: &Cluster, place: &TopicPartition, from: Offset) -> Result<Offset, BrokerError> {
         let name = cluster.topic_name(&place.topic);
-        let (_, committed) = self
-            .consumer
-            .fetch_watermarks(&name, signed(place.partition), CALL)
-            .map_err(|error| failed("look up the ends of a partition", &error))?;
+        let committed = ends(&self.consumer, &name, place.partition)
+            .map_err(|error| failed("look up the ends of a partition", &error))?
+            .high;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&name, signed(place.partition), Place::Offset(from as i64))
             .and_then(|()| self.consumer.assign(&list))
@@ -179,7 +177,7 @@ impl Reader {
         self.at = Some(place.clone());
         self.next = from;
         self.ahead.clear();
-        Ok(committed as Offset)
+        Ok(committed)
     }
 
     fn step(&mut self, place: &TopicPartition) -> Result<Step, BrokerError> {

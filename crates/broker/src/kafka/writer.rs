@@ -3,6 +3,9 @@
 //! A call that ends a transaction can time out while its answer is under way. librdkafka cannot tell such an answer from
 //! one to a later transaction, so after a time-out the client is thrown away; a new one with the same id makes the broker
 //! finish or abort what is open, and only then the caller may ask what became of it.
+//!
+//! Brokers that are away for a while are nothing that ends a process: whatever fails because of it, a transaction that
+//! the cluster has given up meanwhile included, is [`BrokerError::Unavailable`], and the next try makes a new client.
 
 use std::{
     sync::Arc,
@@ -20,14 +23,19 @@ use rdkafka::{
 };
 
 use super::{
-    cluster::{Cluster, failed, refused},
-    config::CALL,
+    cluster::{Cluster, failed},
+    config::{CALL, LINGER_MS},
     convert,
 };
 use crate::BrokerError;
 
 /// How long deliveries and the end of a transaction are waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long messages are handed over before those that were are waited for: as long as the client waits for more.
+///
+/// An idempotent client of librdkafka sends a partition's next batch when the one before is stored, and spins from the
+/// moment at which the next one is due. What it does not have yet is never due.
+const ROUND: Duration = Duration::from_millis(LINGER_MS);
 /// How long the client is left alone where it has nothing to tell.
 const MOMENT: Duration = Duration::from_micros(200);
 
@@ -79,11 +87,13 @@ pub(super) struct Writer {
     transactional_id: Option<String>,
     /// `None` before the first use, and after a call whose outcome is unknown.
     client: Option<BaseProducer<Deliveries>>,
+    /// When the first message was handed over that may still be under way.
+    round: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(cluster: Arc<Cluster>, transactional_id: Option<String>) -> Self {
-        Self { cluster, transactional_id, client: None }
+        Self { cluster, transactional_id, client: None, round: None }
     }
 
     /// Connects. For a producer of transactions this ends whatever one of the same id has left open.
@@ -140,7 +150,11 @@ impl Writer {
     /// Hands messages to the client, outside any transaction; they are stored in this order within each partition.
     pub(super) fn send(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
         let cluster = Arc::clone(&self.cluster);
-        let sent = send(self.open()?, &cluster, outputs);
+        let round = self.round;
+        let client = self.open()?;
+        let round = next_round(client, round);
+        let sent = send(client, &cluster, outputs);
+        self.round = Some(round);
         self.or_anew(sent)
     }
 
@@ -152,25 +166,35 @@ impl Writer {
 
     /// After a failure, what is still under way would land after a repeat, out of order: the client is thrown away.
     fn or_anew(&mut self, outcome: Result<(), KafkaError>) -> Result<(), BrokerError> {
-        outcome.map_err(|error| {
-            self.client = None;
-            failed("write", &error)
-        })
+        outcome.map_err(|error| self.anew(&error))
+    }
+
+    /// Throws the client away and says what that means: what is fatal to a client is not to the next one.
+    fn anew(&mut self, error: &KafkaError) -> BrokerError {
+        self.client = None;
+        match (error.rdkafka_error_code(), failed("write", error)) {
+            (Some(Code::Fatal | Code::Fenced), BrokerError::Refused { action, reason }) => {
+                BrokerError::Unavailable { action, reason }
+            }
+            (_, error) => error,
+        }
     }
 
     /// Begins a transaction.
     pub(super) fn begin(&mut self) -> Result<(), BrokerError> {
-        self.open()?.begin_transaction().map_err(|error| {
-            self.client = None;
-            failed("write", &error)
-        })
+        let begun = self.open()?.begin_transaction();
+        self.or_anew(begun)
     }
 
     /// Hands messages to the client as a part of the transaction that was begun. After a failure it is aborted.
     pub(super) fn add(&mut self, outputs: &[Outgoing]) -> Result<(), Failed> {
         let cluster = Arc::clone(&self.cluster);
+        let round = self.round;
         let client = self.open().map_err(Failed::Nothing)?;
-        send(client, &cluster, outputs).map_err(|error| self.aborted(&error))
+        let round = next_round(client, round);
+        let sent = send(client, &cluster, outputs);
+        self.round = Some(round);
+        sent.map_err(|error| self.aborted(&error))
     }
 
     /// Waits until all that was added is stored, adds offsets and ends the transaction. After a failure it is aborted.
@@ -219,9 +243,10 @@ impl Writer {
             Some(
                 Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId | Code::RebalanceInProgress,
             ) => Failed::Fenced,
-            Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
-                self.client = None;
-                Failed::Nothing(refused("write", "another process has taken this producer's place"))
+            // By another process, or by the cluster because the transaction took too long. Which of them, the offsets or
+            // the state tell that are written with it.
+            Some(Code::Fatal | Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
+                Failed::Nothing(self.anew(error))
             }
             _ => Failed::Nothing(failed("write", error)),
         }
@@ -235,10 +260,24 @@ fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
     until_settled(PATIENCE, || client.abort_transaction(PATIENCE))
 }
 
+/// Waits until what was handed over is stored, if that has gone on for [`ROUND`]; returns when the round began.
+fn next_round(client: &BaseProducer<Deliveries>, began: Option<Instant>) -> Instant {
+    let Some(began) = began else { return Instant::now() };
+    if client.in_flight_count() > 0 && began.elapsed() < ROUND {
+        return began;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while client.in_flight_count() > 0 && Instant::now() < deadline {
+        serve(client);
+    }
+    Instant::now()
+}
+
 /// Hands messages over; waits where the client's buffer is full.
 fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoing]) -> Result<(), KafkaError> {
     let mut named: Option<(&driftline_types::Topic, String, u32)> = None;
     let mut times = convert::Times::default();
+    let mut full_since = None;
     for output in outputs {
         let (name, partitions) = match &named {
             Some((topic, name, partitions)) if *topic == &output.topic => (name.as_str(), *partitions),
@@ -256,8 +295,11 @@ fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoin
         loop {
             match client.send(record) {
                 Ok(()) => break,
-                Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
-                    serve(client);
+                Err((error @ KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                    let since = *full_since.get_or_insert_with(Instant::now);
+                    if !serve(client) && since.elapsed() > PATIENCE {
+                        return Err(error);
+                    }
                     record = back;
                 }
                 Err((error, _)) => return Err(error),
@@ -290,13 +332,15 @@ fn delivered(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
 }
 
 /// Takes reports of deliveries, or waits a moment where there are none. A poll with a time-out would spin through its
-/// last millisecond.
-fn serve(client: &BaseProducer<Deliveries>) {
+/// last millisecond. Returns whether there were any.
+fn serve(client: &BaseProducer<Deliveries>) -> bool {
     let before = client.in_flight_count();
     client.poll(Duration::ZERO);
-    if client.in_flight_count() == before {
+    let any = client.in_flight_count() != before;
+    if !any {
         std::thread::sleep(MOMENT);
     }
+    any
 }
 
 /// Repeats a call while the client says that this is all it takes.
