@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Builds the reference of the speech pipeline from healthy traffic, then injects one change after the other and prints what the
-# monitor says of each. Needs a build (DRIFTLINE names the command). Results stand in pipelines/README.md.
+# Injects one change after the other into the speech pipeline and prints what the monitor says of each, with the reference that ships
+# (pipelines/references/build.sh) or the one that REFERENCE names. Needs a build (DRIFTLINE names the command). Results stand in
+# pipelines/README.md.
 #
 #   pipelines/injections.sh [FOLDER]     # reports as JSON go to FOLDER, by default target/injections
+#   PROBES=probes.json …                 # asks the probes that `driftline probes record` wrote, every 10 s
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/injections}
 driftline=${DRIFTLINE:-target/release/driftline}
+reference=${REFERENCE:-pipelines/references/speech.json}
 mkdir -p "$out"
 
 # 16 recordings open at once: about 66 sessions in a window of 10 s.
@@ -15,14 +18,15 @@ traffic() {
         --set "sources.microphone.repeat={sessions=$1,seed=$2,gain_db=3.0,pitch=0.05,noise_dbfs=-65.0}"
 }
 
-# shellcheck disable=SC2046
-$driftline reference build pipelines/speech.toml $(traffic 4700 1) --output "$out/speech.json"
+asked=()
+if [ -n "${PROBES:-}" ]; then asked=(--set "monitor.probes.path=$PROBES" --set monitor.probes.every=10s); fi
 
 report() {
     local name=$1
     shift
     # shellcheck disable=SC2046
-    $driftline report pipelines/speech.toml $(traffic 1200 2) --set "monitor.reference=$out/speech.json" --json "$@" \
+    $driftline report pipelines/speech.toml $(traffic 1200 2) --set "monitor.reference=$reference" \
+        "${asked[@]}" --json "$@" \
         >"$out/$name.json" 2>"$out/$name.log"
     printf '%-40s %s\n' "$name" "$(grep -o '"sentence":"[^"]*"' "$out/$name.json" | head -1)"
 }

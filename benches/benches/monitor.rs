@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use driftline_monitor::{Baseline, Basis, Monitor, NodeBaseline, NodeWindow, ProfileMessage, Series, Settings, What};
 use driftline_stats::{
-    Profile, ProfileBody, ProfileKey, ProfileSet, Reference, Scale, ScoreBasis, Signal, SignalVisitor, Window,
+    Profile, ProfileBody, ProfileKey, ProfileSet, Reference, Sample, Scale, ScoreBasis, Signal, SignalVisitor, Window,
 };
 use driftline_types::{PipelineName, StageName, StageVersion, Timestamp};
 
@@ -66,12 +66,22 @@ fn key(node: usize, start: i64) -> ProfileKey {
     }
 }
 
+/// The bins that all nodes count on.
+fn reference(signals: &'static [Signal], random: &mut Random) -> Arc<Reference> {
+    let mut sample = Sample::default();
+    for record in 0..1_000 {
+        sample.observe(record, |visit: &mut dyn SignalVisitor| {
+            signals.iter().for_each(|signal| visit.number(signal, Some(random.unit())));
+        });
+    }
+    Arc::new(sample.fit().unwrap())
+}
+
 /// A baseline of sources with a full history, without a log behind it.
-fn baseline(signals: &'static [Signal], random: &mut Random) -> Baseline {
+fn baseline(signals: &'static [Signal], reference: &Arc<Reference>, random: &mut Random) -> Baseline {
     let windows: Vec<Timestamp> = (0..WINDOWS).map(|at| Timestamp::from_millis(at as i64 * MILLIS as i64)).collect();
-    let declared = Arc::new(Reference::declared());
     let node = |node: usize, random: &mut Random| {
-        let profiles = NodeWindow { output: Some(set(&declared, signals, 2_000, random)), ..NodeWindow::default() };
+        let profiles = NodeWindow { output: Some(set(reference, signals, 2_000, random)), ..NodeWindow::default() };
         let series = signals.iter().map(|signal| {
             let what = What::Output(signal.name.to_owned());
             let basis = Basis::Signal(ScoreBasis::new(profiles.signal(&what).unwrap()));
@@ -83,8 +93,8 @@ fn baseline(signals: &'static [Signal], random: &mut Random) -> Baseline {
             version: StageVersion::try_new("v1").unwrap(),
             inputs: Vec::new(),
             records: 0,
-            input: Arc::clone(&declared),
-            output: Arc::clone(&declared),
+            input: Arc::new(Reference::declared()),
+            output: Arc::clone(reference),
             series: series.collect(),
             profiles,
         }
@@ -99,13 +109,17 @@ fn baseline(signals: &'static [Signal], random: &mut Random) -> Baseline {
 }
 
 /// The messages of a window, from all replicas.
-fn window(signals: &'static [Signal], at: usize, random: &mut Random) -> Vec<ProfileMessage> {
+fn window(
+    signals: &'static [Signal],
+    reference: &Arc<Reference>,
+    at: usize,
+    random: &mut Random,
+) -> Vec<ProfileMessage> {
     let start = (WINDOWS + at) as i64 * MILLIS as i64;
-    let reference = Arc::new(Reference::declared());
     (0..NODES * REPLICAS)
         .map(|number| {
             let (node, replica) = (number / REPLICAS, number % REPLICAS);
-            let body = ProfileBody::Output(set(&reference, signals, RECORDS, random));
+            let body = ProfileBody::Output(set(reference, signals, RECORDS, random));
             ProfileMessage {
                 offset: (at * NODES * REPLICAS + number) as u64,
                 partition: replica as u32,
@@ -126,7 +140,8 @@ fn resident_mb() -> Option<u64> {
 fn bench(criterion: &mut Criterion) {
     let (signals, mut random) = (signals(), Random(7));
     let before = resident_mb();
-    let baseline = Arc::new(baseline(signals, &mut random));
+    let reference = reference(signals, &mut random);
+    let baseline = Arc::new(baseline(signals, &reference, &mut random));
     let settings = Settings {
         pipeline: baseline.pipeline.clone(),
         nodes: (0..NODES).map(|node| (name(node), Vec::new())).collect(),
@@ -136,6 +151,7 @@ fn bench(criterion: &mut Criterion) {
         run_length: 1e12,
         tolerance: 0.02,
         rules: Vec::new(),
+        answers: Default::default(),
     };
     let mut monitor = Monitor::new(settings, baseline);
     let mut at = 0;
@@ -146,7 +162,7 @@ fn bench(criterion: &mut Criterion) {
         bench.iter_batched(
             || {
                 at += 1;
-                window(signals, at, &mut random)
+                window(signals, &reference, at, &mut random)
             },
             |messages| {
                 messages.iter().for_each(|message| monitor.take(message));

@@ -69,7 +69,10 @@ fn every_process_runs_a_binary_that_is_built_with_arguments_it_takes() {
         let known =
             service.binary == "driftline" || root().join(format!("crates/cli/src/bin/{}.rs", service.binary)).exists();
         assert!(known, "{}: no binary {}", service.name, service.binary);
-        let nodes: Vec<&str> = if service.binary == "driftline" {
+        let nodes: Vec<&str> = if service.binary == "driftline-monitor" {
+            assert_eq!(service.values("--pipeline").len(), 1, "{}", service.name);
+            Vec::new()
+        } else if service.binary == "driftline" {
             assert_eq!(service.arguments[0], "run", "{}", service.name);
             service.values("--only").into_iter().flat_map(|names| names.split(',')).collect()
         } else {
@@ -77,7 +80,7 @@ fn every_process_runs_a_binary_that_is_built_with_arguments_it_takes() {
             assert_eq!(service.values("--stage"), [service.binary.strip_prefix("driftline-").unwrap()]);
             service.values("--stage")
         };
-        assert!(!nodes.is_empty(), "{} runs everything", service.name);
+        assert!(!nodes.is_empty() || service.binary == "driftline-monitor", "{} runs everything", service.name);
         run.extend(nodes.into_iter().map(str::to_owned));
         let mut validate = driftline::driftline(&["validate", service.pipeline()]);
         let output = validate.args(service.values("--set").iter().flat_map(|setting| ["--set", setting])).output();
@@ -108,14 +111,21 @@ fn ports_and_hosts_meet() {
         assert_eq!(scraped["port"].to_string(), served, "{}", service.name);
         assert!(scraped["names"].as_array().unwrap().contains(&service.name.clone().into()), "{}", service.name);
         let check = service.definition["healthcheck"]["test"].to_string();
-        assert!(check.contains(&format!(":{served}/readyz")), "{}: {check}", service.name);
+        // A monitor has no partitions while another is at work.
+        let health = if service.binary == "driftline-monitor" { "healthz" } else { "readyz" };
+        assert!(check.contains(&format!(":{served}/{health}")), "{}: {check}", service.name);
+        // What one counts on is what the other compares with.
+        let reference = service.setting("monitor.reference").strip_prefix("/etc/driftline/").unwrap();
+        assert!(root().join(reference).exists(), "{}: {reference}", service.name);
         let sent = service.setting("telemetry.otlp");
         assert_eq!(port(sent), port(received), "{}", service.name);
         assert!(sent.starts_with("http://collector:"), "{}", service.name);
         assert!(listeners.ends_with(service.setting("broker.bootstrap_servers")), "{}", service.name);
         assert!(service.definition["deploy"]["resources"]["limits"]["memory"].is_string(), "{}", service.name);
     }
-    assert_eq!(compose["services"]["vad"]["deploy"]["replicas"], 2);
+    for service in ["vad", "monitor"] {
+        assert_eq!(compose["services"][service]["deploy"]["replicas"], 2);
+    }
     let jaeger = collector["exporters"]["otlp/jaeger"]["endpoint"].as_str().unwrap();
     assert!(compose["services"].get(jaeger.split(':').next().unwrap()).is_some());
 }
@@ -167,6 +177,8 @@ fn every_panel_asks_for_metrics_that_are_served() {
         }
     }
     assert!(asked.len() >= 10);
+    let of_the_monitor = served.keys().filter(|series| series.starts_with("driftline_monitor_"));
+    of_the_monitor.for_each(|series| assert!(asked.contains(series), "no panel asks for {series}"));
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         for metric in metrics_in(variable["query"].as_str().unwrap()) {
             assert!(served.contains_key(&metric), "{}: {metric}", variable["name"]);

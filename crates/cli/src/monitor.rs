@@ -15,7 +15,7 @@ use crate::{
     Exit,
     args::{AlarmsArgs, AlarmsCommand, MonitorArgs, PipelineArgs},
     exit::Failure,
-    log, logging, reference,
+    log, logging, probes, reference,
     run::{asked_to_stop, with_cause},
     table::table,
 };
@@ -35,10 +35,10 @@ impl Beside {
         broker: &Arc<dyn Broker>,
         baseline: &Arc<Baseline>,
         telemetry: Option<Arc<Telemetry>>,
-    ) -> Arc<Self> {
-        let service = Service::new(Arc::clone(broker), Settings::of(plan), Arc::clone(baseline));
+    ) -> Result<Arc<Self>, Failure> {
+        let service = Service::new(Arc::clone(broker), settings(plan)?, Arc::clone(baseline));
         let outside = Outside::new(plan, telemetry);
-        Arc::new(Self { service, outside, durable: log::is_durable(plan), ended: Mutex::new(None) })
+        Ok(Arc::new(Self { service, outside, durable: log::is_durable(plan), ended: Mutex::new(None) }))
     }
 
     /// Says on standard error how things stood at the end.
@@ -96,6 +96,11 @@ impl Listener for Outside {
     }
 }
 
+/// Returns what the pipeline file and the probes that it names tell a monitor.
+pub(crate) fn settings(plan: &Plan) -> Result<Settings, Failure> {
+    Ok(Settings { answers: probes::answers(plan)?, ..Settings::of(plan) })
+}
+
 /// Watches a pipeline that other processes run, until it is asked to stop.
 pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
     let args =
@@ -110,7 +115,7 @@ pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?.map(Arc::new);
     logging::start(plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open_durable(&plan)?;
-    let service = Service::new(broker, Settings::of(&plan), reference::watched(&plan)?);
+    let service = Service::new(broker, settings(&plan)?, reference::watched(&plan)?);
     let outside = Outside::new(&plan, telemetry);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(Failure::running)?;

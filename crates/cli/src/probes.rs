@@ -52,8 +52,8 @@ impl ProbeFile {
     /// Reads the probes of a pipeline.
     pub(crate) fn load(plan: &Plan, path: &Path) -> Result<Self, Failure> {
         let wrong = |problem: String| {
-            let file = plan.file.display();
-            Failure::usage(format!("{file}: monitor.probes.path: {}: {problem}", path.display()))
+            let problem = format!("{}: {problem}", path.display());
+            Failure::usage(plan.problem_of_file(&["monitor", "probes", "path"], problem))
         };
         let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
         let file: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
@@ -84,6 +84,12 @@ impl ProbeFile {
 pub(crate) fn schedules(plan: &Plan) -> Result<BTreeMap<StageName, Arc<Schedule>>, Failure> {
     let Some(ProbesConfig { path, every }) = &plan.monitor.probes else { return Ok(BTreeMap::new()) };
     ProbeFile::load(plan, path)?.schedules(i64::try_from(every.0).unwrap_or(i64::MAX))
+}
+
+/// Returns what stages answered when the probes of a pipeline were recorded; nothing if it has none.
+pub(crate) fn answers(plan: &Plan) -> Result<Answers, Failure> {
+    let Some(ProbesConfig { path, .. }) = &plan.monitor.probes else { return Ok(Answers::new()) };
+    Ok(ProbeFile::load(plan, path)?.answers)
 }
 
 pub(crate) fn probes(args: &ProbesArgs) -> Result<Exit, Failure> {

@@ -71,7 +71,7 @@ fn show(node: &Node, value: &Bytes, visit: &mut dyn SignalVisitor) -> Result<(),
 /// Reads the reference that a pipeline names, if it names one.
 pub(crate) fn baseline(plan: &Plan) -> Result<Option<Arc<Baseline>>, Failure> {
     let Some(path) = &plan.monitor.reference else { return Ok(None) };
-    let wrong = |problem: String| Failure::usage(format!("{}: monitor.reference: {problem}", plan.file.display()));
+    let wrong = |problem: String| Failure::usage(plan.problem_of_file(&["monitor", "reference"], problem));
     let baseline = Baseline::load(path).map_err(|error| wrong(error.to_string()))?;
     if baseline.pipeline != plan.name {
         return Err(wrong(format!(

@@ -2,7 +2,7 @@
 
 use std::{fs, io::IsTerminal};
 
-use driftline_monitor::{Bar, NodeReport, Report, Service, Settings};
+use driftline_monitor::{Bar, NodeReport, Report, Service};
 use driftline_stats::Verdict;
 
 use crate::{
@@ -27,10 +27,10 @@ pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
     if !log::is_durable(&plan) {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
-        let beside = monitor::Beside::new(&plan, &broker, &baseline, None);
+        let beside = monitor::Beside::new(&plan, &broker, &baseline, None)?;
         execute_watched(&plan, &broker, false, Watch::Shown, None, Some(beside))?;
     }
-    let service = Service::new(broker, Settings::of(&plan), baseline);
+    let service = Service::new(broker, monitor::settings(&plan)?, baseline);
     let report = service.look().map_err(Failure::running)?.report();
     if let Some(path) = &args.html {
         fs::write(path, report_html::page(&report))

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     // A part of a pipeline does not know when the others end: `driftline-monitor` watches those.
     let watches = plan.monitor.is_on() && args.only.is_empty();
     let monitor =
-        if watches { Some(Beside::new(&plan, &broker, &reference::watched(&plan)?, telemetry.clone())) } else { None };
+        if watches { Some(Beside::new(&plan, &broker, &reference::watched(&plan)?, telemetry.clone())?) } else { None };
     let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
     let before = dead_letters::Ends::now(&*broker, &plan)?;
     let report = execute_watched(&plan, &broker, args.follow, Watch::Shown, telemetry, monitor.clone())?;

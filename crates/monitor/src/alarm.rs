@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use driftline_stats::{Effect, Speed, Verdict};
+use driftline_stats::{Effect, Probes, Speed, Verdict};
 use driftline_types::{PipelineName, RecordId, StageName, StageVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,9 @@ pub struct NodeFinding {
     pub verdict: Verdict,
     /// Its version.
     pub version: Option<StageVersion>,
+    /// What the probes since the onset say.
+    #[serde(default)]
+    pub probes: Probes,
     /// The share of its records about which nothing can be said, 0 to 1.
     pub unattributable: f64,
 }

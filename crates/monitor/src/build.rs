@@ -331,6 +331,11 @@ impl Builder<'_> {
             }
         }
         let records = versions.values().sum();
+        if node.inputs.is_empty() {
+            // The version of a source says only how the outside world is read; the usual one stands for all.
+            let usual = versions.iter().max_by_key(|(_, records)| **records).map(|(version, _)| version.clone());
+            versions.retain(|version, _| Some(version) == usual.as_ref());
+        }
         let mut found = versions.into_keys();
         match (found.next(), found.next()) {
             (Some(version), None) => Ok((log, records, version)),

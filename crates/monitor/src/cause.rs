@@ -4,26 +4,25 @@
 //! wrong; the χ² of [`attribute`] does not, and with records that depend on each other it suspects everyone. So only
 //! the tables of suspects are compared; all others count as one law before and now. Inputs that move within their cells
 //! leak into the stages behind, and what a stage makes of several records depends on all of them, not on the one whose cell is
-//! known: a stage whose own shift is small beside that of a suspect before it is no suspect. Shares follow the line of nodes
+//! known: a stage whose own shift is small beside that of a suspect before it is no suspect. Above all that stand the probes: a stage that
+//! answers them otherwise has changed, one that answers as before has not. Shares follow the line of nodes
 //! from a source to each last stage. A stage that reads several nodes ends such a line: what goes into it stands there as
 //! one player, under the names of those it reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use driftline_stats::{
-    Effect, Findings, JointProfile, MIN_ROW, Mechanism, Probes, SignalProfile, Verdict, attribute,
-    jensen_shannon_effect, output_cells, share_intervals, verdict, wasserstein_effect,
+    Findings, JointProfile, MIN_ROW, Mechanism, Probes, Verdict, attribute, output_cells, share_intervals, verdict,
 };
 use driftline_types::{Code, StageName, StageVersion, Timestamp};
 
 use crate::{
-    Baseline, Basis, Measure, NodeBaseline, NodeFinding, NodeWindow, Share, SignalFinding, Trace, What,
+    Baseline, Basis, NodeBaseline, NodeFinding, NodeWindow, Share, SignalFinding, Trace, What,
     detect::{Detectors, HEALTHY, Watch},
+    effect::expected_and_found,
     windows::Closed,
 };
 
-/// The chance that the lower bound of an effect is too high.
-const ERROR: f64 = 0.05;
 /// The resamples of windows behind the interval of a share.
 const RESAMPLES: usize = 64;
 /// The share of its own from which a node's cells are said to explain a change.
@@ -84,147 +83,17 @@ pub(crate) fn onset_of(watch: &Watch) -> Option<Timestamp> {
     driftline_stats::onset(&series, healthy).map(|at| starts[at])
 }
 
-/// Measures how far something that is watched has moved.
-pub(crate) fn finding(baseline: &Baseline, span: &Span<'_>, watch: &Watch) -> SignalFinding {
-    let reference = baseline.node(&watch.node).map(|node| &node.profiles);
-    let current = span.nodes.get(&watch.node);
-    let mut finding = SignalFinding {
-        node: watch.node.clone(),
-        what: watch.what.clone(),
-        evidence: watch.evidence(),
-        effect: None,
-        measure: Measure::Divergence,
-        change: String::new(),
-        onset: onset_of(watch),
-    };
-    let (Some(reference), Some(current)) = (reference, current) else { return finding };
-    if watch.what == What::Conditional {
-        if let (Some(before), Some(now)) = (&reference.joint, &current.joint) {
-            (finding.effect, finding.change) = conditional_effect(before, now);
-        }
-    } else if let (Some(before), Some(now)) = (reference.signal(&watch.what), current.signal(&watch.what)) {
-        (finding.effect, finding.measure) = effect(before, now);
-        finding.change = change(before, now, unit(current, &watch.what));
-    }
-    finding
-}
-
-/// Returns the unit of a signal.
-pub(crate) fn unit<'a>(window: &'a NodeWindow, what: &What) -> &'a str {
-    let (set, name) = match what {
-        What::Input(name) => (&window.input, name),
-        What::Output(name) => (&window.output, name),
-        What::Conditional => return "",
-    };
-    let found = set.iter().flat_map(driftline_stats::ProfileSet::signals).find(|(known, _, _)| known == name);
-    found.map_or("", |(_, unit, _)| unit)
-}
-
-/// Returns the larger of the effects on the values and on the share of unusable ones.
-pub(crate) fn effect(before: &SignalProfile, now: &SignalProfile) -> (Option<Effect>, Measure) {
-    let larger = |a: (Option<Effect>, Measure), b: (Option<Effect>, Measure)| {
-        let size = |found: &(Option<Effect>, Measure)| found.0.map_or(-1.0, |effect| found.1.size(effect.at_least));
-        if size(&b) > size(&a) { b } else { a }
-    };
-    match (before, now) {
-        (SignalProfile::Number(before), SignalProfile::Number(now)) => {
-            let values = wasserstein_effect(before.ordered(), now.ordered(), ERROR);
-            let usable =
-                |profile: &driftline_stats::NumberProfile| [profile.finite(), profile.total() - profile.finite()];
-            let unusable = jensen_shannon_effect(&usable(before), &usable(now), ERROR);
-            larger((values, Measure::Ranks), (unusable, Measure::Divergence))
-        }
-        (SignalProfile::Category(before), SignalProfile::Category(now)) => {
-            (jensen_shannon_effect(before.counts(), now.counts(), ERROR), Measure::Divergence)
-        }
-        (SignalProfile::Embedding(before), SignalProfile::Embedding(now)) => {
-            let cells = (jensen_shannon_effect(before.cells(), now.cells(), ERROR), Measure::Divergence);
-            let projections = before.projections().iter().zip(now.projections());
-            let moved = projections.map(|(before, now)| (wasserstein_effect(before, now, ERROR), Measure::Ranks));
-            moved.fold(cells, larger)
-        }
-        _ => (None, Measure::Divergence),
-    }
-}
-
-/// Says what became of a signal, with its unit.
-pub(crate) fn change(before: &SignalProfile, now: &SignalProfile, unit: &str) -> String {
-    let percent = |part: u64, of: u64| 100.0 * part as f64 / of.max(1) as f64;
-    let mut said = match (before, now) {
-        (SignalProfile::Number(before), SignalProfile::Number(now)) => match (before.mean(), now.mean()) {
-            (Some(a), Some(b)) => format!("mean {} → {} {unit}", rounded(a), rounded(b)).trim_end().to_owned(),
-            _ => String::new(),
-        },
-        (SignalProfile::Category(before), SignalProfile::Category(now)) => {
-            let shares = |slot: usize| {
-                (percent(before.counts()[slot], before.total()), percent(now.counts()[slot], now.total()))
-            };
-            let slots = before.counts().len().min(now.counts().len());
-            let moved = |slot: &usize| (shares(*slot).1 - shares(*slot).0).abs();
-            let most = (1..slots).max_by(|a, b| moved(a).total_cmp(&moved(b)));
-            most.map_or_else(String::new, |slot| {
-                let name =
-                    slot.checked_sub(driftline_stats::FIRST_VALUE).and_then(|at| before.dictionary().values().nth(at));
-                let (a, b) = shares(slot);
-                format!(
-                    "{} {a:.0} % → {b:.0} %",
-                    name.map_or_else(|| "new values".to_owned(), |name| format!("{name:?}"))
-                )
-            })
-        }
-        _ => String::new(),
-    };
-    let (a, b) = (percent(before.missing(), before.total()), percent(now.missing(), now.total()));
-    if (a - b).abs() >= 1.0 {
-        let join = if said.is_empty() { "" } else { ", " };
-        said.push_str(&format!("{join}missing {a:.0} % → {b:.0} %"));
-    }
-    said
-}
-
-fn rounded(x: f64) -> String {
-    let digits = if x == 0.0 { 0 } else { (2 - x.abs().log10().floor() as i32).clamp(0, 6) };
-    format!("{x:.*}", digits as usize)
-}
-
-/// Compares what inputs became with what they became in the reference, the inputs being those of now.
-fn conditional_effect(before: &JointProfile, now: &JointProfile) -> (Option<Effect>, String) {
-    let (left, right) = expected_and_found(before, now);
-    let dropped = |joint: &JointProfile| 100.0 * joint.dropped() as f64 / joint.total().max(1) as f64;
-    let (a, b) = (dropped(before), dropped(now));
-    let said = if (a - b).abs() >= 1.0 { format!("dropped {a:.0} % → {b:.0} %") } else { String::new() };
-    (jensen_shannon_effect(&left, &right, ERROR), said)
-}
-
-/// Returns by output what the reference makes of the inputs of now, as well known as the reference, and what came out; the last
-/// place is that of dropped records.
-fn expected_and_found(before: &JointProfile, now: &JointProfile) -> (Vec<u64>, Vec<u64>) {
-    let mut rows: BTreeMap<Code, Vec<(Code, u64)>> = BTreeMap::new();
-    before.pairs().into_iter().for_each(|(input, output, n)| rows.entry(input).or_default().push((output, n)));
-    let size = |row: &Vec<(Code, u64)>| row.iter().map(|(_, n)| n).sum::<u64>();
-    rows.retain(|_, row| size(row) >= MIN_ROW);
-    let mut expected = BTreeMap::<Code, f64>::from([(driftline_stats::DROPPED, 0.0)]);
-    let mut found = BTreeMap::<Code, u64>::new();
-    for (input, output, n) in now.pairs() {
-        let Some(row) = rows.get(&input) else { continue };
-        *found.entry(output).or_default() += n;
-        let total = size(row) as f64;
-        row.iter().for_each(|(y, m)| *expected.entry(*y).or_default() += n as f64 * *m as f64 / total);
-    }
-    let codes: Vec<Code> =
-        expected.keys().chain(found.keys()).copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
-    // As many records as the reference has: what is expected is as well known as its rows.
-    let scale = before.total() as f64 / found.values().sum::<u64>().max(1) as f64;
-    let left: Vec<u64> =
-        codes.iter().map(|code| (expected.get(code).copied().unwrap_or(0.0) * scale).round() as u64).collect();
-    let right: Vec<u64> = codes.iter().map(|code| found.get(code).copied().unwrap_or(0)).collect();
-    (left, right)
-}
-
 /// Says what became of every node, and shares out the change of every last stage. `level` is the evidence from which a node is
-/// suspected.
-pub(crate) fn cause(baseline: &Baseline, detectors: &Detectors, span: &Span<'_>, level: f64) -> Cause {
+/// suspected, `probes` what the probes say of stages.
+pub(crate) fn cause(
+    baseline: &Baseline,
+    detectors: &Detectors,
+    span: &Span<'_>,
+    level: f64,
+    probes: &BTreeMap<StageName, Probes>,
+) -> Cause {
     let conditional = detectors.conditional();
+    let probed = |name: &StageName| probes.get(name).copied().unwrap_or_default();
     let other_version =
         |node: &NodeBaseline| !node.inputs.is_empty() && span.version(&node.name).is_some_and(|v| *v != node.version);
     let evidence = |name: &StageName| {
@@ -241,14 +110,20 @@ pub(crate) fn cause(baseline: &Baseline, detectors: &Detectors, span: &Span<'_>,
         .map(|node| {
             let found = conditional.get(&node.name).copied().unwrap_or(0.0) >= level;
             // What moves while nothing before it does moves by itself.
-            (&node.name, found || other_version(node) || first(&node.name) && moved(&node.name))
+            let suspect = found || other_version(node) || first(&node.name) && moved(&node.name);
+            (&node.name, suspect && probed(&node.name) != Probes::Same)
         })
         .collect();
     let shifts: BTreeMap<&StageName, f64> =
         baseline.nodes.iter().map(|node| (&node.name, own_shift(node, span))).collect();
     let suspected = without_leaks(baseline, &suspected, &shifts);
-    let anyone = suspected.values().any(|suspect| *suspect);
-    let suspect = |name: &StageName| !anyone || suspected.get(name).copied().unwrap_or(false);
+    let proven = |name: &StageName| probed(name) == Probes::Different;
+    let anyone = suspected.iter().any(|(name, suspect)| *suspect || proven(name));
+    let suspect = |name: &StageName| match probed(name) {
+        Probes::Different => true,
+        Probes::Same => false,
+        Probes::None => !anyone || suspected.get(name).copied().unwrap_or(false),
+    };
 
     let read = |name: &StageName| baseline.nodes.iter().any(|node| node.inputs.contains(name));
     let targets = baseline.nodes.iter().filter(|node| !node.inputs.is_empty() && !read(&node.name));
@@ -265,27 +140,56 @@ pub(crate) fn cause(baseline: &Baseline, detectors: &Detectors, span: &Span<'_>,
     let mut nodes = Vec::new();
     for node in &baseline.nodes {
         let differs = changed.get(&node.name).copied();
+        let cleared = probed(&node.name) == Probes::Same;
         let findings = Findings {
             input: node.inputs.iter().any(&moved),
-            conditional: suspect(&node.name) && differs.unwrap_or(anyone),
+            // Of a stage that the probes clear, what its cells do not show has moved.
+            conditional: if cleared {
+                conditional.get(&node.name).copied().unwrap_or(0.0) >= level
+            } else {
+                suspect(&node.name) && differs.unwrap_or(anyone)
+            },
             version: other_version(node),
-            probes: Probes::None,
+            probes: probed(&node.name),
             unattributable: if node.inputs.is_empty() { 0.0 } else { unattributable(node, span) },
         };
         nodes.push(NodeFinding {
             node: node.name.clone(),
             verdict: verdict(findings),
             version: span.version(&node.name).cloned(),
+            probes: findings.probes,
             unattributable: findings.unattributable,
         });
     }
+    name_what_is_left(baseline, &mut nodes);
     let certain = |name: &StageName| {
         let own = conditional.get(name).copied().unwrap_or(0.0);
         let own = if first(name) { own.max(evidence(name)) } else { own };
-        own >= CERTAIN * level
+        own >= CERTAIN * level || proven(name)
     };
     let origin = origin(&nodes, &traces, certain);
     Cause { nodes, traces, origin }
+}
+
+/// Where nothing is known to have changed, yet the probes clear a stage that makes something else of its input: if they clear all before
+/// it but one, it is that one.
+fn name_what_is_left(baseline: &Baseline, nodes: &mut [NodeFinding]) {
+    let changed = |node: &NodeFinding| matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged);
+    if nodes.iter().any(changed) {
+        return;
+    }
+    let mut before: BTreeSet<&StageName> = BTreeSet::new();
+    // From the last node to the first, each stands after those it reads.
+    for node in baseline.nodes.iter().rev() {
+        let hidden = nodes.iter().any(|found| found.node == node.name && found.verdict == Verdict::HiddenInput);
+        if hidden || before.contains(&node.name) {
+            before.extend(&node.inputs);
+        }
+    }
+    let mut left = nodes.iter_mut().filter(|found| before.contains(&found.node) && found.probes == Probes::None);
+    if let (Some(only), None) = (left.next(), left.next()) {
+        only.verdict = Verdict::StageChanged;
+    }
 }
 
 /// Returns for each node the most evidence of a change in any node before it.
@@ -517,6 +421,16 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Says of which stages the probes show that they are as before, though what they make of the same cells is not.
+fn hidden(cause: &Cause) -> String {
+    let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput);
+    let names: Vec<String> = hidden.map(|node| format!("`{}`", node.node)).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!("; {} unchanged by the probes: something moved in the input that its cells do not show", names.join(", "))
+}
+
 /// Says it all in one sentence.
 pub(crate) fn sentence(
     baseline: &Baseline,
@@ -530,13 +444,15 @@ pub(crate) fn sentence(
             let said = if signal.change.is_empty() { String::new() } else { format!(" ({})", signal.change) };
             format!("`{} {}` changed{said}{at}; ", signal.node, signal.what)
         });
-        return format!("{most}where it began cannot be told");
+        return format!("{most}where it began cannot be told{}", hidden(cause));
     };
     let is_source = baseline.node(origin).is_some_and(|node| node.inputs.is_empty());
-    let verdict = cause.nodes.iter().find(|node| node.node == *origin).map(|node| node.verdict);
-    let what = match (is_source, verdict) {
+    let found = cause.nodes.iter().find(|node| node.node == *origin);
+    let what = match (is_source, found.map(|node| (node.verdict, node.probes))) {
         (true, _) => "what it writes changed",
-        (false, Some(Verdict::VersionChanged)) => "another version, P(output | input) changed",
+        (false, Some((Verdict::VersionChanged, Probes::Different))) => "another version, it answers probes otherwise",
+        (false, Some((Verdict::VersionChanged, _))) => "another version, P(output | input) changed",
+        (false, Some((_, Probes::Different))) => "it answers probes otherwise",
         (false, _) => "P(output | input) changed",
     };
     let mut said = format!("began in `{origin}` ({what}{at})");
@@ -560,5 +476,6 @@ pub(crate) fn sentence(
     if !unchanged.is_empty() {
         said.push_str(&format!("; {} unchanged", unchanged.join(", ")));
     }
+    said.push_str(&hidden(cause));
     said
 }

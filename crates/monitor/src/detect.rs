@@ -70,13 +70,38 @@ impl Watch {
     }
 }
 
-/// The scores of a closed window: of each watch in order, none where too little was seen.
+/// The scores of a closed window: of each watch in order, none where too little was seen. Thousands are kept, so all are
+/// in one piece.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Scored {
     pub start: Timestamp,
-    pub scores: Vec<Option<Vec<f32>>>,
+    numbers: Vec<f32>,
+    /// The numbers of each watch; a watch has at most 50.
+    lengths: Vec<u8>,
     /// Whether detectors began anew after it, because it raised an alarm.
     pub reset: bool,
+}
+
+impl Scored {
+    pub(crate) fn new(start: Timestamp, reset: bool) -> Self {
+        Self { start, reset, ..Self::default() }
+    }
+
+    /// Adds the scores of the next watch; none if it has none.
+    pub(crate) fn push(&mut self, scores: impl ExactSizeIterator<Item = f32>) {
+        self.lengths.push(scores.len() as u8);
+        self.numbers.extend(scores);
+    }
+
+    /// Visits the scores of each watch in order.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Option<&[f32]>> {
+        let mut rest = self.numbers.as_slice();
+        self.lengths.iter().map(move |&length| {
+            let (scores, after) = rest.split_at(usize::from(length));
+            rest = after;
+            (length > 0).then_some(scores)
+        })
+    }
 }
 
 /// All detectors of a baseline.
@@ -118,7 +143,10 @@ impl Detectors {
             }
             seen.window.scores(&watch.what, &watch.basis)
         };
-        let scored = Scored { start: closed.start, scores: self.watches.iter().map(score).collect(), reset: false };
+        let mut scored = Scored::new(closed.start, false);
+        for watch in &self.watches {
+            scored.push(score(watch).unwrap_or_default().into_iter());
+        }
         feed(&mut self.watches, &scored);
         self.history.push_back(scored);
         self.seen += 1;
@@ -169,7 +197,7 @@ impl Detectors {
 }
 
 fn feed(watches: &mut [Watch], scored: &Scored) {
-    for (watch, scores) in watches.iter_mut().zip(&scored.scores) {
+    for (watch, scores) in watches.iter_mut().zip(scored.each()) {
         if let Some(scores) = scores {
             watch.observe(scored.start, scores);
         }

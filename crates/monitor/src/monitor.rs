@@ -7,13 +7,15 @@ use std::{
 
 use bytes::Bytes;
 use driftline_pipeline::RuleSeverity;
-use driftline_stats::{Profile, ProfileBody, ProfileKey, References, Window, speed};
+use driftline_stats::{ProbePart, Probes, Profile, ProfileBody, ProfileKey, References, Window, speed};
 use driftline_types::{Offset, Partition, RecordId, StageName, Timestamp, config::Millis};
 
 use crate::{
     Alarm, AlarmState, Baseline, Report, Settings, Severity, SignalFinding, StateError, What,
     cause::{self, Cause, Span},
     detect::Detectors,
+    effect,
+    probes::ProbeBook,
     report,
     rules::{self, Crossing},
     state::{self, Change, Held, Meta, Note},
@@ -69,6 +71,7 @@ pub struct Monitor {
     references: References,
     windows: Windows,
     detectors: Detectors,
+    probes: ProbeBook,
     recent: VecDeque<Closed>,
     raised: u64,
     alarms: BTreeMap<String, Held>,
@@ -88,6 +91,7 @@ impl Monitor {
             references: baseline.references(),
             detectors: Detectors::new(Arc::clone(&baseline)),
             windows,
+            probes: ProbeBook::new(settings.answers.clone()),
             settings,
             baseline,
             recent: VecDeque::new(),
@@ -233,10 +237,22 @@ impl Monitor {
         }
     }
 
+    /// Takes what a stage answered to a probe.
+    pub fn take_probe(&mut self, part: ProbePart) {
+        self.probes.take(part);
+    }
+
+    /// Says whether a window is complete, and so whether what stages have answered to probes is of interest.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.windows.is_due()
+    }
+
     /// Judges every window that is complete. Returns their number.
     pub fn close_complete(&mut self) -> usize {
         let mut closed = 0;
-        while let Some(window) = self.windows.close_complete() {
+        while self.windows.is_due() {
+            let Some(window) = self.windows.close_oldest() else { break };
             self.judge(window);
             closed += 1;
         }
@@ -289,6 +305,7 @@ impl Monitor {
         {
             self.changes.extend(state::closed_forgotten(&oldest));
         }
+        self.note_probes(end);
         self.judge_rules(end);
         self.judge_drift(end);
         if let Some(scored) = self.detectors.history.back() {
@@ -296,6 +313,18 @@ impl Monitor {
         }
         let forgotten = self.detectors.turn();
         self.changes.extend(forgotten.into_iter().map(state::scored_forgotten));
+    }
+
+    /// Tells of stages that answer probes of the last window, which ends at `end`, otherwise than when they were recorded.
+    fn note_probes(&mut self, end: Timestamp) {
+        let (Some(first), Some(last)) = (self.recent.front(), self.recent.back()) else { return };
+        let (first, last) = (first.start, last.start);
+        self.probes.forget(first);
+        for (stage, said) in self.probes.says(last, end, end) {
+            if said == Probes::Different {
+                self.note(&stage, "probes", format!("{stage} answers probes otherwise than when they were recorded"));
+            }
+        }
     }
 
     fn profile(&self, start: Timestamp, node: &StageName, seen: &crate::windows::Seen, body: ProfileBody) -> Profile {
@@ -444,7 +473,7 @@ impl Monitor {
         let signals: Vec<SignalFinding> = listed
             .iter()
             .take(NAMED)
-            .map(|&at| cause::finding(&self.baseline, &span, &self.detectors.watches[at]))
+            .map(|&at| effect::finding(&self.baseline, &span, &self.detectors.watches[at]))
             .collect();
         let size = |finding: &SignalFinding| finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least));
         if signals.iter().map(size).fold(0.0, f64::max) < self.settings.tolerance {
@@ -453,7 +482,9 @@ impl Monitor {
         let (starts, series) = first.series();
         let day = if 2 * self.settings.window_ms <= DAY_MS { DAY_MS / self.settings.window_ms } else { 0 };
         let how = (!starts.is_empty()).then(|| speed(&series, usize::try_from(day).unwrap_or(usize::MAX)));
-        let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0);
+        let evident = held.map_or(end, |alarm| alarm.since);
+        let probes = self.probes.says(onset.unwrap_or(evident), evident, end);
+        let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0, &probes);
         let summary = cause::sentence(&self.baseline, &found, &signals, onset);
         let Cause { nodes, traces, origin } = found;
         let before = held.cloned();

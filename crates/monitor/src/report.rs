@@ -134,8 +134,15 @@ pub(crate) fn bars(before: &SignalProfile, now: Option<&SignalProfile>) -> Vec<B
                 _ => &[],
             };
             let cells = profile.cells();
+            let far = profile.bins().far();
+            let label = |slot: usize| match slot {
+                0 => "missing".to_owned(),
+                driftline_stats::MALFORMED => "malformed".to_owned(),
+                _ if Some(slot) == far => "unlike any before".to_owned(),
+                _ => format!("cell {}", slot - driftline_stats::FIRST_CELL),
+            };
             let bar = |slot: usize| Bar {
-                label: format!("cell {slot}"),
+                label: label(slot),
                 before: share(cells, slot..slot + 1),
                 now: share(now, slot..slot + 1),
             };
@@ -170,14 +177,14 @@ pub(crate) fn nodes(
             let before = known?.profiles.signal(&series.what)?;
             let after = now.as_ref().and_then(|now| now.signal(&series.what));
             let (effect, measure) =
-                after.map_or((None, Measure::Divergence), |after| crate::cause::effect(before, after));
-            let unit = crate::cause::unit(&known?.profiles, &series.what).to_owned();
+                after.map_or((None, Measure::Divergence), |after| crate::effect::effect(before, after));
+            let unit = crate::effect::unit(&known?.profiles, &series.what).to_owned();
             Some(SignalReport {
                 what: series.what.clone(),
                 evidence: evidence(name, &series.what),
                 effect,
                 measure,
-                change: after.map_or_else(String::new, |after| crate::cause::change(before, after, &unit)),
+                change: after.map_or_else(String::new, |after| crate::effect::change(before, after, &unit)),
                 bars: bars(before, after),
                 unit,
             })

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use driftline_broker::{Broker, BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit, records};
 use driftline_types::{
-    Headers, Message, Outgoing, PipelineName, RecordId, StageName, Timestamp, Topic, TopicPartition, wire,
+    Headers, Message, Offset, Outgoing, PipelineName, RecordId, StageName, Timestamp, Topic, TopicPartition, wire,
 };
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,7 @@ impl Service {
         let mut member = self.broker.join(&group, &[profiles.clone(), self.settings.pipeline.control_topic()])?;
         let mut monitor: Option<Monitor> = None;
         let mut control = None;
+        let mut probes_read = 0;
         loop {
             // Asked before the log is: what is written before a node says that it is finished is seen after.
             let end = ending();
@@ -118,7 +119,10 @@ impl Service {
                         if message.topic == profiles {
                             if let Some(monitor) = &mut monitor {
                                 monitor.take(&profile_message(message));
-                                monitor.close_complete();
+                                if monitor.is_due() {
+                                    self.read_probes(monitor, &mut probes_read)?;
+                                    monitor.close_complete();
+                                }
                             }
                         } else {
                             control = Some(message.offset + 1);
@@ -130,6 +134,7 @@ impl Service {
                 Poll::Assigned(partitions) => {
                     if partitions.iter().any(|(place, _)| place.topic == profiles) {
                         monitor = Some(self.restored()?);
+                        probes_read = 0;
                     }
                 }
                 Poll::Revoking(partitions) | Poll::Lost(partitions) => {
@@ -142,6 +147,7 @@ impl Service {
                     if let Some(monitor) = &mut monitor
                         && end == Ending::Finished
                     {
+                        self.read_probes(monitor, &mut probes_read)?;
                         monitor.close_all();
                     }
                     self.commit(&mut *member, &mut monitor, &mut control, listener)?;
@@ -172,6 +178,24 @@ impl Service {
         }
         monitor.restore(&entries.into_iter().collect::<Vec<_>>())?;
         Ok(monitor)
+    }
+
+    /// Gives a monitor the answers to probes that have come since, if there are probes to ask.
+    fn read_probes(&self, monitor: &mut Monitor, next: &mut Offset) -> Result<(), BrokerError> {
+        let place = TopicPartition::new(self.settings.pipeline.probes_topic(), 0);
+        if self.settings.answers.is_empty() {
+            return Ok(());
+        }
+        let Some(topic) = self.broker.describe_topic(&place.topic)? else { return Ok(()) };
+        *next = topic.partitions.first().map_or(*next, |ends| ends.low.max(*next));
+        loop {
+            let messages = self.broker.read(&place, *next, FETCH)?;
+            let Some(last) = messages.last() else { return Ok(()) };
+            *next = last.offset + 1;
+            // What is no answer is left out.
+            let parts = messages.iter().filter_map(|message| serde_json::from_slice(message.value.as_deref()?).ok());
+            parts.for_each(|part| monitor.take_probe(part));
+        }
     }
 
     fn obey(&self, message: &Message, monitor: &mut Option<Monitor>) {

@@ -1,6 +1,7 @@
 //! What a monitor is told by the pipeline file.
 
 use driftline_pipeline::{Plan, RuleConfig};
+use driftline_stats::Answers;
 use driftline_types::{PipelineName, StageName};
 
 /// What a monitor is told by the pipeline file.
@@ -22,10 +23,12 @@ pub struct Settings {
     pub tolerance: f64,
     /// Thresholds that people set.
     pub rules: Vec<RuleConfig>,
+    /// What stages answered to probes when those were recorded; empty without probes.
+    pub answers: Answers,
 }
 
 impl Settings {
-    /// Takes them from a plan.
+    /// Takes them from a plan; without answers to probes, which are in a file of their own.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
         let nodes = plan.sources.iter().chain(&plan.stages);
@@ -38,6 +41,7 @@ impl Settings {
             run_length: plan.monitor.run_length as f64,
             tolerance: plan.monitor.tolerance,
             rules: plan.monitor.rules.clone(),
+            answers: Answers::new(),
         }
     }
 }

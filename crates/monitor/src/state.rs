@@ -94,8 +94,8 @@ fn scored_key(start: Timestamp) -> Bytes {
 
 pub(crate) fn scored_change(scored: &Scored) -> Change {
     let mut bytes = vec![if scored.reset { RESET } else { 0 }];
-    for scores in &scored.scores {
-        let scores = scores.as_deref().unwrap_or_default();
+    for scores in scored.each() {
+        let scores = scores.unwrap_or_default();
         // A watch has at most 50 scores.
         bytes.push(scores.len() as u8);
         scores.iter().for_each(|score| bytes.extend(score.to_le_bytes()));
@@ -109,14 +109,14 @@ pub(crate) fn scored_forgotten(start: Timestamp) -> Change {
 
 fn read_scored(start: Timestamp, bytes: &[u8]) -> Option<Scored> {
     let (&flags, mut rest) = bytes.split_first()?;
-    let mut scores = Vec::new();
+    let mut scored = Scored::new(start, flags & RESET > 0);
     while let Some((&length, after)) = rest.split_first() {
         let (numbers, after) = after.split_at_checked(usize::from(length) * 4)?;
         let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        scores.push((length > 0).then(|| numbers.chunks_exact(4).map(number).collect()));
+        scored.push(numbers.chunks_exact(4).map(number));
         rest = after;
     }
-    Some(Scored { start, scores, reset: flags & RESET > 0 })
+    Some(scored)
 }
 
 fn closed_key(start: Timestamp, node: &StageName, side: &str) -> Bytes {

@@ -219,13 +219,10 @@ impl Windows {
         begun.flat_map(BTreeMap::values).map(|producer| producer.begun).max().unwrap_or(0)
     }
 
-    /// Closes the oldest window if it is complete.
-    pub(crate) fn close_complete(&mut self) -> Option<Closed> {
-        if self.next < self.again_to {
-            return None;
-        }
-        let (&start, open) = self.open.first_key_value()?;
-        if self.open.len() > MAX_OPEN || self.is_complete(start, open) { self.close_oldest() } else { None }
+    /// Says whether the oldest window is complete.
+    pub(crate) fn is_due(&self) -> bool {
+        let oldest = self.open.first_key_value().filter(|_| self.next >= self.again_to);
+        oldest.is_some_and(|(&start, open)| self.open.len() > MAX_OPEN || self.is_complete(start, open))
     }
 
     /// Closes the oldest window as it is.

@@ -5,13 +5,19 @@
 
 mod plant;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
-use driftline_broker::{Broker, Embedded, EmbeddedConfig};
+use bytes::Bytes;
+use driftline_broker::{Broker, Embedded, EmbeddedConfig, records};
 use driftline_monitor::{Alarm, AlarmState, Baseline, Ending, Listener, Service, Settings, Status, alarms};
 use driftline_pipeline::Plan;
-use driftline_runtime::{Companion, End, Nodes};
-use driftline_stats::Verdict;
+use driftline_runtime::{Companion, End, Monitoring, Nodes, probes};
+use driftline_stage::operator::{Recording, Schedule};
+use driftline_stats::{Answers, Probes, Verdict};
+use driftline_types::{StageName, TopicPartition};
 use plant::Changes;
 
 /// What runs beside the nodes of a plant: the monitor as the command runs it.
@@ -44,15 +50,33 @@ const CHANGE: u64 = HEALTHY + 30;
 
 /// Runs a plant with its monitor; returns how things stood at the end and every alarm.
 fn watched(plan: &Plan, baseline: &Arc<Baseline>) -> (Status, Vec<Alarm>, Arc<dyn Broker>) {
+    watched_with(plan, baseline, BTreeMap::new(), Answers::new())
+}
+
+/// The same with probes, and what was answered to them before.
+fn watched_with(
+    plan: &Plan,
+    baseline: &Arc<Baseline>,
+    probes: BTreeMap<StageName, Arc<Schedule>>,
+    answers: Answers,
+) -> (Status, Vec<Alarm>, Arc<dyn Broker>) {
     let broker = plant::temporary();
-    let (status, alarms) = watched_on(&broker, plan, baseline);
+    let settings = Settings { answers, ..Settings::of(plan) };
+    let (status, alarms) = watched_on(&broker, plan, baseline, settings, probes);
     (status, alarms, broker)
 }
 
-fn watched_on(broker: &Arc<dyn Broker>, plan: &Plan, baseline: &Arc<Baseline>) -> (Status, Vec<Alarm>) {
-    let service = Service::new(Arc::clone(broker), Settings::of(plan), Arc::clone(baseline));
+/// The same on a broker on which a plant may have run before.
+fn watched_on(
+    broker: &Arc<dyn Broker>,
+    plan: &Plan,
+    baseline: &Arc<Baseline>,
+    settings: Settings,
+    probes: BTreeMap<StageName, Arc<Schedule>>,
+) -> (Status, Vec<Alarm>) {
+    let service = Service::new(Arc::clone(broker), settings, Arc::clone(baseline));
     let beside = Arc::new(Beside { service, durable: false, status: Mutex::new(None) });
-    let mut monitoring = plant::bins(plan, baseline);
+    let mut monitoring = Monitoring { probes, ..plant::bins(plan, baseline) };
     monitoring.companion = Some(Arc::clone(&beside) as Arc<dyn Companion>);
     plant::run(plan, broker, monitoring);
     let status = beside.status.lock().unwrap().take().unwrap();
@@ -173,8 +197,79 @@ fn what_was_counted_before_there_was_a_reference_is_told_of_and_not_judged() {
     let baseline = Arc::new(plant::baseline(Changes::default(), 80));
     let broker = plant::temporary();
     plant::run(&plant::plan(Changes::default(), 2, 80, 20, "", ""), &broker, Default::default());
-    let (status, alarms) = watched_on(&broker, &plant::plan(Changes::default(), 2, 80, 60, "", MONITOR), &baseline);
+    let plan = plant::plan(Changes::default(), 2, 80, 60, "", MONITOR);
+    let (status, alarms) = watched_on(&broker, &plan, &baseline, Settings::of(&plan), BTreeMap::new());
     assert_eq!((alarms, status.windows), (vec![], 40), "{}", status.sentence);
     let note = "a profile of paint was counted on other bins than the reference's";
     assert!(status.notes.iter().any(|said| said.starts_with(note)), "{:?}", status.notes);
+}
+
+const PROBES: &str = "reference = \"plant.json\"\nprobes = { path = \"probes.json\" }";
+
+/// Pairs of parts that are sent again in every window, and what the stages of a healthy plant answer.
+fn recorded(changes: Changes) -> (BTreeMap<StageName, Arc<Schedule>>, Answers) {
+    let plan = plant::plan(changes, 3, 0, 4, "", PROBES);
+    let source = plan.sources[0].name.clone();
+    let broker = plant::temporary();
+    plant::run(&plan, &broker, Monitoring::default());
+    let narrow = |value: &Bytes| {
+        let part: serde_json::Value = serde_json::from_slice(value).unwrap();
+        part["width"].as_f64().unwrap().abs() < 1.0
+    };
+    let place = TopicPartition::new(plan.name.output_topic(&source), 0);
+    // None of them is dropped on the way, so that a pair is complete in each round.
+    let values = records(&*broker, place).unwrap().filter_map(|record| record.unwrap().value).filter(narrow);
+    let values: Vec<Bytes> = values.take(16).collect();
+    let pairs = values.chunks(2).enumerate();
+    let recordings = pairs.map(|(at, pair)| Recording { name: format!("pair-{at}"), values: pair.to_vec() }).collect();
+    let schedules = BTreeMap::from([(source, Arc::new(Schedule { every_ms: plant::WINDOW, recordings }))]);
+    let broker = plant::temporary();
+    plant::run(&plan, &broker, Monitoring { probes: schedules.clone(), ..Monitoring::default() });
+    let (_, answers) = probes::read(&*broker, &plan.name).unwrap().pop_first().unwrap();
+    assert_eq!(answers.len(), plan.stages.len());
+    (schedules, answers)
+}
+
+/// How the last alarm stands.
+fn last(alarms: &[Alarm]) -> &Alarm {
+    alarms.iter().rfind(|alarm| alarm.state.is_active()).unwrap()
+}
+
+/// A stage that answers probes otherwise is proven; those that answer as before are cleared.
+#[test]
+fn probes_prove_and_clear() {
+    let changes = Changes { pair: Some(CHANGE), ..Changes::default() };
+    let (schedules, answers) = recorded(changes);
+    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    let plan = plant::plan(changes, 2, HEALTHY, RUN, "", PROBES);
+    let (status, alarms, _) = watched_with(&plan, &baseline, schedules, answers);
+    let alarm = last(&alarms);
+    assert!(alarm.summary.starts_with("began in `pair` (it answers probes otherwise"), "{}", alarm.summary);
+    let found = |name: &str| {
+        let node = alarm.nodes.iter().find(|found| found.node.as_str() == name).unwrap();
+        (node.probes, node.verdict)
+    };
+    assert_eq!(found("pair"), (Probes::Different, Verdict::StageChanged));
+    assert_ne!(found("scale").0, Probes::Different);
+    // What it reads is not what it read before, so its answers say nothing.
+    assert_eq!(found("paint").0, Probes::None);
+    assert!(status.notes.iter().any(|note| note.starts_with("pair answers probes otherwise")), "{:?}", status.notes);
+}
+
+/// Something moves in what a stage reads that no signal shows: by the tables the stage has changed, by the probes it has not.
+#[test]
+fn what_is_hidden_in_the_input_is_not_laid_at_the_stage() {
+    let changes = Changes::default();
+    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    let plan = plant::plan(changes, 2, HEALTHY, RUN, &format!("hidden_from = {CHANGE}"), PROBES);
+    let (_, alarms, _) = watched(&plan, &baseline);
+    assert!(last(&alarms).summary.starts_with("began in `scale`"), "without probes: {}", last(&alarms).summary);
+
+    let (schedules, answers) = recorded(changes);
+    let (_, alarms, _) = watched_with(&plan, &baseline, schedules, answers);
+    let alarm = last(&alarms);
+    let scale = alarm.nodes.iter().find(|found| found.node.as_str() == "scale").unwrap();
+    assert_eq!((scale.probes, scale.verdict), (Probes::Same, Verdict::HiddenInput), "{}", alarm.summary);
+    assert!(alarm.summary.starts_with("began in `parts`"), "{}", alarm.summary);
+    assert!(alarm.summary.contains("`scale` unchanged by the probes"), "{}", alarm.summary);
 }

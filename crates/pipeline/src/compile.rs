@@ -29,6 +29,8 @@ const SECTIONS: [&str; 9] =
 const COMMON_KEYS: [&str; 3] = ["kind", "inputs", "batch"];
 /// What a node cannot be called, because the pipeline has a topic of that name.
 const RESERVED: [&str; 6] = ["profiles", "alarms", "control", "feedback", "monitor", "probes"];
+/// The entries of `[monitor]` that name files, which are read when they are needed.
+const MONITOR_FILES: [&[&str]; 2] = [&["monitor", "reference"], &["monitor", "probes", "path"]];
 /// Values of a path key that are not paths.
 const NOT_PATHS: [&str; 2] = ["builtin", "-"];
 
@@ -154,6 +156,7 @@ impl<'a> Compiler<'a> {
             injections,
             tests,
             warnings: self.warnings(&drafts),
+            monitor_files: MONITOR_FILES.iter().map(|entry| self.document.written_at(entry)).collect(),
         };
         for draft in order.into_iter().map(|i| &drafts[i]) {
             let node = node(draft);

@@ -101,6 +101,13 @@ impl<'a> Document<'a> {
         Problem { file: self.file.to_owned(), place, severity: Severity::Error, problem }
     }
 
+    /// Returns an entry with the place where it, or the nearest one around it, was written.
+    pub(crate) fn written_at(&self, entry: &[&str]) -> (Vec<String>, Place) {
+        let path: Vec<String> = entry.iter().map(|&key| key.to_owned()).collect();
+        let place = self.place(&path, false);
+        (path, place)
+    }
+
     /// Returns the folder that a path written at an entry is relative to.
     ///
     /// # Errors

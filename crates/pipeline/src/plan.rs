@@ -44,6 +44,8 @@ pub struct Plan {
     pub tests: Vec<TestCase>,
     /// What is allowed but most likely a mistake.
     pub warnings: Vec<Problem>,
+    /// Where the entries of `[monitor]` stand that name files.
+    pub(crate) monitor_files: BTreeMap<Vec<String>, Place>,
 }
 
 impl Plan {
@@ -65,6 +67,16 @@ impl Plan {
                 Err(Problems::new(vec![Problem { file, place: Place::File, severity: Severity::Error, problem }]))
             }
         }
+    }
+
+    /// Makes the problem of a file that an entry of `[monitor]` names, such as `["monitor", "reference"]`, at the place where the
+    /// entry was written.
+    #[must_use]
+    pub fn problem_of_file(&self, entry: &[&str], message: String) -> Problem {
+        let path: Vec<String> = entry.iter().map(|&key| key.to_owned()).collect();
+        let place = self.monitor_files.get(&path).cloned().unwrap_or(Place::File);
+        let problem = ConfigProblem { path, found: None, message };
+        Problem { file: self.file.clone(), place, severity: Severity::Error, problem }
     }
 
     /// Visits every node with its role: sources, stages, sinks.

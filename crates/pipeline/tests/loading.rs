@@ -57,6 +57,16 @@ fn paths_are_relative_to_where_they_are_written() {
 }
 
 #[test]
+fn a_file_that_is_wrong_is_told_of_where_it_is_named() {
+    let problem = |overrides: &[Override]| {
+        load(overrides).problem_of_file(&["monitor", "reference"], "x.json: no such file".to_owned()).to_string()
+    };
+    assert_eq!(problem(&[]), "tests/right.toml:40:2: monitor.reference: x.json: no such file");
+    let set = "monitor.reference=x.json".parse().unwrap();
+    assert_eq!(problem(&[set]), "--set monitor.reference: x.json: no such file");
+}
+
+#[test]
 fn the_last_override_wins() {
     let overrides =
         ["stages.vad={ kind = \"vad\", inputs = [\"microphone\"] }", "stages.vad.threshold=0.7", "monitor.window=1m"];

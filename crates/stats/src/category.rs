@@ -174,7 +174,7 @@ impl CategoryProfile {
     /// # Errors
     /// If the two have different dictionaries; nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
-        if self.dictionary != other.dictionary {
+        if !Arc::ptr_eq(&self.dictionary, &other.dictionary) && self.dictionary != other.dictionary {
             return Err(MergeError::bins("a category", &self.dictionary, &other.dictionary));
         }
         add_counts(&mut self.counts, &other.counts);

@@ -98,6 +98,11 @@ impl Codebook {
     }
 
     fn nearest_of(&self, vector: &[f32]) -> usize {
+        self.nearest_and_distance(vector).0
+    }
+
+    /// Returns the nearest cell of a vector of the right length, and the squared distance to its centre.
+    pub(crate) fn nearest_and_distance(&self, vector: &[f32]) -> (usize, f32) {
         let mut nearest = (0, f32::INFINITY);
         for (cell, centre) in self.centres.chunks_exact(self.dims).enumerate() {
             let distance = squared_distance(centre, vector);
@@ -105,7 +110,7 @@ impl Codebook {
                 nearest = (cell, distance);
             }
         }
-        nearest.0
+        nearest
     }
 
     pub(crate) fn describe(&self, out: &mut Writer) {

@@ -4,6 +4,9 @@
 //! (Achlioptas 2003). E pⱼ² = ‖x‖², so for vectors of length 1 the numbers lie within ±4 nearly
 //! always: the declared edges. A change of any direction or of the length shows in some projection
 //! (Cramér–Wold: all projections determine the law). Only counts are kept, no moments.
+//!
+//! A vector that is farther from every centre of the codebook than any of the reference was is *far*: it is new, as a
+//! level is that a category never had, and none of the cells says what it is.
 
 use std::{fmt, sync::Arc};
 
@@ -23,6 +26,9 @@ pub const MALFORMED: usize = 1;
 /// The slot of the first cell of the codebook. Slot 0 is missing, as for numbers.
 pub const FIRST_CELL: usize = 2;
 
+/// How much farther from its centre than any vector of the reference one may be: a maximum over a sample is exceeded now and then.
+const BEYOND: f32 = 1.25;
+
 const SEED: u64 = 0x6472_6966_746c_696e; // "driftlin"
 
 /// Where an embedding is counted: the edges of each projection, and a codebook if there is one.
@@ -36,13 +42,34 @@ pub struct EmbeddingBins {
     /// The cells that give a record its code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codebook: Option<Codebook>,
+    /// The distance from the nearest centre from which a vector is far, 0 or more; infinite in files that do not have it.
+    #[serde(default = "infinite", skip_serializing_if = "is_infinite")]
+    pub radius: f32,
+}
+
+fn infinite() -> f32 {
+    f32::INFINITY
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_infinite(radius: &f32) -> bool {
+    radius.is_infinite()
+}
+
+/// Returns how far from its nearest centre a vector may be that is like those of a sample.
+pub(crate) fn radius(codebook: &Codebook, sample: &[impl AsRef<[f32]>]) -> f32 {
+    let squared = sample.iter().map(|vector| codebook.nearest_and_distance(vector.as_ref()).1).fold(0.0, f32::max);
+    let length = |vector: &[f32]| vector.iter().map(|x| x * x).sum::<f32>();
+    let longest = sample.iter().map(|vector| length(vector.as_ref())).fold(0.0, f32::max);
+    // Where the reference had few different vectors, its centres are these but for rounding.
+    (BEYOND * squared.sqrt() + 1e-3 * longest.sqrt()).min(f32::MAX)
 }
 
 impl EmbeddingBins {
     /// Makes the bins for vectors of length 1, without a codebook.
     #[must_use]
     pub fn declared(dims: usize) -> Self {
-        Self { dims, projections: vec![Edges::of_unit_variance(); PROJECTIONS], codebook: None }
+        Self { dims, projections: vec![Edges::of_unit_variance(); PROJECTIONS], codebook: None, radius: f32::INFINITY }
     }
 
     /// Fits edges and a codebook of `cells` cells to a sample of vectors.
@@ -55,7 +82,8 @@ impl EmbeddingBins {
         let projected: Vec<[f64; PROJECTIONS]> = sample.iter().map(|vector| project(vector.as_ref())).collect();
         let edges = |j: usize| Edges::quantiles(&projected.iter().map(|p| p[j]).collect::<Vec<_>>(), DEFAULT_BINS);
         let projections = (0..PROJECTIONS).map(edges).collect::<Result<_, _>>()?;
-        Ok(Self { dims: codebook.dims(), projections, codebook: Some(codebook) })
+        let radius = radius(&codebook, sample);
+        Ok(Self { dims: codebook.dims(), projections, codebook: Some(codebook), radius })
     }
 
     pub(crate) fn check(&self, name: &str) -> Result<(), ReferenceError> {
@@ -67,19 +95,36 @@ impl EmbeddingBins {
             Some(book) if book.dims() != self.dims => {
                 Err(ReferenceError::Vector { index: 0, found: book.dims(), dims: self.dims })
             }
+            // NaN is not at least 0.
+            _ if !(self.radius >= 0.0) => Err(ReferenceError::Radius { name: name.to_owned(), found: self.radius }),
             _ => Ok(()),
         }
     }
 
-    /// Returns the slot of a vector: missing, malformed, or [`FIRST_CELL`] plus the cell of the
-    /// codebook (0 without one).
+    /// Returns the slot of a vector: missing, malformed, [`FIRST_CELL`] plus the cell of the codebook (0 without one), or
+    /// [far](Self::far) from all cells.
     #[must_use]
     pub fn slot(&self, value: Option<&[f32]>) -> usize {
-        match value {
-            None => MISSING,
-            Some(x) if x.len() != self.dims || !x.iter().all(|x| x.is_finite()) => MALFORMED,
-            Some(x) => FIRST_CELL + self.codebook.as_ref().and_then(|book| book.nearest(x)).unwrap_or(0),
+        match (value, &self.codebook) {
+            (None, _) => MISSING,
+            (Some(x), _) if x.len() != self.dims || !x.iter().all(|x| x.is_finite()) => MALFORMED,
+            (Some(_), None) => FIRST_CELL,
+            (Some(x), Some(book)) => {
+                let (cell, distance) = book.nearest_and_distance(x);
+                FIRST_CELL + if distance > self.radius * self.radius { book.cells() } else { cell }
+            }
         }
+    }
+
+    /// Returns the slot of vectors that are far from all cells: the last. `None` without a codebook.
+    #[must_use]
+    pub fn far(&self) -> Option<usize> {
+        self.codebook.as_ref().map(|book| FIRST_CELL + book.cells())
+    }
+
+    /// Returns the number of slots.
+    fn slots(&self) -> usize {
+        1 + self.far().unwrap_or(FIRST_CELL)
     }
 
     /// Returns the slot of a vector and those of its projections, 0 of a vector that has none.
@@ -103,7 +148,10 @@ impl EmbeddingBins {
         out.varint(self.dims as u64);
         self.projections.iter().for_each(|edges| edges.describe(out));
         match &self.codebook {
-            Some(book) => book.describe(out),
+            Some(book) => {
+                book.describe(out);
+                out.bytes(&self.radius.to_le_bytes());
+            }
             None => out.varint(0),
         }
     }
@@ -119,7 +167,7 @@ impl fmt::Display for EmbeddingBins {
 #[derive(Clone, Debug, PartialEq)]
 pub struct EmbeddingProfile {
     bins: Arc<EmbeddingBins>,
-    /// Missing, malformed, and the cells of the codebook; without one, one cell for all.
+    /// Missing, malformed, the cells of the codebook, and far from all; without a codebook one cell for all.
     cells: Box<[u64]>,
     projections: [Box<[u64]>; PROJECTIONS],
 }
@@ -128,7 +176,7 @@ impl EmbeddingProfile {
     /// Makes an empty profile. `bins` is one that a [`Reference`](crate::Reference) has accepted, or
     /// declared: it has [`PROJECTIONS`] edges.
     pub(crate) fn new(bins: Arc<EmbeddingBins>) -> Self {
-        let cells = vec![0; FIRST_CELL + bins.cells().max(1)].into();
+        let cells = vec![0; bins.slots()].into();
         let projections = std::array::from_fn(|j| vec![0; bins.projections[j].slots()].into());
         Self { bins, cells, projections }
     }
@@ -156,7 +204,7 @@ impl EmbeddingProfile {
     /// # Errors
     /// If the two have different bins; nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
-        if self.bins != other.bins {
+        if !Arc::ptr_eq(&self.bins, &other.bins) && self.bins != other.bins {
             return Err(MergeError::bins("an embedding", &self.bins, &other.bins));
         }
         add_counts(&mut self.cells, &other.cells);
@@ -178,7 +226,7 @@ impl EmbeddingProfile {
         &self.bins
     }
 
-    /// Returns the counts of missing, malformed, and each cell of the codebook.
+    /// Returns the counts of missing, malformed, each cell of the codebook, and far from all of them.
     #[must_use]
     pub fn cells(&self) -> &[u64] {
         &self.cells

@@ -5,6 +5,14 @@ use crate::{MAX_BINS, ReferenceId};
 /// Says why edges, a dictionary, a codebook or a reference is not valid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReferenceError {
+    /// The radius of an embedding is no distance.
+    #[error("signal {name:?}: radius: found {found}, allowed are numbers from 0")]
+    Radius {
+        /// The signal.
+        name: String,
+        /// The radius.
+        found: f32,
+    },
     /// The number of bins is out of range.
     #[error("number of bins is {found}, allowed are 1 to {MAX_BINS}")]
     BinCount {

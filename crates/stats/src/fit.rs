@@ -11,7 +11,9 @@ use std::{
 use crate::{
     Codebook, DEFAULT_BINS, Dictionary, Edges, EmbeddingBins, EmbeddingProfile, MAX_DICTIONARY, MAX_RECORD_CELLS,
     PROJECTIONS, RecordCodebook, Reference, ReferenceError, Signal, SignalBins, SignalProfile, SignalVisitor,
-    category::cut, embedding::project, records::Part,
+    category::cut,
+    embedding::{project, radius},
+    records::Part,
 };
 
 /// The most records that a reference is fitted to.
@@ -20,8 +22,10 @@ pub const FIT_RECORDS: usize = 32_768;
 const CELL_RECORDS: usize = 8_192;
 /// The records that a cell needs on average: twice what makes a row that can be compared.
 const RECORDS_A_CELL: usize = 2 * crate::MIN_ROW as usize;
-/// The cells of an embedding.
-const EMBEDDING_CELLS: usize = 16;
+/// The most cells of an embedding.
+const EMBEDDING_CELLS: usize = 64;
+/// Components of their centres are whole multiples of this part of 1.
+const GRID: f32 = 1000.0;
 const SEED: u64 = 0x6669_7420_6365_6c6c; // "fit cell"
 
 /// Records of one topic, to fit a reference to.
@@ -210,14 +214,18 @@ fn number_edges(values: &[f64]) -> Result<Option<Edges>, ReferenceError> {
 fn embedding_bins(vectors: &[&[f32]]) -> Result<Option<EmbeddingBins>, ReferenceError> {
     let Some(first) = vectors.first() else { return Ok(None) };
     let cells = (vectors.len() / RECORDS_A_CELL).clamp(1, EMBEDDING_CELLS);
-    let codebook = Codebook::fit(&vectors[..vectors.len().min(CELL_RECORDS)], cells, SEED)?;
+    let mut centres: Vec<Vec<f32>> = Codebook::fit(&vectors[..vectors.len().min(CELL_RECORDS)], cells, SEED)?.into();
+    // Three digits, so that a file stays small.
+    centres.iter_mut().flatten().for_each(|x| *x = (*x * GRID).round() / GRID);
+    let codebook = Codebook::try_new(&centres)?;
     let projected: Vec<[f64; PROJECTIONS]> = vectors.iter().map(|vector| project(vector)).collect();
     let edges = |j: usize| {
         let values: Vec<f64> = projected.iter().map(|p| p[j]).collect();
         Edges::quantiles(&values, DEFAULT_BINS).unwrap_or_else(|_| Edges::of_unit_variance())
     };
     let projections = (0..PROJECTIONS).map(edges).collect();
-    Ok(Some(EmbeddingBins { dims: first.len(), projections, codebook: Some(codebook) }))
+    let radius = radius(&codebook, vectors);
+    Ok(Some(EmbeddingBins { dims: first.len(), projections, codebook: Some(codebook), radius }))
 }
 
 /// Returns the numbers of a record, signal by signal in the order of their names.

@@ -199,8 +199,12 @@ impl ProfileSet {
         if self.reference.id() != other.reference.id() {
             return Err(MergeError::Reference { left: self.reference.id(), right: other.reference.id() });
         }
-        let place_of = |theirs: &Entry| self.entries.iter().position(|ours| ours.name == theirs.name);
-        let places: Vec<Option<usize>> = other.entries.iter().map(place_of).collect();
+        let is_at = |at: usize, theirs: &Entry| self.entries.get(at).is_some_and(|ours| ours.name == theirs.name);
+        // Sets of one payload have a signal at the same place, but for those that only one has seen.
+        let place_of = |(at, theirs): (usize, &Entry)| {
+            if is_at(at, theirs) { Some(at) } else { (0..self.entries.len()).find(|&at| is_at(at, theirs)) }
+        };
+        let places: Vec<Option<usize>> = other.entries.iter().enumerate().map(place_of).collect();
         for (place, theirs) in places.iter().zip(&other.entries) {
             if let Some(at) = *place {
                 self.entries[at].check(theirs)?;

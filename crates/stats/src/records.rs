@@ -3,10 +3,11 @@
 //! Each signal becomes a few numbers, by the slot that its value falls in: a number its normal
 //! score Φ⁻¹(rank) within ±2.5, a category one number a frequent level, an embedding the scores of its
 //! projections; what is missing, where that occurs, a number of its own. Each signal has a
-//! variance of about 1 in all, so none dominates. The cell is the nearest of at most 64 k-means centres.
+//! variance of about 1 in all, so none dominates; an embedding has 2, as it holds what numbers only describe. The cell is the
+//! nearest of at most 64 k-means centres.
 //!
-//! A record with a value that the reference never had (a level, a missing value where none was)
-//! has the code after the last cell: it is *novel*, and resembles none of the cells.
+//! A record with a value that the reference never had (a level, a missing value where none was, a vector far from
+//! all others) has the code after the last cell: it is *novel*, and resembles none of the cells.
 //!
 //! Cells are numbered along the direction in which records vary most, so that neighbours in number are
 //! alike and a [conditional score](crate::ConditionalBasis) over their order means something.
@@ -34,10 +35,12 @@ const MAX_DIMS: usize = 1024;
 const LEVELS: usize = 8;
 /// How far a normal score reaches.
 const REACH: f64 = 2.5;
+/// The variance of an embedding.
+const EMBEDDING_VARIANCE: f32 = 2.0;
 /// How far a missing value is from any other, in deviations of a number.
 const UNUSABLE: f32 = 2.0;
 /// Values are whole multiples of this, so that a file holds few digits.
-const GRID: f64 = 256.0;
+const GRID: f64 = 250.0;
 
 /// Cells over all signals of a payload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,10 +118,10 @@ impl Part {
                 let tables = if levels.len() > 1 { levels.into_iter().map(table).collect() } else { Vec::new() };
                 Self { tables, novel: never(&mut (0..first.len())) }
             }
-            SignalBins::Embedding(_) => {
-                let share = (PROJECTIONS as f32).sqrt().recip();
+            SignalBins::Embedding(bins) => {
+                let share = (EMBEDDING_VARIANCE / PROJECTIONS as f32).sqrt();
                 let scores = |row: &Vec<u64>| normal_scores(row).into_iter().map(|score| score * share).collect();
-                let novel = never(&mut [MISSING, crate::MALFORMED].into_iter());
+                let novel = never(&mut [MISSING, crate::MALFORMED].into_iter().chain(bins.far()));
                 Self { tables: rest.iter().map(scores).collect(), novel }
             }
         }
@@ -137,7 +140,7 @@ impl Part {
         !self.novel.is_empty() && self.novel.contains(&(slot as u16))
     }
 
-    /// Writes the numbers of an embedding by the slots of its projections; those of a missing one are 0.
+    /// Writes the numbers of an embedding by the slots of its projections; those of a missing one are 0. Returns whether it is new.
     pub(crate) fn write_embedding(&self, slot: usize, projections: &[u8; PROJECTIONS], into: &mut [f32]) -> bool {
         if slot < FIRST_CELL {
             into.fill(0.0);
@@ -146,7 +149,7 @@ impl Part {
         for ((into, table), &slot) in into.iter_mut().zip(&self.tables).zip(projections) {
             *into = table.get(usize::from(slot)).copied().unwrap_or(0.0);
         }
-        false
+        self.novel.contains(&(slot as u16))
     }
 }
 

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 /// Answers of fixed records that are sent through a stage on a schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probes {
-    /// There are none.
+    /// There are none, or they say nothing.
+    #[default]
     None,
     /// Every answer is as it was.
     Same,

@@ -84,6 +84,9 @@ pub struct PartsConfig {
     strange: Option<Strange>,
     #[serde(default)]
     strange_from: u64,
+    /// The window from which parts have numbers that a stage makes more of: no signal shows that.
+    #[serde(default)]
+    hidden_from: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -130,8 +133,10 @@ impl Source for Parts {
             let strange = self.config.strange.filter(|_| window >= self.config.strange_from);
             let one = number == self.config.strange_from * a_window;
             let unseen = strange == Some(Strange::Unseen) || strange == Some(Strange::One) && one;
+            let hidden = self.config.hidden_from.is_some_and(|from| window >= from);
+            let mut numbers = (number..).step_by(1_000_000);
             let part = Part {
-                number,
+                number: numbers.find(|&n| !hidden || roughness(n) >= 0.8).unwrap_or(number),
                 width: draw(1) + if wider { 1.0 } else { 0.0 },
                 weight: (draw(2) < 1.5 && strange != Some(Strange::Missing)).then(|| draw(3)),
                 colour: if unseen {
@@ -158,6 +163,11 @@ impl SourceKind for Parts {
         let next = config.first * (WINDOW / STEP) as u64;
         Ok(Self { config, next })
     }
+}
+
+/// What `scale` adds to a part by its number.
+fn roughness(number: u64) -> f64 {
+    noise(7, number, 5)
 }
 
 /// What a stage does, and from which window it does it otherwise. That is part of the config of healthy runs too, so the
@@ -199,7 +209,7 @@ impl Stage for WorkStage {
             let mut part = record.value.clone();
             match self.config.task {
                 Task::Scale => {
-                    part.width = part.width * if changed { 4.0 } else { 2.0 } + 0.3 * noise(7, part.number, 5);
+                    part.width = part.width * if changed { 4.0 } else { 2.0 } + 0.3 * roughness(part.number);
                     if part.width < 3.5 {
                         out.emit(record, part);
                     }
