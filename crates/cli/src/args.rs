@@ -419,6 +419,9 @@ pub(crate) struct TrainInspectionArgs {
     /// Seed of folds, examples and initial weights.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Starts from these weights, of whatever classes, instead of drawn ones: `builtin`, or a file.
+    #[arg(long, value_name = "WEIGHTS")]
+    pub start: Option<String>,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,

@@ -8,6 +8,7 @@ pub mod inspection;
 pub mod parameters;
 pub mod profile;
 pub mod recommender;
+mod training;
 pub mod vad;
 pub mod whisper;
 

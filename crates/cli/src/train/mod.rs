@@ -4,10 +4,15 @@ mod pictures;
 
 use std::{fs, io::IsTerminal, path::Path};
 
-use driftline_models::inspection::training::{
-    augment::Grain,
-    study::{self, Plan, Run, Study},
-    trainer::{Progress, Recipe},
+use driftline_models::inspection::{
+    Surface,
+    training::{
+        augment::Grain,
+        report::Report,
+        study::{self, Ending, Judgement, Plan, Run},
+        trainer::{Progress, Recipe},
+    },
+    weights::Weights,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -34,7 +39,13 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     let composition: Vec<String> =
         classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
     eprintln!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
+    let start = match args.start.as_deref() {
+        None => None,
+        Some("builtin") => Some(Weights::builtin(Surface::PhoneScreen)),
+        Some(path) => Some(Weights::load(path.as_ref())),
+    };
     let plan = Plan {
+        start: start.transpose().map_err(Failure::usage)?.map(|weights| weights.parameters),
         surface: args.surface.clone(),
         classes,
         slices: args.slices.clone(),
@@ -44,36 +55,39 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         recipe: Recipe {
             side,
             steps: args.steps,
-            window: 112,
-            batch: 16,
+            window: 96,
+            batch: 8,
             rate: args.rate,
             grain: if args.upright { Grain::Upright } else { Grain::None },
-            every: 100,
-            patience: 5,
+            every: 200,
+            patience: 4,
             seed: args.seed,
             threads: args.threads,
         },
     };
     let bars = Bars::new(&plan);
-    let study = study::study(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+    let Judgement { settings, report, mut endings } =
+        study::judge(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+    bars.0.suspend(|| println!("{report}"));
+    let (weights, ending) = study::conclude(&samples, &plan, settings, |run, progress| bars.show(run, progress))
+        .map_err(Failure::running)?;
+    endings.push(ending);
     bars.0.finish_and_clear();
-    write(&args.output, &study)?;
-    println!("{}", study.report);
-    for ending in &study.endings {
-        let study::Ending { run, pictures, steps, best_step, validation } = ending;
+    write(&args.output, &weights, &report, &endings)?;
+    for Ending { run, pictures, steps, best_step, validation } in &endings {
         println!("{run}: {pictures} pictures, {steps} steps, best {best_step}, disorder {validation:.3}");
     }
     Ok(Exit::Success)
 }
 
 /// Writes the weights, and beside them the figures.
-fn write(path: &Path, study: &Study) -> Result<(), Failure> {
+fn write(path: &Path, weights: &Weights, report: &Report, endings: &[Ending]) -> Result<(), Failure> {
     let unwritable = |error| Failure::running(format!("{}: cannot be written: {error}", path.display()));
-    fs::write(path, study.weights.to_bytes().map_err(Failure::running)?).map_err(unwritable)?;
+    fs::write(path, weights.to_bytes().map_err(Failure::running)?).map_err(unwritable)?;
     let figures = serde_json::json!({
-        "settings": study.weights.settings,
-        "report": study.report,
-        "runs": study.endings,
+        "settings": weights.settings,
+        "report": report,
+        "runs": endings,
     });
     let figures = serde_json::to_string_pretty(&figures).map_err(Failure::running)?;
     fs::write(path.with_extension("evaluation.json"), figures + "\n").map_err(unwritable)

@@ -159,7 +159,8 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// Returns the values of a tensor that lies in one piece.
+pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
         bail!("found {:?}, allowed: f32", storage.dtype());
     };

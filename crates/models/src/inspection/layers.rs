@@ -4,9 +4,10 @@
 //! stands. One picture at a time; pictures are computed side by side on several threads, not batched. candle's `conv2d` with a group a channel takes 18 to 37
 //! times as long as [`Depthwise`], and its sums of large tensors wait for each other across threads.
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use pulp::Arch;
+
+use crate::asr::layers::contiguous;
 
 /// Channels computed together; the channels of every layer are a multiple of it.
 pub const LANES: usize = 8;
@@ -255,16 +256,6 @@ fn channels(layout: &Layout, size: Size) -> Result<usize> {
         bail!("found {pixels} pixels, allowed: {} by {}", size.width, size.height);
     }
     Ok(channels)
-}
-
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let CpuStorage::F32(values) = storage else {
-        bail!("found {:?}, allowed: f32", storage.dtype());
-    };
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&values[start..end]),
-        None => bail!("found a strided tensor, allowed: contiguous"),
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The weights file: safetensors with the network's parameters as half floats, and what else an inspection needs as JSON in its metadata.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::network::Parameters;
+use super::{Surface, network::Parameters};
 use crate::error::ModelError;
 
 /// The key of the settings in the file's metadata.
@@ -59,6 +59,23 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Reads weights that ship.
+    ///
+    /// # Errors
+    /// Never in practice: a test loads them all.
+    pub fn builtin(surface: Surface) -> Result<Self, ModelError> {
+        Self::parse(surface.weights(), surface.name().as_ref())
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], and those of [`Self::parse`].
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let bytes = fs::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(&bytes, path)
+    }
+
     /// Reads a file's content. `path` is named in errors.
     ///
     /// # Errors

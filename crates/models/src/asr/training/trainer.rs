@@ -20,11 +20,14 @@ use super::{
     TrainingError, augment,
     clip::{Clip, Source},
 };
-use crate::asr::{
-    ctc,
-    frontend::{BANDS, Frontend, speech_mean},
-    lexicon::CLASSES,
-    network::{Network, Parameters, Sizes},
+use crate::{
+    asr::{
+        ctc,
+        frontend::{BANDS, Frontend, speech_mean},
+        lexicon::CLASSES,
+        network::{Network, Parameters, Sizes},
+    },
+    training,
 };
 
 /// Batches made and sorted by length at a time, so that a batch wastes little on padding.
@@ -183,14 +186,9 @@ pub fn train(
         loss_sum += losses.iter().sum::<f64>();
         loss_count += 1;
         let gradients = clipped_sum(stores, &variables)?;
-        optimiser.set_learning_rate(rate(step, &recipe));
+        optimiser.set_learning_rate(training::rate(step, recipe.rate, WARM_UP, recipe.horizon));
         optimiser.step(&gradients)?;
-        // A young average follows quickly, so that it does not carry the initial weights along.
-        let keep = AVERAGING.min((1 + step) as f64 / (10 + step) as f64);
-        for (name, value) in &mut average {
-            // Detached: an average that remembers how it came about would keep every step's weights.
-            *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?.detach();
-        }
+        training::follow(&mut average, &variables, AVERAGING, step)?;
         if (step + 1) % 50 == 0 {
             tracing::info!(step = step + 1, loss = loss_sum / loss_count as f64, "training");
             (loss_sum, loss_count) = (0.0, 0);
@@ -200,12 +198,6 @@ pub fn train(
         }
     }
     Ok(average)
-}
-
-fn rate(step: usize, recipe: &Recipe) -> f64 {
-    let rise = ((step + 1) as f64 / WARM_UP as f64).min(1.0);
-    let progress = step as f64 / recipe.horizon as f64;
-    recipe.rate * rise * (0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
 }
 
 fn make_batches(data: &Data, frontend: &Frontend, recipe: Recipe, step: usize) -> Vec<Vec<Example>> {
@@ -241,34 +233,10 @@ fn shard_gradient(network: &Network, shard: &[Example], batch: usize) -> Result<
 
 /// Adds the shards' gradients and scales the sum down to [`CLIP_NORM`].
 fn clipped_sum(stores: Vec<GradStore>, variables: &BTreeMap<String, Var>) -> Result<GradStore, TrainingError> {
-    let mut stores = stores.into_iter();
-    let Some(mut sum) = stores.next() else {
-        return Err(TrainingError::NoData);
-    };
-    for store in stores {
-        for variable in variables.values() {
-            let added = match (sum.get(variable), store.get(variable)) {
-                (Some(a), Some(b)) => (a + b)?,
-                (_, Some(b)) => b.clone(),
-                _ => continue,
-            };
-            sum.insert(variable, added);
-        }
-    }
-    let mut square = 0f64;
-    for variable in variables.values() {
-        if let Some(gradient) = sum.get(variable) {
-            square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-    }
-    let norm = square.sqrt();
+    let mut sum = training::sum(stores, variables)?.ok_or(TrainingError::NoData)?;
+    let norm = training::norm(&sum, variables)?;
     if norm > CLIP_NORM {
-        for variable in variables.values() {
-            if let Some(gradient) = sum.get(variable) {
-                let scaled = (gradient * (CLIP_NORM / norm))?;
-                sum.insert(variable, scaled);
-            }
-        }
+        training::scale(&mut sum, variables, CLIP_NORM / norm)?;
     }
     Ok(sum)
 }

@@ -2,6 +2,8 @@
 //!
 //! Geometry: size, proportions, small turns, flips, a part instead of the whole; quarter turns where the surface has no grain. Light: gain, gamma, a lamp that
 //! stands elsewhere, saturation, noise, a lens slightly out of focus. The mask goes through the same geometry.
+//!
+//! A window on a defective piece that lies beside the defect is a good example.
 
 use rand::{RngExt, rngs::StdRng};
 use rand_distr::StandardNormal;
@@ -41,6 +43,8 @@ pub enum Part {
     Window(usize),
 }
 
+/// Share of the windows on a defective piece that look beside its defect, if they can: a network that only ever sees defects on some pieces learns to know these.
+const BESIDE: f64 = 0.25;
 /// Tries for a part of a picture that still shows its defect.
 const TRIES: usize = 8;
 /// Cells, at least, that a part must show of a defect.
@@ -54,6 +58,15 @@ pub fn example(sample: &Sample, side: usize, part: Part, grain: Grain, rng: &mut
         (None, 1..) => None,
         (mask, _) => Some(mask),
     };
+    if let (Part::Window(_), Some(Some(mask)), 1..) = (part, known, sample.class)
+        && rng.random_bool(BESIDE)
+    {
+        let warp = Warp::draw(sample.picture(), side, part, None, grain, 1.0, rng);
+        let cells = warp.cells(Some(mask));
+        if cells.iter().all(|&share| share == 0.0) {
+            return Example { picture: relit(sample.picture(), warp, rng), cells: Some(cells), class: 0 };
+        }
+    }
     for attempt in 0.. {
         let strength = if attempt < TRIES { 1.0 } else { 0.0 };
         let focus = sample.mask().filter(|_| sample.class > 0).and_then(|mask| marked(mask, rng));
@@ -61,20 +74,25 @@ pub fn example(sample: &Sample, side: usize, part: Part, grain: Grain, rng: &mut
         let cells = known.map(|mask| warp.cells(mask));
         let seen = cells.as_ref().map_or(f32::INFINITY, |cells| cells.iter().sum());
         if sample.class == 0 || seen >= VISIBLE || attempt >= TRIES {
-            let light = Light::draw(rng);
-            let (mean, deviation) = light.measure(sample.picture());
-            let mut picture = warp.picture(sample.picture(), &light);
-            if light.blur > 0.0 {
-                blur(&mut picture, light.blur);
-            }
-            for value in picture.values_mut() {
-                let noisy = *value + light.noise * rng.sample::<f32, _>(StandardNormal);
-                *value = (noisy.clamp(0.0, 255.0) - mean) / deviation.max(LEAST_DEVIATION);
-            }
-            return Example { picture, cells, class: sample.class };
+            return Example { picture: relit(sample.picture(), warp, rng), cells, class: sample.class };
         }
     }
     unreachable!("the last attempt returns")
+}
+
+/// Takes a part of a picture under another light, normalised by that of the whole.
+fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
+    let light = Light::draw(rng);
+    let (mean, deviation) = light.measure(whole);
+    let mut picture = warp.picture(whole, &light);
+    if light.blur > 0.0 {
+        blur(&mut picture, light.blur);
+    }
+    for value in picture.values_mut() {
+        let noisy = *value + light.noise * rng.sample::<f32, _>(StandardNormal);
+        *value = (noisy.clamp(0.0, 255.0) - mean) / deviation.max(LEAST_DEVIATION);
+    }
+    picture
 }
 
 /// Draws a point that is marked as defective.
@@ -259,10 +277,17 @@ mod tests {
         for (grain, part) in
             [(Grain::None, Part::Whole), (Grain::Upright, Part::Whole), (Grain::None, Part::Window(48))]
         {
+            let mut beside = 0;
             for _ in 0..50 {
                 let example = example(&sample, 96, part, grain, &mut rng);
                 let (columns, cells) = (example.picture.width() / CELL, example.cells.unwrap());
                 assert_eq!(cells.len(), columns * example.picture.height() / CELL);
+                if example.class == 0 {
+                    beside += 1;
+                    assert!(cells.iter().all(|&share| share == 0.0));
+                    assert!(example.picture.values().iter().all(|&value| value < 1.5), "nothing bright");
+                    continue;
+                }
                 let mean = |wanted: fn(f32) -> bool| {
                     let (mut sum, mut count) = (0.0, 0.0f32);
                     for (i, _) in cells.iter().enumerate().filter(|(_, share)| wanted(**share)) {
@@ -274,6 +299,7 @@ mod tests {
                 };
                 assert!(mean(|share| share > 0.99) > mean(|share| share < 0.01) + 0.5);
             }
+            assert_eq!(part != Part::Whole, beside > 0, "a window may miss the square, the whole picture may not");
         }
     }
 }

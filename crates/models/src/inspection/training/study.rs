@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::ModelError,
     inspection::{
-        network::Network,
+        network::{Network, Parameters},
         weights::{Settings, Weights},
     },
 };
@@ -23,7 +23,7 @@ use crate::{
 const HELD_BACK: usize = 8;
 
 /// What is to be found out, and how.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// What the surface is.
     pub surface: String,
@@ -39,6 +39,14 @@ pub struct Plan {
     pub false_rejects: f64,
     /// How each network is trained.
     pub recipe: Recipe,
+    /// What each network starts from; drawn if `None`.
+    pub start: Option<Parameters>,
+}
+
+impl Plan {
+    fn learns(&self, sample: &Sample) -> bool {
+        self.slices.is_empty() || self.slices.contains(&sample.slice)
+    }
 }
 
 /// A network being trained.
@@ -65,22 +73,26 @@ pub struct Ending {
     pub validation: f64,
 }
 
-/// What a study yields.
+/// What the folds yield.
 #[derive(Debug, Clone)]
-pub struct Study {
-    /// The file that ships.
-    pub weights: Weights,
-    /// Figures from the folds.
+pub struct Judgement {
+    /// Everything but the parameters of the file that ships.
+    pub settings: Settings,
+    /// Figures.
     pub report: Report,
     /// How the runs ended.
     pub endings: Vec<Ending>,
 }
 
-/// Makes a study; `progress` is told how far each run is.
+/// Judges every sample by a network that has not seen its piece; `progress` is told how far each run is.
 ///
 /// # Errors
 /// [`ModelError::Input`] if there are too few samples of a kind or fewer than two folds.
-pub fn study(samples: &[Sample], plan: &Plan, mut progress: impl FnMut(Run, Progress)) -> Result<Study, ModelError> {
+pub fn judge(
+    samples: &[Sample],
+    plan: &Plan,
+    mut progress: impl FnMut(Run, Progress),
+) -> Result<Judgement, ModelError> {
     if plan.folds < 2 {
         return Err(ModelError::Input {
             place: "folds".to_owned(),
@@ -89,46 +101,24 @@ pub fn study(samples: &[Sample], plan: &Plan, mut progress: impl FnMut(Run, Prog
         });
     }
     let folds = deal(samples, plan.folds, plan.recipe.seed);
-    let held_back = deal(samples, HELD_BACK, plan.recipe.seed + 1);
-    let learned = |sample: &Sample| plan.slices.is_empty() || plan.slices.contains(&sample.slice);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.recipe.threads)
         .build()
         .map_err(|error| ModelError::Candle(candle_core::Error::msg(error)))?;
-
     let mut endings = Vec::new();
-    let mut train = |run: Run| -> Result<Trained, ModelError> {
-        let may = |i: usize| learned(&samples[i]) && run != Run::Fold(folds[i]);
-        let part = |validation: bool| -> Vec<&Sample> {
-            let wanted = |&i: &usize| may(i) && (held_back[i] == 0) == validation;
-            (0..samples.len()).filter(wanted).map(|i| &samples[i]).collect()
-        };
-        let (learning, validation) = (part(false), part(true));
-        let trained = trainer::train(&learning, &validation, plan.classes.len(), plan.recipe, |p| progress(run, p))?;
-        endings.push(Ending {
-            run: match run {
-                Run::Fold(fold) => format!("fold {}", fold + 1),
-                Run::Final => "final".to_owned(),
-            },
-            pictures: learning.len(),
-            steps: trained.steps,
-            best_step: trained.best_step,
-            validation: trained.validation,
-        });
-        Ok(trained)
-    };
-
     let mut found = Vec::with_capacity(samples.len());
     for fold in 0..plan.folds {
-        let trained = train(Run::Fold(fold))?;
-        let network = Network::try_new(&trained.parameters, plan.classes.len(), "training".as_ref())?;
+        let run = Run::Fold(fold);
+        let (parameters, ending) = train(samples, plan, run, |i| folds[i] != fold, |p| progress(run, p))?;
+        endings.push(ending);
+        let network = Network::try_new(&parameters, plan.classes.len(), "training".as_ref())?;
         let own: Vec<&Sample> = samples.iter().zip(&folds).filter(|(_, part)| **part == fold).map(|(s, _)| s).collect();
         let evidence = trainer::observe(&network, &own, plan.recipe.side, &pool)?;
         found.extend(own.into_iter().zip(evidence));
     }
     let trials: Vec<Trial> = found
         .iter()
-        .filter(|(sample, _)| learned(sample))
+        .filter(|(sample, _)| plan.learns(sample))
         .map(|(sample, evidence)| Trial {
             whole: f64::from(evidence.whole),
             peak: f64::from(evidence.peak),
@@ -149,11 +139,10 @@ pub fn study(samples: &[Sample], plan: &Plan, mut progress: impl FnMut(Run, Prog
             defect: 1 + largest(&evidence.defects),
         })
         .collect();
-    let mut trained: Vec<String> = samples.iter().filter(|s| learned(s)).map(|s| s.slice.clone()).collect();
+    let mut trained: Vec<String> = samples.iter().filter(|s| plan.learns(s)).map(|s| s.slice.clone()).collect();
     trained.dedup();
     let report = report::report(&judged, &plan.classes, &trained, accept_below, reject_from);
 
-    let Trained { parameters, .. } = train(Run::Final)?;
     let settings = Settings {
         surface: plan.surface.clone(),
         side: plan.recipe.side,
@@ -162,7 +151,49 @@ pub fn study(samples: &[Sample], plan: &Plan, mut progress: impl FnMut(Run, Prog
         accept_below,
         reject_from,
     };
-    Ok(Study { weights: Weights { parameters, settings }, report, endings })
+    Ok(Judgement { settings, report, endings })
+}
+
+/// Trains the network that ships, on all pieces.
+///
+/// # Errors
+/// [`ModelError::Input`] if there are too few samples of a kind.
+pub fn conclude(
+    samples: &[Sample],
+    plan: &Plan,
+    settings: Settings,
+    mut progress: impl FnMut(Run, Progress),
+) -> Result<(Weights, Ending), ModelError> {
+    let (parameters, ending) = train(samples, plan, Run::Final, |_| true, |p| progress(Run::Final, p))?;
+    Ok((Weights { parameters, settings }, ending))
+}
+
+/// Trains a network on the samples that `may` be seen.
+fn train(
+    samples: &[Sample],
+    plan: &Plan,
+    run: Run,
+    may: impl Fn(usize) -> bool,
+    progress: impl FnMut(Progress),
+) -> Result<(Parameters, Ending), ModelError> {
+    let classes = plan.classes.len();
+    let start = match &plan.start {
+        Some(from) => trainer::transferred(classes, plan.recipe.seed, from)?,
+        None => trainer::initial(classes, plan.recipe.seed)?,
+    };
+    let held_back = deal(samples, HELD_BACK, plan.recipe.seed + 1);
+    let part = |validation: bool| -> Vec<&Sample> {
+        let wanted = |&i: &usize| may(i) && plan.learns(&samples[i]) && (held_back[i] == 0) == validation;
+        (0..samples.len()).filter(wanted).map(|i| &samples[i]).collect()
+    };
+    let (learning, validation) = (part(false), part(true));
+    let Trained { parameters, best_step, steps, validation } =
+        trainer::train(&learning, &validation, classes, &start, plan.recipe, progress)?;
+    let run = match run {
+        Run::Fold(fold) => format!("fold {}", fold + 1),
+        Run::Final => "final".to_owned(),
+    };
+    Ok((parameters, Ending { run, pictures: learning.len(), steps, best_step, validation }))
 }
 
 fn largest(values: &[f32]) -> usize {

@@ -24,6 +24,7 @@ use crate::{
         evidence::Evidence,
         network::{Network, Parameters, shapes},
     },
+    training,
 };
 
 /// Steps over which the learning rate rises.
@@ -34,8 +35,12 @@ const CLIP_NORM: f64 = 2.0;
 const AVERAGING: f64 = 0.98;
 /// Share of good pictures among those drawn.
 const GOOD: f64 = 0.5;
-/// Share of the steps that look at windows; the rest looks at half as many whole pictures.
-const WINDOWS: f64 = 0.85;
+/// Good pictures of which the one that was hardest of late is drawn: those without anything to be mistaken for a defect are soon learned.
+const RIVALS: usize = 3;
+/// Share of the steps that look at windows; the rest looks at a quarter as many whole pictures.
+const WINDOWS: f64 = 0.9;
+/// Share of the steps before the validation samples are looked at: the best of many early looks would be luck.
+const BLIND: f64 = 0.5;
 
 /// Numbers that a run is made with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,7 +118,22 @@ pub fn initial(classes: usize, seed: u64) -> Result<Parameters, ModelError> {
     Ok(parameters)
 }
 
-/// Trains on `samples` and stops when `validation` no longer improves; `progress` is called after every look, and every ten steps.
+/// Draws initial weights, and takes from another network of any classes what does not depend on them: all but the last step of the map and of the head.
+///
+/// # Errors
+/// [`ModelError::Candle`] where a tensor cannot be made.
+pub fn transferred(classes: usize, seed: u64, from: &Parameters) -> Result<Parameters, ModelError> {
+    let mut parameters = initial(classes, seed)?;
+    for (name, tensor) in &mut parameters {
+        let last = name.starts_with("map.") || name.starts_with("head.");
+        if let Some(known) = from.get(name).filter(|known| !last && known.dims() == tensor.dims()) {
+            *tensor = known.copy()?;
+        }
+    }
+    Ok(parameters)
+}
+
+/// Trains on `samples` from the weights `start` and stops when `validation` no longer improves; `progress` is called after every look, and every ten steps.
 ///
 /// # Errors
 /// [`ModelError::Input`] without a good sample, a defective one and one for validation; [`ModelError::Candle`] from the network.
@@ -121,21 +141,21 @@ pub fn train(
     samples: &[&Sample],
     validation: &[&Sample],
     classes: usize,
+    start: &Parameters,
     recipe: Recipe,
     mut progress: impl FnMut(Progress),
 ) -> Result<Trained, ModelError> {
-    let deck = Deck::new(samples)?;
+    let mut deck = Deck::new(samples)?;
     if validation.is_empty() {
         return Err(nothing("validation samples"));
     }
-    let start = initial(classes, recipe.seed)?;
     let variables: BTreeMap<String, Var> = start
         .iter()
-        .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(tensor)?)))
+        .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.copy()?)?)))
         .collect::<candle_core::Result<_>>()?;
     let parameters: Parameters = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
     let network = Network::try_new(&parameters, classes, "training".as_ref())?;
-    let mut average = copy(&start)?;
+    let mut average = copy(start)?;
     let mut optimiser = AdamW::new(
         variables.values().cloned().collect(),
         ParamsAdamW { lr: 0.0, beta2: 0.99, weight_decay: 0.05, ..ParamsAdamW::default() },
@@ -145,43 +165,41 @@ pub fn train(
         .build()
         .map_err(|error| ModelError::Candle(candle_core::Error::msg(error)))?;
 
-    let mut best = Trained { parameters: copy(&start)?, best_step: 0, steps: 0, validation: f64::INFINITY };
+    let mut best = Trained { parameters: copy(start)?, best_step: 0, steps: 0, validation: f64::INFINITY };
     let (mut sum, mut count, mut without) = (0f64, 0usize, 0usize);
     for step in 0..recipe.steps {
         let (part, batch) = if (step as f64) < WINDOWS * recipe.steps as f64 {
             (Part::Window(recipe.window), recipe.batch)
         } else {
-            (Part::Whole, recipe.batch.div_ceil(2))
+            (Part::Whole, recipe.batch.div_ceil(4))
         };
-        let results: Vec<(f64, GradStore)> = pool.install(|| {
+        let results: Vec<(usize, f64, GradStore)> = pool.install(|| {
             (0..batch)
                 .into_par_iter()
                 .map(|i| {
                     let number = (step * recipe.batch + i) as u64;
                     let seed = recipe.seed.wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
                     let mut rng = StdRng::seed_from_u64(seed);
-                    let sample = deck.draw(&mut rng);
-                    gradient(&network, &augment::example(sample, recipe.side, part, recipe.grain, &mut rng))
+                    let place = deck.draw(&mut rng);
+                    let example = augment::example(samples[place], recipe.side, part, recipe.grain, &mut rng);
+                    gradient(&network, &example).map(|(loss, gradients)| (place, loss, gradients))
                 })
                 .collect::<Result<_, _>>()
         })?;
-        for (value, _) in &results {
-            sum += value;
+        for (place, loss, _) in &results {
+            deck.learned(*place, *loss);
+            sum += loss;
             count += 1;
         }
-        let gradients = clipped_mean(results.into_iter().map(|(_, store)| store).collect(), &variables)?;
-        optimiser.set_learning_rate(rate(step, &recipe));
+        let gradients = clipped_mean(results.into_iter().map(|(_, _, store)| store).collect(), &variables)?;
+        optimiser.set_learning_rate(training::rate(step, recipe.rate, WARM_UP, recipe.steps));
         if let Some(gradients) = gradients {
             optimiser.step(&gradients)?;
         }
-        // A young average follows quickly, so that it does not carry the initial weights along.
-        let keep = AVERAGING.min((1 + step) as f64 / (10 + step) as f64);
-        for (name, value) in &mut average {
-            // Detached: an average that remembers how it came about would keep every step's weights.
-            *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?.detach();
-        }
+        training::follow(&mut average, &variables, AVERAGING, step)?;
         best.steps = step + 1;
-        let look = best.steps.is_multiple_of(recipe.every) || best.steps == recipe.steps;
+        let seeing = best.steps as f64 >= BLIND * recipe.steps as f64;
+        let look = seeing && best.steps.is_multiple_of(recipe.every) || best.steps == recipe.steps;
         if look {
             let averaged = Network::try_new(&average, classes, "training".as_ref())?;
             let found = validate(&averaged, validation, recipe.side, &pool)?;
@@ -216,19 +234,21 @@ fn nothing(what: &str) -> ModelError {
     ModelError::Input { place: what.to_owned(), found: "none".to_owned(), allowed: "at least one".to_owned() }
 }
 
-/// Samples by piece, the good ones and the defective ones of each class apart.
-struct Deck<'a> {
-    good: Vec<Vec<&'a Sample>>,
-    defects: Vec<Vec<Vec<&'a Sample>>>,
+/// Samples by piece, the good ones and the defective ones of each class apart; samples are places in the list they came in.
+struct Deck {
+    good: Vec<Vec<usize>>,
+    defects: Vec<Vec<Vec<usize>>>,
     /// Every defective piece, whatever its class.
-    all: Vec<Vec<&'a Sample>>,
+    all: Vec<Vec<usize>>,
+    /// Mean loss of each sample's last examples; infinite for one that was not drawn.
+    hardness: Vec<f64>,
 }
 
-impl<'a> Deck<'a> {
-    fn new(samples: &[&'a Sample]) -> Result<Self, ModelError> {
-        let mut classes: BTreeMap<usize, BTreeMap<usize, Vec<&'a Sample>>> = BTreeMap::new();
-        for sample in samples {
-            classes.entry(sample.class).or_default().entry(sample.piece).or_default().push(sample);
+impl Deck {
+    fn new(samples: &[&Sample]) -> Result<Self, ModelError> {
+        let mut classes: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+        for (place, sample) in samples.iter().enumerate() {
+            classes.entry(sample.class).or_default().entry(sample.piece).or_default().push(place);
         }
         let good: Vec<_> = classes.remove(&0).unwrap_or_default().into_values().collect();
         let defects: Vec<Vec<_>> = classes.into_values().map(|pieces| pieces.into_values().collect()).collect();
@@ -239,25 +259,28 @@ impl<'a> Deck<'a> {
         if all.is_empty() {
             return Err(nothing("defective samples"));
         }
-        Ok(Self { good, defects, all })
+        Ok(Self { good, defects, all, hardness: vec![f64::INFINITY; samples.len()] })
     }
 
-    /// Draws good and defective alike often; of the defective half by class and half by piece.
-    fn draw(&self, rng: &mut StdRng) -> &'a Sample {
-        let pieces = match (rng.random_bool(GOOD), rng.random_bool(0.5)) {
-            (true, _) => &self.good,
-            (false, true) => self.defects.choose(rng).unwrap_or(&self.all),
-            (false, false) => &self.all,
+    /// Draws good and defective alike often; of the defective half by class and half by piece, of the good the hardest of [`RIVALS`].
+    fn draw(&self, rng: &mut StdRng) -> usize {
+        let one = |pieces: &[Vec<usize>], rng: &mut StdRng| {
+            pieces.choose(rng).and_then(|piece| piece.choose(rng)).copied().unwrap_or(self.good[0][0])
         };
-        let piece = pieces.choose(rng).unwrap_or(&self.good[0]);
-        piece.choose(rng).copied().unwrap_or(self.good[0][0])
+        if rng.random_bool(GOOD) {
+            let rivals: [usize; RIVALS] = std::array::from_fn(|_| one(&self.good, rng));
+            rivals.into_iter().max_by(|&a, &b| self.hardness[a].total_cmp(&self.hardness[b])).unwrap_or(rivals[0])
+        } else if rng.random_bool(0.5) {
+            one(self.defects.choose(rng).unwrap_or(&self.all), rng)
+        } else {
+            one(&self.all, rng)
+        }
     }
-}
 
-fn rate(step: usize, recipe: &Recipe) -> f64 {
-    let rise = ((step + 1) as f64 / WARM_UP as f64).min(1.0);
-    let progress = step as f64 / recipe.steps as f64;
-    recipe.rate * rise * (0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
+    fn learned(&mut self, place: usize, loss: f64) {
+        let before = self.hardness[place];
+        self.hardness[place] = if before.is_finite() { (before + loss) / 2.0 } else { loss };
+    }
 }
 
 /// Returns the loss of an example and its gradients.
@@ -275,35 +298,12 @@ fn gradient(network: &Network, example: &augment::Example) -> Result<(f64, GradS
 /// Averages the gradients and scales the mean down to [`CLIP_NORM`]. `None` if it is not finite.
 fn clipped_mean(stores: Vec<GradStore>, variables: &BTreeMap<String, Var>) -> Result<Option<GradStore>, ModelError> {
     let count = stores.len() as f64;
-    let mut stores = stores.into_iter();
-    let Some(mut sum) = stores.next() else { return Ok(None) };
-    for store in stores {
-        for variable in variables.values() {
-            let added = match (sum.get(variable), store.get(variable)) {
-                (Some(a), Some(b)) => (a + b)?,
-                (_, Some(b)) => b.clone(),
-                _ => continue,
-            };
-            sum.insert(variable, added);
-        }
-    }
-    let mut square = 0f64;
-    for variable in variables.values() {
-        if let Some(gradient) = sum.get(variable) {
-            square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-    }
-    let norm = square.sqrt() / count;
+    let Some(mut sum) = training::sum(stores, variables)? else { return Ok(None) };
+    let norm = training::norm(&sum, variables)? / count;
     if !norm.is_finite() {
         return Ok(None);
     }
-    let scale = (CLIP_NORM / norm.max(1e-12)).min(1.0) / count;
-    for variable in variables.values() {
-        if let Some(gradient) = sum.get(variable) {
-            let scaled = (gradient * scale)?;
-            sum.insert(variable, scaled);
-        }
-    }
+    training::scale(&mut sum, variables, (CLIP_NORM / norm.max(1e-12)).min(1.0) / count)?;
     Ok(Some(sum))
 }
 
@@ -339,6 +339,39 @@ fn validate(network: &Network, samples: &[&Sample], side: usize, pool: &rayon::T
 mod tests {
     use super::*;
 
+    fn sample(piece: usize, class: usize) -> Sample {
+        Sample::try_new("s", "", piece, class, (32, 32), &[90; 1024], None, 32).unwrap()
+    }
+
+    #[test]
+    fn another_networks_body_is_taken_and_its_last_steps_are_not() {
+        let (three, five) = (initial(3, 1).unwrap(), initial(5, 2).unwrap());
+        let taken = transferred(5, 2, &three).unwrap();
+        let values = |from: &Parameters, name: &str| from[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for name in taken.keys() {
+            let last = name.starts_with("map.") || name.starts_with("head.");
+            let from = if last { &five } else { &three };
+            assert_eq!(values(&taken, name), values(from, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn good_samples_that_are_hard_are_drawn_more_often() {
+        let samples: Vec<Sample> = (0..10).map(|piece| sample(piece, usize::from(piece >= 8))).collect();
+        let samples: Vec<&Sample> = samples.iter().collect();
+        let mut deck = Deck::new(&samples).unwrap();
+        for place in 0..10 {
+            deck.learned(place, if place == 3 { 5.0 } else { 0.1 });
+        }
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut drawn = [0usize; 10];
+        (0..4_000).for_each(|_| drawn[deck.draw(&mut rng)] += 1);
+        // One of three of eight is the hard one in 1 - (7/8)³ = 33 % of the draws; the defective share the other half.
+        assert!((580..740).contains(&drawn[3]), "{drawn:?}");
+        assert!((1_850..2_150).contains(&(drawn[8] + drawn[9])), "{drawn:?}");
+        assert!(Deck::new(&samples[..8]).is_err() && Deck::new(&samples[8..]).is_err());
+    }
+
     /// Dark spots on bright noise are learned in a few steps, and the map says where they are.
     #[test]
     fn a_spot_is_learned_and_found() {
@@ -365,7 +398,7 @@ mod tests {
             seed: 1,
             threads: 1,
         };
-        let trained = train(&samples, &validation, 2, recipe, |_| ()).unwrap();
+        let trained = train(&samples, &validation, 2, &initial(2, 1).unwrap(), recipe, |_| ()).unwrap();
         assert!(trained.validation < 0.15, "{}", trained.validation);
         let network = Network::try_new(&trained.parameters, 2, "test".as_ref()).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
