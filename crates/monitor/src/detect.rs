@@ -107,6 +107,8 @@ impl Scored {
 /// All detectors of a baseline.
 pub(crate) struct Detectors {
     baseline: Arc<Baseline>,
+    /// Signals that are not watched.
+    ignore: Vec<String>,
     pub watches: Vec<Watch>,
     /// The windows since the epoch before the last.
     pub history: VecDeque<Scored>,
@@ -115,9 +117,9 @@ pub(crate) struct Detectors {
 }
 
 impl Detectors {
-    pub(crate) fn new(baseline: Arc<Baseline>) -> Self {
-        let watches = watches(&baseline);
-        Self { baseline, watches, history: VecDeque::new(), seen: 0 }
+    pub(crate) fn new(baseline: Arc<Baseline>, ignore: Vec<String>) -> Self {
+        let watches = watches(&baseline, &ignore);
+        Self { baseline, ignore, watches, history: VecDeque::new(), seen: 0 }
     }
 
     /// Takes up what was remembered: the windows since the epoch before the last of `seen` windows.
@@ -128,7 +130,7 @@ impl Detectors {
     }
 
     fn replay(&mut self) {
-        self.watches = watches(&self.baseline);
+        self.watches = watches(&self.baseline, &self.ignore);
         for scored in &self.history {
             feed(&mut self.watches, scored);
         }
@@ -214,9 +216,11 @@ fn keep(recent: &mut VecDeque<(Timestamp, Vec<f32>)>, start: Timestamp, detector
     }
 }
 
-fn watches(baseline: &Baseline) -> Vec<Watch> {
+fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
+    let is_ignored = |what: &What| what.signal().is_some_and(|signal| ignore.iter().any(|ignored| ignored == signal));
     let series = baseline.nodes.iter().flat_map(|node| node.series.iter().map(move |series| (node, series)));
     series
+        .filter(|(_, series)| !is_ignored(&series.what))
         .map(|(node, series)| {
             let mut recent = VecDeque::new();
             let adaptive = series.train(&baseline.windows, |start, detector| keep(&mut recent, start, detector));

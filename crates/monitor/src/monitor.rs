@@ -89,7 +89,7 @@ impl Monitor {
         let windows = Windows::new(settings.window_ms, settings.lateness, topology);
         let mut monitor = Self {
             references: baseline.references(),
-            detectors: Detectors::new(Arc::clone(&baseline)),
+            detectors: Detectors::new(Arc::clone(&baseline), settings.ignore.clone()),
             windows,
             probes: ProbeBook::new(settings.answers.clone()),
             settings,
@@ -117,6 +117,13 @@ impl Monitor {
                     monitor.note(&node, "inputs", text);
                 }
                 Some(_) => {}
+            }
+        }
+        for ignored in monitor.settings.ignore.clone() {
+            let is_known = |series: &crate::Series| series.what.signal() == Some(&ignored);
+            if !monitor.baseline.nodes.iter().any(|node| node.series.iter().any(is_known)) {
+                let text = format!("monitor.ignore: found {ignored:?}, which is no signal of the reference");
+                monitor.note_of(format!("ignore/{ignored}"), text);
             }
         }
         monitor
@@ -153,7 +160,7 @@ impl Monitor {
         });
         let ends = self.baseline.windows.first().zip(self.baseline.windows.last());
         let span = ends.map_or_else(String::new, |(first, last)| format!("{first}/{last}"));
-        nodes.chain([span]).collect::<Vec<_>>().join(" ")
+        nodes.chain([span]).chain(self.settings.ignore.clone()).collect::<Vec<_>>().join(" ")
     }
 
     /// Takes a message. What cannot be read, comes too late or does not fit is told of in [`Status::notes`].

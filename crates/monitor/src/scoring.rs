@@ -20,6 +20,17 @@ pub enum What {
     Conditional,
 }
 
+impl What {
+    /// Returns the name of the signal, if it is one.
+    #[must_use]
+    pub fn signal(&self) -> Option<&str> {
+        match self {
+            Self::Input(signal) | Self::Output(signal) => Some(signal),
+            Self::Conditional => None,
+        }
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

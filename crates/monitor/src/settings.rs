@@ -21,6 +21,8 @@ pub struct Settings {
     pub run_length: f64,
     /// The least effect that is worth an alarm.
     pub tolerance: f64,
+    /// Signals that are not watched.
+    pub ignore: Vec<String>,
     /// Thresholds that people set.
     pub rules: Vec<RuleConfig>,
     /// What stages answered to probes when those were recorded; empty without probes.
@@ -40,6 +42,7 @@ impl Settings {
             lateness: plan.monitor.lateness.windows(plan.monitor.window),
             run_length: plan.monitor.run_length as f64,
             tolerance: plan.monitor.tolerance,
+            ignore: plan.monitor.ignore.clone(),
             rules: plan.monitor.rules.clone(),
             answers: Answers::new(),
         }

@@ -273,3 +273,14 @@ fn what_is_hidden_in_the_input_is_not_laid_at_the_stage() {
     assert!(alarm.summary.starts_with("began in `parts`"), "{}", alarm.summary);
     assert!(alarm.summary.contains("`scale` unchanged by the probes"), "{}", alarm.summary);
 }
+
+#[test]
+fn an_ignored_signal_calls_nobody() {
+    let changes = Changes { paint: Some(CHANGE), ..Changes::default() };
+    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    let monitor = format!("{MONITOR}\nignore = [\"part.colour\", \"part.taste\"]");
+    let (status, _, _) = watched(&plant::plan(changes, 2, HEALTHY, RUN, "", &monitor), &baseline);
+    assert!(status.watched.iter().all(|(_, what, _)| what.signal() != Some("part.colour")), "{:?}", status.watched);
+    let note = "monitor.ignore: found \"part.taste\", which is no signal of the reference";
+    assert_eq!(status.notes, [note]);
+}

@@ -24,6 +24,9 @@ pub struct MonitorConfig {
     /// The effect below which a change is noted and nobody is called, 0 to 1.
     #[serde(deserialize_with = "share")]
     pub tolerance: f64,
+    /// Signals whose drift is nobody's concern, by name: what they show changes by its nature, such as products that
+    /// come and go.
+    pub ignore: Vec<String>,
     /// Fixed recordings that are sent on a schedule; `None` sends none.
     pub probes: Option<ProbesConfig>,
     /// Thresholds on signals.
@@ -89,6 +92,7 @@ impl Default for MonitorConfig {
             lateness: Lateness::Windows(6),
             run_length: 10_000,
             tolerance: 0.02,
+            ignore: Vec::new(),
             probes: None,
             rules: Vec::new(),
             webhook: None,

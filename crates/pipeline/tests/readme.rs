@@ -117,6 +117,7 @@ fn the_reference_is_complete() {
         "monitor.lateness",
         "monitor.run_length",
         "monitor.tolerance",
+        "monitor.ignore",
         "monitor.probes.path",
         "monitor.probes.every",
         "monitor.rules",

@@ -96,7 +96,9 @@ impl EmbeddingBins {
                 Err(ReferenceError::Vector { index: 0, found: book.dims(), dims: self.dims })
             }
             // NaN is not at least 0.
-            _ if !(self.radius >= 0.0) => Err(ReferenceError::Radius { name: name.to_owned(), found: self.radius }),
+            _ if self.radius.is_nan() || self.radius < 0.0 => {
+                Err(ReferenceError::Radius { name: name.to_owned(), found: self.radius })
+            }
             _ => Ok(()),
         }
     }
