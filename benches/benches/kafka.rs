@@ -108,7 +108,9 @@ fn latency(config: &KafkaConfig) -> Vec<Duration> {
                 }
             };
             let metrics = Arc::new(Metrics::new(&plan));
-            runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, done)).expect("it runs");
+            runtime
+                .block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, done))
+                .expect("it runs");
         });
         let readers = ["blobs.blobs", "blobs.pass"].map(|topic| scope.spawn(move || arrivals(topic)));
         send_paced(config, all);
