@@ -102,7 +102,7 @@ impl Stage for RelayStage {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr).init();
     let mut args = std::env::args().skip(1);
     let mut arg = || args.next().ok_or("expected FILE SERVERS PREFIX DELIVERY NODE");
     let (file, servers, prefix, delivery, node) = (arg()?, arg()?, arg()?, arg()?, arg()?);

@@ -257,6 +257,7 @@ impl Thread {
                 }
             };
             if let Err(error) = outcome {
+                tracing::info!(group = %self.group, %error, "not committed");
                 self.open = None;
                 let mut queue = self.work.queue.lock();
                 queue.waiting.clear();
@@ -358,7 +359,7 @@ impl Thread {
     }
 
     fn commit_whole(&mut self, open: &Open, list: &TopicPartitionList) -> Result<(), BrokerError> {
-        let offsets = open.generation.as_deref().map(|group| Offsets { list, group }).filter(|_| list.count() > 0);
+        let offsets = open.generation.as_ref().map(|group| Offsets { list, group }).filter(|_| list.count() > 0);
         match self.transactions.end(offsets.as_ref()) {
             Ok(()) => Ok(()),
             Err(Failed::Unknown(reason)) => self.resolve(open, reason),

@@ -65,6 +65,7 @@ impl KafkaMember {
             cluster: Arc::clone(cluster),
             client: Arc::clone(&client),
             shared: Arc::clone(&shared),
+            group: group.clone(),
             names,
             reading: false,
             full_since: None,

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline_types::{ErrorClass, Message, Offset, Topic, TopicPartition};
+use driftline_types::{ErrorClass, GroupId, Message, Offset, Topic, TopicPartition};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
     ClientContext, Offset as Place, TopicPartitionList,
@@ -116,6 +116,7 @@ pub(super) struct Poller {
     pub cluster: Arc<Cluster>,
     pub client: Arc<Client>,
     pub shared: Arc<Shared>,
+    pub group: GroupId,
     /// The topics as the cluster names them.
     pub names: Vec<(String, Topic)>,
     /// Whether partitions are assigned and not being taken away.
@@ -204,6 +205,7 @@ impl Poller {
         self.client.assign(&start).map_err(|error| failed("take over partitions", &error))?;
         self.reading = !assigned.is_empty();
         self.paused = false;
+        tracing::info!(group = %self.group, partitions = assigned.len(), "assigned");
         let mut inbox = self.shared.inbox.lock();
         inbox.settled = true;
         inbox.generation = self.client.group_metadata().map(Arc::new);
@@ -217,6 +219,7 @@ impl Poller {
 
     fn revoke(&mut self, lost: bool) -> Result<(), BrokerError> {
         let had = std::mem::replace(&mut self.reading, false);
+        tracing::info!(group = %self.group, lost, "partitions are taken away");
         let mut inbox = self.shared.inbox.lock();
         inbox.settled = false;
         inbox.messages.clear();

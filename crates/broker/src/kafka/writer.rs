@@ -8,7 +8,7 @@
 //! the cluster has given up meanwhile included, is [`BrokerError::Unavailable`], and the next try makes a new client.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -60,7 +60,7 @@ impl ProducerContext for Deliveries {
 /// Offsets that are committed with a unit.
 pub(super) struct Offsets<'a> {
     pub list: &'a TopicPartitionList,
-    pub group: &'a ConsumerGroupMetadata,
+    pub group: &'a Arc<ConsumerGroupMetadata>,
 }
 
 /// Why a unit was not written.
@@ -86,7 +86,7 @@ pub(super) struct Writer {
     cluster: Arc<Cluster>,
     transactional_id: Option<String>,
     /// `None` before the first use, and after a call whose outcome is unknown.
-    client: Option<BaseProducer<Deliveries>>,
+    client: Option<Arc<BaseProducer<Deliveries>>>,
     /// When the first message was handed over that may still be under way.
     round: Option<Instant>,
 }
@@ -97,7 +97,7 @@ impl Writer {
     }
 
     /// Connects. For a producer of transactions this ends whatever one of the same id has left open.
-    pub(super) fn open(&mut self) -> Result<&BaseProducer<Deliveries>, BrokerError> {
+    pub(super) fn open(&mut self) -> Result<&Arc<BaseProducer<Deliveries>>, BrokerError> {
         let client = match self.client.take() {
             Some(client) => client,
             None => {
@@ -112,7 +112,7 @@ impl Writer {
                     until_settled(PATIENCE, || client.init_transactions(CALL))
                         .map_err(|error| failed("start transactions", &error))?;
                 }
-                client
+                Arc::new(client)
             }
         };
         Ok(self.client.insert(client))
@@ -201,13 +201,13 @@ impl Writer {
     pub(super) fn end(&mut self, offsets: Option<&Offsets<'_>>) -> Result<(), Failed> {
         let client = self.open().map_err(Failed::Nothing)?;
         let added = delivered(client).and_then(|()| match offsets {
-            Some(Offsets { list, group }) => {
-                until_settled(PATIENCE, || client.send_offsets_to_transaction(list, group, PATIENCE))
-            }
+            Some(offsets) => add_offsets(client, offsets),
             None => Ok(()),
         });
-        if let Err(error) = added {
-            return Err(self.aborted(&error));
+        match added {
+            Ok(()) => {}
+            Err(error @ KafkaError::Flush(Code::OperationTimedOut)) => return Err(Failed::Nothing(self.anew(&error))),
+            Err(error) => return Err(self.aborted(&error)),
         }
         match until_settled(PATIENCE, || client.commit_transaction(PATIENCE)) {
             Ok(()) => Ok(()),
@@ -251,6 +251,21 @@ impl Writer {
             _ => Failed::Nothing(failed("write", error)),
         }
     }
+}
+
+/// Adds offsets to the transaction that is open.
+///
+/// While the group's coordinator moves, librdkafka's call has been seen to wait for minutes, whatever time-out it is
+/// given. It is left behind then, with its client: the next client of the same id ends the transaction, and the call.
+fn add_offsets(client: &Arc<BaseProducer<Deliveries>>, offsets: &Offsets<'_>) -> Result<(), KafkaError> {
+    let (client, list, group) = (Arc::clone(client), offsets.list.clone(), Arc::clone(offsets.group));
+    let (done, outcome) = mpsc::channel();
+    std::thread::spawn(move || {
+        let added = until_settled(PATIENCE, || client.send_offsets_to_transaction(&list, &group, PATIENCE));
+        // Nobody waits any more for a call that took too long.
+        let _ = done.send(added);
+    });
+    outcome.recv_timeout(PATIENCE).unwrap_or(Err(KafkaError::Flush(Code::OperationTimedOut)))
 }
 
 fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
