@@ -144,7 +144,6 @@ pub(super) fn generate(count: usize, seed: u64, side: usize) -> Result<Pictures,
         // Through a JPEG, as the source sends it.
         let size = (GENERATED as u32, GENERATED as u32);
         let image = Image::from_rgb(Shot::default(), Format::Jpeg, 90, size, &scene.rgb).map_err(Failure::running)?;
-        let image = Image::try_new(Shot::default(), image.file().clone()).map_err(Failure::running)?;
         let pixels = image.pixels().map_err(Failure::running)?;
         let name = format!("screen {piece}");
         let size = (pixels.width(), pixels.height());

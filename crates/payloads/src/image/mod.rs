@@ -72,12 +72,8 @@ impl Image {
         (width, height): (u32, u32),
         rgb: &[u8],
     ) -> Result<Self, CodecError> {
-        let file = pixels::compress(format, quality, (width, height), rgb)?;
-        let pixels = Pixels::of_rgb(width, height, rgb);
-        let image = Self::try_new(shot, file)?;
-        // Nothing has asked for the pixels yet.
-        let _ = image.pixels.set(Ok(pixels));
-        Ok(image)
+        // The pixels are those of the file: what JPEG takes away is missing here as it is for every reader.
+        Self::try_new(shot, pixels::compress(format, quality, (width, height), rgb)?)
     }
 
     /// Returns the file, byte for byte.
