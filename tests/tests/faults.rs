@@ -503,7 +503,7 @@ fn a_full_disk_loses_nothing() {
     let _alone = ALONE.lock();
     let cluster = Cluster::start_with("ulimit -f 12288", 1, 29_192);
     for delivery in BOTH {
-        let pipeline = Pipeline::new(cluster.servers.clone(), delivery, 30_000, 1000, "");
+        let pipeline = Pipeline::new(cluster.servers.clone(), delivery, 7_000, 10_000, "");
         let _processes = ["output", "relay", "input"].map(|node| pipeline.start(node));
         let deadline = Instant::now() + PATIENCE;
         while cluster.is_alive("1") {
