@@ -150,6 +150,7 @@ fn bench(criterion: &mut Criterion) {
         lateness: 6,
         run_length: 1e12,
         tolerance: 0.02,
+        ignore: Vec::new(),
         rules: Vec::new(),
         answers: Default::default(),
     };

@@ -77,7 +77,7 @@ impl SourceTask {
             if !unit.outputs.is_empty() {
                 self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
                 let bytes = bytes_of(&unit);
-                if self.write(&mut log, unit.outputs, changes)?.is_break() {
+                if self.write(&mut log, &unit.outputs, &changes)?.is_break() {
                     break;
                 }
                 self.metrics.count(&counts);
@@ -105,13 +105,8 @@ impl SourceTask {
 
     /// Writes a unit once, however long the broker is away. Breaks where the run is to stop first: the next run reads
     /// the same again.
-    fn write(
-        &self,
-        log: &mut Log,
-        outputs: Vec<Outgoing>,
-        changes: Vec<StateChange>,
-    ) -> Result<ControlFlow<()>, RunError> {
-        let mut outcome = log.producer.send(outputs.clone());
+    fn write(&self, log: &mut Log, outputs: &[Outgoing], changes: &[StateChange]) -> Result<ControlFlow<()>, RunError> {
+        let mut outcome = log.producer.send(outputs.to_vec());
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         while let Err(error) = outcome {
             if error.class() != ErrorClass::Transient {
@@ -127,9 +122,9 @@ impl SourceTask {
             outcome = match self.connect() {
                 Ok(found) if found.state == log.state => {
                     *log = found;
-                    log.producer.send(outputs.clone())
+                    log.producer.send(outputs.to_vec())
                 }
-                Ok(found) if found.state == with(log.state.clone(), &changes) => {
+                Ok(found) if found.state == with(log.state.clone(), changes) => {
                     log.producer = found.producer;
                     Ok(())
                 }
@@ -140,7 +135,7 @@ impl SourceTask {
                 Err(error) => Err(error),
             };
         }
-        log.state = with(std::mem::take(&mut log.state), &changes);
+        log.state = with(std::mem::take(&mut log.state), changes);
         self.metrics.set_ready(true);
         Ok(ControlFlow::Continue(()))
     }
