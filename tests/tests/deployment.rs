@@ -83,8 +83,10 @@ fn every_process_runs_a_binary_that_is_built_with_arguments_it_takes() {
         assert!(!nodes.is_empty() || service.binary == "driftline-monitor", "{} runs everything", service.name);
         run.extend(nodes.into_iter().map(str::to_owned));
         let mut validate = driftline::driftline(&["validate", service.pipeline()]);
-        let output = validate.args(service.values("--set").iter().flat_map(|setting| ["--set", setting])).output();
-        let output = output.unwrap();
+        for setting in service.values("--set") {
+            validate.args(["--set", &setting.replace("/etc/driftline/", "")]);
+        }
+        let output = validate.output().unwrap();
         assert!(output.status.success(), "{}: {}", service.name, String::from_utf8_lossy(&output.stderr));
         for option in service.arguments.iter().filter(|argument| argument.starts_with("--")) {
             let allowed = ["--set", "--only", "--follow", "--pipeline", "--stage"];

@@ -143,6 +143,9 @@ impl<'a> Compiler<'a> {
         else {
             return Err(Problems::new(self.problems));
         };
+        let given = [monitor.reference.is_some(), monitor.probes.is_some()];
+        let files = MONITOR_FILES.iter().zip(given).filter(|(_, given)| *given);
+        let monitor_files = files.map(|(entry, _)| self.document.written_at(entry)).collect();
         let mut plan = Plan {
             name: pipeline.name,
             file: self.document.file.to_owned(),
@@ -156,7 +159,7 @@ impl<'a> Compiler<'a> {
             injections,
             tests,
             warnings: self.warnings(&drafts),
-            monitor_files: MONITOR_FILES.iter().map(|entry| self.document.written_at(entry)).collect(),
+            monitor_files,
         };
         for draft in order.into_iter().map(|i| &drafts[i]) {
             let node = node(draft);
