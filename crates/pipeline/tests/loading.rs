@@ -4,7 +4,10 @@
 
 mod kinds;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use driftline_pipeline::{BatchConfig, Durability, Others, Override, Plan};
 use driftline_types::config::{ByteSize, Millis};
@@ -58,12 +61,17 @@ fn paths_are_relative_to_where_they_are_written() {
 
 #[test]
 fn a_file_that_is_wrong_is_told_of_where_it_is_named() {
-    let problem = |overrides: &[Override]| {
-        load(overrides).problem_of_file(&["monitor", "reference"], "x.json: no such file".to_owned()).to_string()
-    };
-    assert_eq!(problem(&[]), "tests/right.toml:40:2: monitor.reference: x.json: no such file");
+    let told =
+        |plan: Plan| plan.problem_of_file(&["monitor", "reference"], "x.json: no such file".to_owned()).to_string();
+    let text = fs::read_to_string(RIGHT).unwrap().replace("[monitor]\n", "[monitor]\nreference = \"x.json\"\n");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = folder.path().join("wrong.toml");
+    fs::write(&file, text).unwrap();
+    let in_file = told(Plan::load(&file, &[], &kinds::kinds()).unwrap());
+    assert!(in_file.ends_with("wrong.toml:41:13: monitor.reference: x.json: no such file"), "{in_file}");
+
     let set = "monitor.reference=x.json".parse().unwrap();
-    assert_eq!(problem(&[set]), "--set monitor.reference: x.json: no such file");
+    assert_eq!(told(load(&[set])), "--set monitor.reference: x.json: no such file");
 }
 
 #[test]
