@@ -174,12 +174,7 @@ impl Replay {
 
     /// Writes what a batch led to.
     fn take(&mut self, effects: Effects) -> Result<ControlFlow<()>, Failure> {
-        for change in effects.state {
-            match change.value {
-                Some(value) => drop(self.state.insert(change.key, value)),
-                None => drop(self.state.remove(&change.key)),
-            }
-        }
+        effects.state.into_iter().for_each(|change| change.apply(&mut self.state));
         for letter in &effects.dead_letters {
             let header = |name| letter.headers.get_str(name).unwrap_or("unknown").to_owned();
             self.refuse(&header(wire::ERROR_TOPIC), header(wire::ERROR_OFFSET), &header(wire::ERROR_REASON));

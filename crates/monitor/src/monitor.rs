@@ -178,18 +178,16 @@ impl Monitor {
             }
         };
         let key = &profile.key;
-        if key.pipeline != self.settings.pipeline || key.window.millis != self.settings.window_ms {
-            let text =
-                format!("a profile of {} over {} is of another pipeline or window length", key.stage, key.window);
+        let foreign = if key.pipeline != self.settings.pipeline || key.window.millis != self.settings.window_ms {
+            Some(("foreign", format!("over {} is of another pipeline or window length", key.window)))
+        } else if !self.is_comparable(&profile) {
+            Some(("bins", "was counted on other bins than the reference's".to_owned()))
+        } else {
+            None
+        };
+        if let Some((kind, why)) = foreign {
             if *offset >= self.windows.progress().taken_to {
-                self.note_of(format!("foreign/{}", key.stage), text);
-            }
-            return self.windows.unreadable(*offset, None);
-        }
-        if !self.is_comparable(&profile) {
-            if *offset >= self.windows.progress().taken_to {
-                let text = format!("a profile of {} was counted on other bins than the reference's", key.stage);
-                self.note_of(format!("bins/{}", key.stage), text);
+                self.note(&key.stage, kind, format!("a profile of {} {why}", key.stage));
             }
             return self.windows.unreadable(*offset, None);
         }

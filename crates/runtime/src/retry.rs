@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use driftline_broker::BrokerError;
-use driftline_types::ErrorClass;
+use driftline_types::{ErrorClass, StageName};
 
 use crate::{
     flow::{Flow, Stop},
@@ -16,6 +16,7 @@ use crate::{
 /// # Errors
 /// What the last call said.
 pub(crate) fn until_available<T>(
+    node: &StageName,
     flow: &Flow,
     metrics: &NodeMetrics,
     mut call: impl FnMut() -> Result<T, BrokerError>,
@@ -25,7 +26,7 @@ pub(crate) fn until_available<T>(
         match call() {
             Err(error) if error.class() == ErrorClass::Transient && flow.stopping() != Some(Stop::Now) => {
                 let wait = backoff.next_wait();
-                tracing::warn!(%error, ?wait, "the broker does not answer, trying again");
+                tracing::warn!(%node, %error, ?wait, "the broker does not answer, trying again");
                 metrics.set_ready(false);
                 flow.pause(wait);
             }

@@ -12,7 +12,7 @@ use crate::{
     flow::{Flow, Stop},
     metrics::NodeMetrics,
     repeats::Repeats,
-    retry::Backoff,
+    retry::{Backoff, until_available},
     source_task::now,
     stage_task::{IDLE, is_drained, with_causes},
     telemetry::Node,
@@ -122,28 +122,17 @@ impl SinkTask {
         repeats: &Repeats,
         note: Option<&str>,
     ) -> Result<(), RunError> {
-        let mut backoff = Backoff::new(u64::from(std::process::id()));
-        loop {
-            let offsets = next
-                .iter()
-                .map(|(partition, &next)| OffsetCommit {
-                    partition: partition.clone(),
-                    committed: repeats.committed(partition, next, note),
-                })
-                .collect();
-            match member.commit(Unit { outputs: Vec::new(), offsets }) {
-                Ok(()) | Err(BrokerError::Fenced { .. }) => {
-                    self.metrics.set_ready(true);
-                    return Ok(());
-                }
-                Err(error) if error.class() == ErrorClass::Transient && self.flow.stopping() != Some(Stop::Now) => {
-                    let wait = backoff.next_wait();
-                    tracing::warn!(sink = %self.name, %error, ?wait, "commit failed, trying again");
-                    self.metrics.set_ready(false);
-                    self.flow.pause(wait);
-                }
-                Err(error) => return Err(RunError::Broker(error)),
+        let offset = |(partition, &next): (&TopicPartition, &u64)| OffsetCommit {
+            partition: partition.clone(),
+            committed: repeats.committed(partition, next, note),
+        };
+        let commit = || member.commit(Unit { outputs: Vec::new(), offsets: next.iter().map(offset).collect() });
+        match until_available(&self.name, &self.flow, &self.metrics, commit) {
+            Ok(()) | Err(BrokerError::Fenced { .. }) => {
+                self.metrics.set_ready(true);
+                Ok(())
             }
+            Err(error) => Err(RunError::Broker(error)),
         }
     }
 

@@ -46,7 +46,8 @@ struct Log {
 impl SourceTask {
     pub(crate) fn run(mut self) -> Result<(), RunError> {
         let at = |error: StageError| RunError::stage(&self.site.stage, &error);
-        let mut log = until_available(&self.flow, &self.metrics, || self.connect()).map_err(RunError::Broker)?;
+        let mut log = until_available(&self.site.stage, &self.flow, &self.metrics, || self.connect())
+            .map_err(RunError::Broker)?;
         self.source.restore(log.state.clone().into_iter().collect()).map_err(at)?;
         self.metrics.set_ready(true);
         let mut backoff = Backoff::new(u64::from(std::process::id()));
@@ -143,12 +144,7 @@ impl SourceTask {
 
 /// Applies changes to a state.
 fn with(mut state: BTreeMap<Bytes, Bytes>, changes: &[StateChange]) -> BTreeMap<Bytes, Bytes> {
-    for change in changes {
-        match &change.value {
-            Some(value) => drop(state.insert(change.key.clone(), value.clone())),
-            None => drop(state.remove(&change.key)),
-        }
-    }
+    changes.iter().cloned().for_each(|change| change.apply(&mut state));
     state
 }
 

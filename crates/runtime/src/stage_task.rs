@@ -168,7 +168,8 @@ impl StageTask {
     fn operator(&self, operators: &mut Operators, partition: Partition) -> Result<(), RunError> {
         if let Entry::Vacant(entry) = operators.entry(partition) {
             let mut operator = self.stage.instance(Arc::clone(&self.site));
-            let state = until_available(&self.flow, &self.metrics, || read_state(&*self.broker, &self.site, partition));
+            let read = || read_state(&*self.broker, &self.site, partition);
+            let state = until_available(&self.site.stage, &self.flow, &self.metrics, read);
             let entries = state.map_err(RunError::Broker)?.into_iter().collect();
             operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, &error))?;
             entry.insert(operator);

@@ -1,5 +1,7 @@
 //! The only way out of a stage.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use driftline_types::{Code, Context, Injections, Key, Parameter, Record, RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -65,6 +67,16 @@ pub struct StateChange {
     pub key: Bytes,
     /// The new value; `None` removes the key.
     pub value: Option<Bytes>,
+}
+
+impl StateChange {
+    /// Makes the change in a copy of the state.
+    pub fn apply(self, state: &mut BTreeMap<Bytes, Bytes>) {
+        match self.value {
+            Some(value) => drop(state.insert(self.key, value)),
+            None => drop(state.remove(&self.key)),
+        }
+    }
 }
 
 /// What became of an input of the current batch.

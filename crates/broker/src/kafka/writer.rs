@@ -149,13 +149,15 @@ impl Writer {
 
     /// Hands messages to the client, outside any transaction; they are stored in this order within each partition.
     pub(super) fn send(&mut self, outputs: &[Outgoing]) -> Result<(), BrokerError> {
-        let cluster = Arc::clone(&self.cluster);
-        let round = self.round;
-        let client = self.open()?;
-        let round = next_round(client, round);
-        let sent = send(client, &cluster, outputs);
-        self.round = Some(round);
+        let sent = self.hand_over(outputs)?;
         self.or_anew(sent)
+    }
+
+    /// Hands messages to the client in rounds.
+    fn hand_over(&mut self, outputs: &[Outgoing]) -> Result<Result<(), KafkaError>, BrokerError> {
+        let client = Arc::clone(self.open()?);
+        self.round = Some(next_round(&client, self.round));
+        Ok(send(&client, &self.cluster, outputs))
     }
 
     /// Waits until everything that was handed over is stored.
@@ -188,12 +190,7 @@ impl Writer {
 
     /// Hands messages to the client as a part of the transaction that was begun. After a failure it is aborted.
     pub(super) fn add(&mut self, outputs: &[Outgoing]) -> Result<(), Failed> {
-        let cluster = Arc::clone(&self.cluster);
-        let round = self.round;
-        let client = self.open().map_err(Failed::Nothing)?;
-        let round = next_round(client, round);
-        let sent = send(client, &cluster, outputs);
-        self.round = Some(round);
+        let sent = self.hand_over(outputs).map_err(Failed::Nothing)?;
         sent.map_err(|error| self.aborted(&error))
     }
 
