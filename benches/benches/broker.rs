@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use driftline_broker::{
     Broker, Cleanup, Committed, Durability, Embedded, EmbeddedConfig, FetchLimit, OffsetCommit, Poll, Retention,
     TopicSpec, Unit,
@@ -183,13 +183,21 @@ fn message(topic: &Topic, value: &Bytes, headers: usize) -> Outgoing {
         "driftline-versions",
         "driftline-ingested",
     ];
-    let mut all = Headers::with_capacity(headers);
+    let mut buffer = BytesMut::new();
+    let mut all = Headers::writer(&mut buffer);
     for name in NAMES.into_iter().take(headers) {
-        all.push(name, Bytes::from_static(b"speech.microphone/0/123456/0"));
+        all.push(name, b"speech.microphone/0/123456/0");
     }
     let key = Some(Bytes::from_static(b"session-0001"));
     let timestamp = Timestamp::from_millis(0);
-    Outgoing { topic: topic.clone(), partition: None, key, value: Some(value.clone()), headers: all, timestamp }
+    Outgoing {
+        topic: topic.clone(),
+        partition: None,
+        key,
+        value: Some(value.clone()),
+        headers: all.finish(),
+        timestamp,
+    }
 }
 
 /// Bytes that do not compress (xorshift64).

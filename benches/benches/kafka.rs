@@ -256,7 +256,6 @@ fn bare(config: &KafkaConfig, records: u64) -> (f64, f64) {
     client
         .set("bootstrap.servers", &config.bootstrap_servers)
         .set("enable.idempotence", "true")
-        .set("linger.ms", "1")
         .set("queue.buffering.max.messages", "200000")
         .set("queue.buffering.max.kbytes", "262144");
     if exactly_once {

@@ -52,7 +52,7 @@ pub(crate) fn describe(message: &Message) -> Value {
         "partition": message.partition,
         "offset": message.offset,
         "time": message.timestamp.to_string(),
-        "key": text(message.key.as_ref()),
+        "key": text(message.key.as_deref()),
         "headers": texts(&message.headers),
         "value": shown(&message.headers, message.value.as_ref()),
     })
@@ -63,13 +63,13 @@ pub(crate) fn describe_outgoing(output: &Outgoing) -> Value {
     json!({
         "topic": output.topic.as_str(),
         "time": output.timestamp.to_string(),
-        "key": text(output.key.as_ref()),
+        "key": text(output.key.as_deref()),
         "headers": texts(&output.headers),
         "value": shown(&output.headers, output.value.as_ref()),
     })
 }
 
-fn text(bytes: Option<&Bytes>) -> Option<String> {
+fn text(bytes: Option<&[u8]>) -> Option<String> {
     bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 

@@ -260,7 +260,7 @@ impl Service {
     }
 
     fn message(&self, alarm: &Alarm) -> Outgoing {
-        let mut headers = Headers::with_capacity(2);
+        let mut headers = Headers::default();
         headers.push(wire::CE_TYPE, SCHEMA);
         headers.push(wire::CONTENT_TYPE, "application/json");
         Outgoing {

@@ -25,7 +25,7 @@ pub fn write(broker: &dyn Broker, pipeline: &PipelineName, feedback: &[Feedback]
 
 /// Makes the message of one; nothing if it has no JSON, which its types rule out.
 fn message(pipeline: &PipelineName, feedback: &Feedback) -> Option<Outgoing> {
-    let mut headers = Headers::with_capacity(2);
+    let mut headers = Headers::default();
     headers.push(wire::CE_TYPE, SCHEMA);
     headers.push(wire::CONTENT_TYPE, "application/json");
     Some(Outgoing {

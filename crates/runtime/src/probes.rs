@@ -13,7 +13,7 @@ const SCHEMA: &str = "probe-part.v1";
 /// Makes the message of a part of an answer; nothing if it has no JSON, which its types rule out.
 pub(crate) fn message(site: &Site, part: &ProbePart) -> Option<Outgoing> {
     let value = serde_json::to_vec(part).ok()?;
-    let mut headers = Headers::with_capacity(2);
+    let mut headers = Headers::default();
     headers.push(wire::CE_TYPE, SCHEMA);
     headers.push(wire::CONTENT_TYPE, "application/json");
     Some(Outgoing {

@@ -13,7 +13,7 @@ const SCHEMA: &str = "profile.v1";
 /// Makes the message of a profile. The bytes say what they describe, the header of which partition of the node's input
 /// they were made: how far a node is, is known by partition.
 pub(crate) fn message(site: &Site, partition: Partition, profile: EncodedProfile) -> Outgoing {
-    let mut headers = Headers::with_capacity(2);
+    let mut headers = Headers::default();
     headers.push(wire::CE_TYPE, SCHEMA);
     headers.push(wire::PARTITION, partition.to_string());
     Outgoing {

@@ -7,6 +7,7 @@
 
 pub mod config;
 mod error;
+mod headers;
 mod injection;
 mod message;
 mod name;
@@ -15,8 +16,9 @@ mod time;
 pub mod wire;
 
 pub use error::ErrorClass;
+pub use headers::{HeaderWriter, Headers};
 pub use injection::{Injection, Injections, Parameter};
-pub use message::{Headers, Message, Offset, Outgoing, Partition, TopicPartition};
+pub use message::{Message, Offset, Outgoing, Partition, TopicPartition};
 pub use name::{GroupId, NameError, PipelineName, SchemaId, StageName, StageVersion, Topic};
 pub use record::{Code, Context, Key, Probe, Record, RecordId, Timing, TraceContext};
 pub use time::Timestamp;

@@ -1,11 +1,11 @@
 //! What a broker carries: bytes, headers and a place in the log.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, Topic};
+use crate::{Headers, Timestamp, Topic};
 
 /// The number of a partition within its topic, from 0.
 pub type Partition = u32;
@@ -32,65 +32,6 @@ impl TopicPartition {
 impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.topic, self.partition)
-    }
-}
-
-/// Headers in order; a name may repeat, as on Kafka.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Cow<'static, str>, Bytes)>);
-
-impl Headers {
-    /// Makes an empty set of headers with room for `n`.
-    #[must_use]
-    pub fn with_capacity(n: usize) -> Self {
-        Self(Vec::with_capacity(n))
-    }
-
-    /// Appends a header.
-    pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) {
-        self.0.push((name.into(), value.into()));
-    }
-
-    /// Replaces the last value of a name, or appends it.
-    pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
-        match self.0.iter_mut().rev().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = value.into(),
-            None => self.push(name, value),
-        }
-    }
-
-    /// Returns the last value of a name, or `None`.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value)
-    }
-
-    /// Returns the last value of a name as text, or `None` if it is absent or not UTF-8.
-    #[must_use]
-    pub fn get_str(&self, name: &str) -> Option<&str> {
-        std::str::from_utf8(self.get(name)?).ok()
-    }
-
-    /// Removes every header whose name fails `keep`.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
-        self.0.retain(|(name, _)| keep(name));
-    }
-
-    /// Visits the headers in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
-        self.0.iter().map(|(name, value)| (name.as_ref(), value))
-    }
-
-    /// Returns the number of headers.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Returns whether there is no header.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -147,7 +88,5 @@ impl Outgoing {
 }
 
 fn payload_bytes(key: Option<&Bytes>, value: Option<&Bytes>, headers: &Headers) -> usize {
-    key.map_or(0, Bytes::len)
-        + value.map_or(0, Bytes::len)
-        + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    key.map_or(0, Bytes::len) + value.map_or(0, Bytes::len) + headers.payload_bytes()
 }

@@ -4,16 +4,13 @@
 //! trace context; `driftline-*` for lineage. Reading is total: a message written by others, with
 //! none of these headers, gets a context made from its place in the log.
 
-use std::{
-    fmt::{Display, Write as _},
-    sync::Arc,
-};
+use std::{fmt::Write as _, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
-    Timestamp, Timing, TraceContext,
+    Timestamp, Timing,
 };
 
 /// `CloudEvents` version: always `1.0`.
@@ -70,46 +67,42 @@ pub const MAX_PARENTS: usize = 16;
 /// records of a batch; what one record has in common with the one before is written once.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    source: Bytes,
-    schema: Bytes,
+    source: String,
+    schema: SchemaId,
     time: Last<Timestamp>,
     versions: Last<Arc<[(StageName, StageVersion)]>>,
     timings: Last<Vec<Timing>>,
-    ingested: Last<Timestamp>,
 }
 
 /// The last value that was written, and its text.
 #[derive(Clone, Debug)]
-struct Last<T>(Option<(T, Bytes)>);
+struct Last<T>(Option<(T, String)>);
 
 impl<T: Clone + PartialEq> Last<T> {
-    fn text<B: Into<Bytes>>(&mut self, value: &T, write: impl FnOnce() -> B) -> Bytes {
-        match &self.0 {
-            Some((last, text)) if last == value => text.clone(),
-            _ => self.0.insert((value.clone(), write().into())).1.clone(),
-        }
+    fn text(&mut self, value: &T, write: impl FnOnce() -> String) -> &str {
+        let known = self.0.take().filter(|(last, _)| last == value);
+        &self.0.insert(known.unwrap_or_else(|| (value.clone(), write()))).1
     }
 }
 
-/// Bytes that the texts of one record's headers take, about.
-pub const TEXTS: usize = 160;
+/// Bytes that one record's headers take, about.
+pub const HEADER_BYTES: usize = 320;
 
 impl Origin {
     /// Describes the output of a source or stage.
     #[must_use]
     pub fn new(pipeline: &PipelineName, stage: &StageName, schema: SchemaId) -> Self {
         Self {
-            source: format!("/{pipeline}/{stage}").into(),
-            schema: Bytes::from_static(schema.as_str().as_bytes()),
+            source: format!("/{pipeline}/{stage}"),
+            schema,
             time: Last(None),
             versions: Last(None),
             timings: Last(None),
-            ingested: Last(None),
         }
     }
 
     /// Writes a record's context as headers; `content_type` is the media type of its value. `buffer` is empty, and is so
-    /// again afterwards; [`TEXTS`] bytes of room a record spare allocations.
+    /// again afterwards; [`HEADER_BYTES`] of room a record spare allocations.
     #[must_use]
     pub fn headers(
         &mut self,
@@ -118,27 +111,22 @@ impl Origin {
         content_type: &'static str,
         buffer: &mut BytesMut,
     ) -> Headers {
-        let mut text = |value: &dyn Display| {
-            // Writing to a buffer that grows cannot fail.
-            let _ = write!(buffer, "{value}");
-            buffer.split().freeze()
-        };
-        let mut headers = Headers::with_capacity(12);
-        headers.push(CE_SPECVERSION, Bytes::from_static(b"1.0"));
-        headers.push(CE_ID, text(&context.id));
-        headers.push(CE_SOURCE, self.source.clone());
-        headers.push(CE_TYPE, self.schema.clone());
-        headers.push(CE_TIME, self.time.text(&event_time, || text(&event_time)));
-        headers.push(CONTENT_TYPE, Bytes::from_static(content_type.as_bytes()));
+        let mut headers = Headers::writer(buffer);
+        headers.push(CE_SPECVERSION, "1.0");
+        headers.push_text(CE_ID, &context.id);
+        headers.push(CE_SOURCE, &self.source);
+        headers.push(CE_TYPE, self.schema.as_str());
+        headers.push(CE_TIME, self.time.text(&event_time, || event_time.to_string()));
+        headers.push(CONTENT_TYPE, content_type);
         if let Some(parent) = &context.trace.parent {
-            headers.push(TRACEPARENT, parent.clone());
+            headers.push(TRACEPARENT, parent);
         }
         if let Some(state) = &context.trace.state {
-            headers.push(TRACESTATE, state.clone());
+            headers.push(TRACESTATE, state);
         }
         match &context.parents[..] {
             [] => {}
-            [parent] => headers.push(PARENTS, text(parent)),
+            [parent] => headers.push_text(PARENTS, parent),
             parents => headers.push(PARENTS, join(named_parents(parents), |out, id| write!(out, "{id}"))),
         }
         if !context.versions.is_empty() {
@@ -149,15 +137,14 @@ impl Origin {
             let write = || join(context.timings.iter(), |out, t| write!(out, "{}={:.3}", t.stage, t.ms));
             headers.push(TIMINGS, self.timings.text(&context.timings, write));
         }
-        let ingested = &context.ingested;
-        headers.push(INGESTED, self.ingested.text(ingested, || text(&ingested.as_millis())));
+        headers.push_text(INGESTED, context.ingested.as_millis());
         if let Some(code) = context.code {
-            headers.push(CODE, text(&code));
+            headers.push_text(CODE, code);
         }
         if let Some(probe) = &context.probe {
-            headers.push(PROBE, text(probe));
+            headers.push_text(PROBE, probe);
         }
-        headers
+        headers.finish()
     }
 }
 
@@ -166,22 +153,24 @@ impl Origin {
 /// is made of it is named after that.
 #[must_use]
 pub fn context(message: &Message) -> Context {
-    let headers = &message.headers;
-    let items = |name| headers.get_str(name).into_iter().flat_map(|text| text.split(','));
     let id = RecordId { topic: message.topic.clone(), partition: message.partition, offset: message.offset, index: 0 };
-    Context {
-        id,
-        trace: TraceContext { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() },
-        parents: items(PARENTS).filter_map(|id| id.parse().ok()).collect(),
-        versions: items(VERSIONS).filter_map(version).collect::<Arc<[_]>>(),
-        timings: items(TIMINGS).filter_map(timing).collect(),
-        ingested: headers
-            .get_str(INGESTED)
-            .and_then(|ms| ms.parse().ok())
-            .map_or(message.timestamp, Timestamp::from_millis),
-        code: headers.get_str(CODE).and_then(|code| code.parse().ok()),
-        probe: headers.get_str(PROBE).and_then(|probe| probe.parse().ok()),
+    let mut context = Context::at_source(id, message.timestamp);
+    for (name, value) in message.headers.iter() {
+        let text = || std::str::from_utf8(value).unwrap_or_default();
+        let items = || text().split(',');
+        match name {
+            TRACEPARENT => context.trace.parent = Some(Bytes::copy_from_slice(value)),
+            TRACESTATE => context.trace.state = Some(Bytes::copy_from_slice(value)),
+            PARENTS => context.parents = items().filter_map(|id| id.parse().ok()).collect(),
+            VERSIONS => context.versions = items().filter_map(version).collect(),
+            TIMINGS => context.timings = items().filter_map(timing).collect(),
+            INGESTED => context.ingested = text().parse().map_or(message.timestamp, Timestamp::from_millis),
+            CODE => context.code = text().parse().ok(),
+            PROBE => context.probe = text().parse().ok(),
+            _ => {}
+        }
     }
+    context
 }
 
 /// Says whether a message belongs to a probe.
@@ -273,7 +262,7 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Probe, Topic};
+    use crate::{Probe, Topic, TraceContext};
 
     fn id(offset: u64) -> RecordId {
         RecordId { topic: Topic::try_new("speech.microphone").unwrap(), partition: 0, offset, index: 0 }

@@ -12,47 +12,16 @@
 //! | 4 | `u32` length of the value + 1; 0 is a tombstone |
 //! | 4 | `u32` number of headers |
 //! | … | the key, the value |
-//! | … | the headers |
+//! | … | the headers, as [`Headers::encoded`] has them |
 //!
-//! A header:
-//!
-//! | bytes | what |
-//! |---|---|
-//! | 1 | `u8` place of the name in the table of known names + 1; 0 if the name follows |
-//! | 4 + n | only after 0: `u32` length of the name, the name in UTF-8 |
-//! | 4 + n | `u32` length of the value, the value |
-//!
-//! The table of known names is part of the format: names are appended to it, never moved. Its
-//! entries decode to `&'static str`, so a record of ours costs no allocation but the list itself.
 //! The store keeps a checksum of every row, therefore a record has none of its own; decoding is
 //! total all the same and answers [`Malformed`] whatever the bytes are.
 
-use std::borrow::Cow;
-
 use bytes::{BufMut, Bytes, BytesMut};
-use driftline_types::{Headers, Message, Offset, Outgoing, Partition, Timestamp, Topic, wire};
-
-/// Names stored as one byte. Part of the format: append only.
-const KNOWN_NAMES: [&str; 13] = [
-    wire::CE_SPECVERSION,
-    wire::CE_ID,
-    wire::CE_SOURCE,
-    wire::CE_TYPE,
-    wire::CE_TIME,
-    wire::CONTENT_TYPE,
-    wire::TRACEPARENT,
-    wire::TRACESTATE,
-    wire::PARENTS,
-    wire::VERSIONS,
-    wire::TIMINGS,
-    wire::INGESTED,
-    wire::CODE,
-];
+use driftline_types::{Headers, Message, Offset, Outgoing, Partition, Timestamp, Topic};
 
 /// Length field, timestamp, lengths of key and value, number of headers.
 const FIXED_BYTES: usize = 4 + 8 + 4 + 4 + 4;
-/// The smallest header: a known name and an empty value.
-const MIN_HEADER_BYTES: usize = 1 + 4;
 
 /// The bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,24 +33,12 @@ pub(super) struct Malformed {
     pub len: usize,
 }
 
-fn known_code(name: &str) -> Option<u8> {
-    // The table is short: a scan that compares lengths first beats a hash.
-    KNOWN_NAMES.iter().position(|known| *known == name).map(|i| i as u8 + 1)
-}
-
 /// Returns the bytes that [`encode`] will write for a message.
 pub(super) fn encoded_len(message: &Outgoing) -> usize {
     FIXED_BYTES
         + message.key.as_ref().map_or(0, Bytes::len)
         + message.value.as_ref().map_or(0, Bytes::len)
-        + message
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                let name = if known_code(name).is_some() { 0 } else { 4 + name.len() };
-                MIN_HEADER_BYTES + name + value.len()
-            })
-            .sum::<usize>()
+        + message.headers.encoded().len()
 }
 
 /// Appends a message to a row. Every length must fit in `u32 - 1`, which the limit on messages
@@ -95,18 +52,7 @@ pub(super) fn encode(message: &Outgoing, len: usize, row: &mut BytesMut) {
     row.put_u32_le(message.headers.len() as u32);
     row.put_slice(message.key.as_deref().unwrap_or_default());
     row.put_slice(message.value.as_deref().unwrap_or_default());
-    for (name, value) in message.headers.iter() {
-        match known_code(name) {
-            Some(code) => row.put_u8(code),
-            None => {
-                row.put_u8(0);
-                row.put_u32_le(name.len() as u32);
-                row.put_slice(name.as_bytes());
-            }
-        }
-        row.put_u32_le(value.len() as u32);
-        row.put_slice(value);
-    }
+    row.put_slice(message.headers.encoded());
 }
 
 /// Reads the records of one row, in order.
@@ -183,28 +129,10 @@ impl Fields<'_> {
         let header_count = self.u32()? as usize;
         let key = self.optional(key_len)?;
         let value = self.optional(value_len)?;
-        if header_count > end.saturating_sub(self.at) / MIN_HEADER_BYTES {
-            return None;
-        }
-        let mut headers = Headers::with_capacity(header_count);
-        for _ in 0..header_count {
-            let name = self.name()?;
-            let len = self.u32()? as usize;
-            headers.push(name, self.bytes(len)?);
-        }
+        let headers = Headers::decode(header_count, self.bytes(end.checked_sub(self.at)?)?)?;
         let timestamp = Timestamp::from_millis(timestamp);
         let message = Message { topic: topic.clone(), partition, offset, key, value, headers, timestamp };
-        (self.at == end).then_some(message)
-    }
-
-    fn name(&mut self) -> Option<Cow<'static, str>> {
-        let [code] = self.array()?;
-        if code > 0 {
-            return KNOWN_NAMES.get(usize::from(code) - 1).map(|name| Cow::Borrowed(*name));
-        }
-        let len = self.u32()? as usize;
-        let name = self.bytes(len)?;
-        std::str::from_utf8(&name).ok().map(|name| Cow::Owned(name.to_owned()))
+        Some(message)
     }
 
     fn optional(&mut self, len_plus_one: u32) -> Option<Option<Bytes>> {
@@ -234,6 +162,7 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use driftline_types::wire;
     use proptest::prelude::*;
 
     use super::*;
@@ -247,7 +176,7 @@ mod tests {
     }
 
     fn name() -> impl Strategy<Value = String> {
-        prop_oneof![prop::sample::select(KNOWN_NAMES.to_vec()).prop_map(str::to_owned), "\\PC{0,12}"]
+        prop_oneof![Just(wire::CE_ID.to_owned()), "\\PC{0,12}"]
     }
 
     fn outgoing() -> impl Strategy<Value = Outgoing> {
@@ -256,7 +185,7 @@ mod tests {
             |(key, value, pairs, ms)| {
                 let mut headers = Headers::default();
                 for (name, value) in pairs {
-                    headers.push(name, value);
+                    headers.push(&name, value);
                 }
                 let timestamp = Timestamp::from_millis(ms);
                 Outgoing { topic: topic(), partition: None, key, value, headers, timestamp }

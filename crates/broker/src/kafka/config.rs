@@ -82,9 +82,6 @@ impl std::fmt::Debug for KafkaConfig {
     }
 }
 
-/// How long a producer waits for more messages before it sends those it has.
-pub(super) const LINGER_MS: u64 = 1;
-
 /// How long a call to the cluster may take before it counts as failed.
 pub(super) const CALL: Duration = Duration::from_secs(30);
 
@@ -164,10 +161,8 @@ impl KafkaConfig {
     /// record is handed over, so the client's own limit is out of the way. Transactions end before
     /// [`Self::member`]'s session, so that a hanging process holds readers up no longer than it holds its partitions.
     pub(super) fn producer(&self, transactional_id: Option<&str>) -> ClientConfig {
-        let linger = LINGER_MS.to_string();
         let mut own = vec![
             ("enable.idempotence", "true"),
-            ("linger.ms", linger.as_str()),
             ("message.max.bytes", "1000000000"),
             ("queue.buffering.max.messages", "200000"),
             ("queue.buffering.max.kbytes", "262144"),

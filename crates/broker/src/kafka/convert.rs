@@ -14,28 +14,13 @@ use rdkafka::{
 /// Event time of a message without [`wire::CE_TIME`], in milliseconds.
 pub(super) const TIME: &str = "driftline-time";
 
-/// Names that nearly every message carries.
-const COMMON: [&str; 14] = [
-    wire::CE_SPECVERSION,
-    wire::CE_ID,
-    wire::CE_SOURCE,
-    wire::CE_TYPE,
-    wire::CE_TIME,
-    wire::CONTENT_TYPE,
-    wire::TRACEPARENT,
-    wire::TRACESTATE,
-    wire::PARENTS,
-    wire::VERSIONS,
-    wire::TIMINGS,
-    wire::INGESTED,
-    wire::CODE,
-    TIME,
-];
-
 /// Copies a message out of the client: one allocation holds key, value and headers.
 pub(super) fn message(topic: Topic, from: &BorrowedMessage<'_>) -> Message {
+    /// Room for the lengths that stand before a header's name and value.
+    const LENGTHS: usize = 9;
     let headers = from.headers();
-    let of_headers: usize = headers.iter().flat_map(|all| all.iter()).map(|h| h.value.map_or(0, <[u8]>::len)).sum();
+    let of_headers: usize =
+        headers.iter().flat_map(|all| all.iter()).map(|h| LENGTHS + h.key.len() + h.value.map_or(0, <[u8]>::len)).sum();
     let (key, value) = (from.key(), from.payload());
     let mut buffer = BytesMut::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + of_headers);
     let mut copy = |bytes: &[u8]| -> Bytes {
@@ -43,21 +28,19 @@ pub(super) fn message(topic: Topic, from: &BorrowedMessage<'_>) -> Message {
         buffer.split().freeze()
     };
     let (key, value) = (key.map(&mut copy), value.map(&mut copy));
-    let mut ours = Headers::with_capacity(headers.map_or(0, rdkafka::message::Headers::count));
+    let mut ours = Headers::writer(&mut buffer);
     let (mut time, mut event_time) = (None, None);
     for header in headers.iter().flat_map(|all| all.iter()) {
         let value = header.value.unwrap_or_default();
         let text = || std::str::from_utf8(value).ok();
-        match COMMON.into_iter().find(|name| *name == header.key) {
-            Some(TIME) => time = text().and_then(|text| text.parse().ok()).map(Timestamp::from_millis),
-            Some(name) => {
-                if name == wire::CE_TIME {
-                    event_time = text().and_then(Timestamp::parse);
-                }
-                ours.push(name, copy(value));
-            }
-            None => ours.push(header.key.to_owned(), copy(value)),
+        if header.key == TIME {
+            time = text().and_then(|text| text.parse().ok()).map(Timestamp::from_millis);
+            continue;
         }
+        if header.key == wire::CE_TIME {
+            event_time = text().and_then(Timestamp::parse);
+        }
+        ours.push(header.key, value);
     }
     let arrived = || Timestamp::from_millis(from.timestamp().to_millis().unwrap_or(0));
     Message {
@@ -66,23 +49,23 @@ pub(super) fn message(topic: Topic, from: &BorrowedMessage<'_>) -> Message {
         offset: from.offset() as Offset,
         key,
         value,
-        headers: ours,
+        headers: ours.finish(),
         timestamp: time.or(event_time).unwrap_or_else(arrived),
     }
 }
 
 /// The last event time that was read: messages of one moment mostly come together, and reading one takes a while.
 #[derive(Default)]
-pub(super) struct Times(Option<(Bytes, Option<Timestamp>)>);
+pub(super) struct Times(Option<(Vec<u8>, Option<Timestamp>)>);
 
 impl Times {
     /// Whether a text is this event time.
-    fn tells(&mut self, text: &Bytes, time: Timestamp) -> bool {
+    fn tells(&mut self, text: &[u8], time: Timestamp) -> bool {
         let parsed = match &self.0 {
             Some((known, parsed)) if known == text => *parsed,
             _ => {
                 let parsed = std::str::from_utf8(text).ok().and_then(Timestamp::parse);
-                self.0.insert((text.clone(), parsed)).1
+                self.0.insert((text.to_owned(), parsed)).1
             }
         };
         parsed == Some(time)
@@ -105,7 +88,7 @@ pub(super) fn record<'a>(
     }
     let mut headers = OwnedHeaders::new_with_capacity(from.headers.len() + 1);
     for (name, value) in from.headers.iter() {
-        headers = headers.insert(Header { key: name, value: Some(&value[..]) });
+        headers = headers.insert(Header { key: name, value: Some(value) });
     }
     // Written by the readers' rule: a time that the other header does not tell.
     if !from.headers.get(wire::CE_TIME).is_some_and(|text| times.tells(text, from.timestamp)) {

@@ -24,18 +24,13 @@ use rdkafka::{
 
 use super::{
     cluster::{Cluster, failed},
-    config::{CALL, LINGER_MS},
+    config::CALL,
     convert,
 };
 use crate::BrokerError;
 
 /// How long deliveries and the end of a transaction are waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long messages are handed over before those that were are waited for: as long as the client waits for more.
-///
-/// An idempotent client of librdkafka sends a partition's next batch when the one before is stored, and spins from the
-/// moment at which the next one is due. What it does not have yet is never due.
-const ROUND: Duration = Duration::from_millis(LINGER_MS);
 /// How long the client is left alone where it has nothing to tell.
 const MOMENT: Duration = Duration::from_micros(200);
 
@@ -87,13 +82,11 @@ pub(super) struct Writer {
     transactional_id: Option<String>,
     /// `None` before the first use, and after a call whose outcome is unknown.
     client: Option<Arc<BaseProducer<Deliveries>>>,
-    /// When the first message was handed over that may still be under way.
-    round: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(cluster: Arc<Cluster>, transactional_id: Option<String>) -> Self {
-        Self { cluster, transactional_id, client: None, round: None }
+        Self { cluster, transactional_id, client: None }
     }
 
     /// Connects. For a producer of transactions this ends whatever one of the same id has left open.
@@ -153,10 +146,8 @@ impl Writer {
         self.or_anew(sent)
     }
 
-    /// Hands messages to the client in rounds.
     fn hand_over(&mut self, outputs: &[Outgoing]) -> Result<Result<(), KafkaError>, BrokerError> {
         let client = Arc::clone(self.open()?);
-        self.round = Some(next_round(&client, self.round));
         Ok(send(&client, &self.cluster, outputs))
     }
 
@@ -270,19 +261,6 @@ fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
     // Deliveries that were thrown away are reported as failed, which is known.
     let _ = delivered(client);
     until_settled(PATIENCE, || client.abort_transaction(PATIENCE))
-}
-
-/// Waits until what was handed over is stored, if that has gone on for [`ROUND`]; returns when the round began.
-fn next_round(client: &BaseProducer<Deliveries>, began: Option<Instant>) -> Instant {
-    let Some(began) = began else { return Instant::now() };
-    if client.in_flight_count() > 0 && began.elapsed() < ROUND {
-        return began;
-    }
-    let deadline = Instant::now() + PATIENCE;
-    while client.in_flight_count() > 0 && Instant::now() < deadline {
-        serve(client);
-    }
-    Instant::now()
 }
 
 /// Hands messages over; waits where the client's buffer is full.

@@ -135,7 +135,7 @@ pub fn messages_come_back_byte_for_byte<S: Subject>() {
             .map(|(key, value, pairs, ms)| {
                 let mut headers = Headers::default();
                 for (name, value) in pairs {
-                    headers.push(name, value);
+                    headers.push(&name, value);
                 }
                 let timestamp = Timestamp::from_millis(i64::from(ms));
                 Outgoing { topic: t.clone(), partition: None, key, value, headers, timestamp }
