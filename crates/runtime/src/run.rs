@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::{
     Limits, Metrics, Monitoring, NodeKind, NodeReport, Nodes, Report, Telemetry,
     batch::BatchLimits,
+    failure::with_causes,
     flow::{Flow, Stop},
     sink_task::SinkTask,
     source_task::SourceTask,
@@ -232,7 +233,7 @@ fn open(
                 };
                 tasks.push((node.name.clone(), Box::new(|| task.run())));
             }
-            Err(error) => problem(node, crate::stage_task::with_causes(&error)),
+            Err(error) => problem(node, with_causes(&error)),
         }
     }
     for node in &plan.stages {
@@ -255,7 +256,7 @@ fn open(
                 };
                 tasks.push((node.name.clone(), Box::new(|| task.run())));
             }
-            Err(error) => problem(node, crate::stage_task::with_causes(&error)),
+            Err(error) => problem(node, with_causes(&error)),
         }
     }
     for node in &plan.sources {
@@ -279,7 +280,7 @@ fn open(
                 };
                 tasks.push((node.name.clone(), Box::new(|| task.run())));
             }
-            Err(error) => problem(node, crate::stage_task::with_causes(&error)),
+            Err(error) => problem(node, with_causes(&error)),
         }
     }
     if problems.is_empty() { Ok((tasks, versions)) } else { Err(RunError::Open(problems)) }

@@ -9,12 +9,13 @@ use driftline_types::{ErrorClass, Message, PipelineName, StageName, TopicPartiti
 use crate::{
     RunError,
     batch::{BatchLimits, Batcher, Next},
+    failure::with_causes,
     flow::{Flow, Stop},
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
     source_task::now,
-    stage_task::{IDLE, is_drained, with_causes},
+    stage_task::{IDLE, is_drained},
     telemetry::Node,
 };
 

@@ -18,10 +18,11 @@ use driftline_types::{ErrorClass, Outgoing, Timestamp};
 
 use crate::{
     RunError,
+    failure::with_causes,
     flow::Flow,
     metrics::NodeMetrics,
     retry::{Backoff, until_available},
-    stage_task::{into_unit, read_state, with_causes},
+    stage_task::{into_unit, read_state},
     telemetry::Node,
 };
 

@@ -19,6 +19,7 @@ use driftline_types::{ErrorClass, Headers, Message, Outgoing, Partition, StageNa
 use crate::{
     RunError,
     batch::{BatchLimits, Batcher, Next},
+    failure::{Failure, panic_text},
     flow::{Flow, Stop},
     metrics::NodeMetrics,
     repeats::Repeats,
@@ -345,21 +346,16 @@ impl StageTask {
             Failure::Broker(error) => Err(RunError::Text(error)),
             // Another member has the partition: it reads the messages again.
             Failure::Fenced => Ok(Done::Break(())),
-            Failure::Transient(mut error) => {
-                let mut backoff = Backoff::new(u64::from(partition) + u64::from(std::process::id()));
-                loop {
-                    let wait = backoff.next_wait();
-                    tracing::warn!(stage = %self.site.stage, partition, %error, ?wait, "batch failed, trying again");
-                    self.metrics.set_ready(false);
-                    self.flow.pause(wait);
-                    if self.flow.stopping() == Some(Stop::Now) {
-                        return Ok(Done::Break(()));
-                    }
-                    match self.attempt(turn, partition, messages) {
-                        Ok(()) => return Ok(Done::Continue(())),
-                        Err(Failure::Transient(again)) => error = again,
-                        Err(failure) => return self.recover(turn, partition, messages, failure),
-                    }
+            failure @ Failure::Transient(_) => {
+                let mut first = Some(failure);
+                let attempt = || match first.take() {
+                    Some(failure) => Err(failure),
+                    None => self.attempt(turn, partition, messages),
+                };
+                match self.persist(partition, "a batch failed", attempt) {
+                    Ok(()) => Ok(Done::Continue(())),
+                    Err(Failure::Transient(_)) => Ok(Done::Break(())),
+                    Err(failure) => self.recover(turn, partition, messages, failure),
                 }
             }
             Failure::Record(reason) => {
@@ -413,24 +409,36 @@ impl StageTask {
     ) -> Result<Done, RunError> {
         let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
+        let write = || commit(turn, Unit { outputs: vec![letter.clone()], offsets: offsets.clone() });
+        match self.persist(partition, "a dead letter was not written", write) {
+            Ok(()) => {
+                turn.repeats.settle(offsets);
+                self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
+                self.metrics.set_ready(true);
+                self.operator(turn.operators, partition).map(Done::Continue)
+            }
+            Err(Failure::Fenced | Failure::Transient(_)) => Ok(Done::Break(())),
+            Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),
+        }
+    }
+
+    /// Repeats what fails for a passing reason, until the nodes are asked to stop at once. Meanwhile the node is not ready.
+    fn persist(
+        &self,
+        partition: Partition,
+        what: &str,
+        mut attempt: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut backoff = Backoff::new(u64::from(partition) + u64::from(std::process::id()));
         loop {
-            match commit(turn, Unit { outputs: vec![letter.clone()], offsets: offsets.clone() }) {
-                Ok(()) => {
-                    turn.repeats.settle(offsets);
-                    self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
-                    return self.operator(turn.operators, partition).map(Done::Continue);
-                }
-                Err(Failure::Fenced) => return Ok(Done::Break(())),
-                Err(Failure::Transient(_)) if self.flow.stopping() == Some(Stop::Now) => return Ok(Done::Break(())),
-                Err(Failure::Transient(error)) => {
+            match attempt() {
+                Err(Failure::Transient(error)) if self.flow.stopping() != Some(Stop::Now) => {
                     let wait = backoff.next_wait();
-                    tracing::warn!(stage = %self.site.stage, %error, ?wait, "dead letter not written, trying again");
+                    tracing::warn!(stage = %self.site.stage, partition, %error, ?wait, "{what}, trying again");
+                    self.metrics.set_ready(false);
                     self.flow.pause(wait);
                 }
-                Err(failure) => {
-                    return Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage)));
-                }
+                outcome => return outcome,
             }
         }
     }
@@ -507,68 +515,6 @@ fn commit(turn: &mut Turn<'_>, unit: Unit) -> Result<(), Failure> {
         watch.committed(started, outcome.as_ref().err().map(Failure::class));
     }
     outcome
-}
-
-/// Why a batch was not committed.
-#[derive(Clone, Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}")]
-    Transient(String),
-    #[error("{0}")]
-    Record(String),
-    #[error("{0}")]
-    Fatal(String),
-    #[error("{0}")]
-    Broker(String),
-    #[error("the partition was taken over by another member")]
-    Fenced,
-}
-
-impl Failure {
-    fn of(error: &StageError) -> Self {
-        let text = with_causes(error);
-        match error.class() {
-            ErrorClass::Transient => Self::Transient(text),
-            ErrorClass::Record => Self::Record(text),
-            ErrorClass::Fatal => Self::Fatal(text),
-        }
-    }
-
-    fn of_broker(error: &BrokerError) -> Self {
-        match (error, error.class()) {
-            (BrokerError::Fenced { .. }, _) => Self::Fenced,
-            (error, ErrorClass::Record) => Self::Record(error.to_string()),
-            (error, ErrorClass::Transient) => Self::Transient(error.to_string()),
-            (error, ErrorClass::Fatal) => Self::Broker(error.to_string()),
-        }
-    }
-
-    /// Names the reaction, without the words.
-    fn class(&self) -> &'static str {
-        match self {
-            Self::Transient(_) => "transient",
-            Self::Record(_) => "record",
-            Self::Fatal(_) => "fatal",
-            Self::Broker(_) => "broker",
-            Self::Fenced => "fenced",
-        }
-    }
-}
-
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// The offsets to commit once these messages are done: one a topic and partition.
