@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use driftline_broker::{Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention};
+use driftline_broker::{
+    Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention, TokenSource,
+};
 use driftline_pipeline::{self as pipeline, BrokerKind, Plan};
 use driftline_runtime::{create_topics, kinds};
 
@@ -45,6 +47,7 @@ fn kafka(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
         pipeline::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
         pipeline::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
     };
+    config.token = plan.broker.token.clone().map(|token| TokenSource::new(move || token.read()));
     let mut problems = Vec::new();
     for (name, property) in &plan.broker.properties {
         match property.read() {

@@ -1,28 +1,39 @@
 //! What all handles of one cluster share: names, topics and their limits, ends of partitions.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use dashmap::DashMap;
 use driftline_types::{GroupId, Offset, Partition, Topic, TopicPartition};
 use futures_executor::block_on;
+use parking_lot::Mutex;
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    producer::BaseProducer,
 };
 
-use super::{config::CALL, reader::Readers};
+use super::{
+    config::CALL,
+    login::{Login, serve},
+    reader::Readers,
+    writer::Deliveries,
+};
 use crate::{BrokerError, Cleanup, KafkaConfig, Retention, TopicDescription, TopicSpec, Watermarks};
 
 /// Shared by the handle, its members and producers.
 pub(super) struct Cluster {
     pub config: KafkaConfig,
     pub readers: Readers,
-    admin: AdminClient<DefaultClientContext>,
+    admin: AdminClient<Login>,
     /// Sees records of open transactions too, so it knows the true ends.
-    ends: BaseConsumer,
+    ends: BaseConsumer<Login>,
     topics: DashMap<Topic, Limits>,
+    /// Those that are polled only while they write.
+    producers: Mutex<Vec<Weak<BaseProducer<Deliveries>>>>,
 }
 
 /// What a message for a topic must fit.
@@ -33,20 +44,60 @@ pub(super) struct Limits {
     pub message_bytes: usize,
 }
 
+/// How long an answer is waited for before it is looked whether there was a refusal.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often clients are looked after that may need a new token.
+const LET_IN: Duration = Duration::from_millis(500);
+
 /// Room for what Kafka stores around the bytes of a message.
 const OVERHEAD: usize = 512;
 
 impl Cluster {
     pub(super) fn connect(config: KafkaConfig) -> Result<Self, BrokerError> {
-        let admin = config.admin().create().map_err(|error| failed("connect", &error))?;
-        let ends: BaseConsumer =
-            config.reader("read_uncommitted").create().map_err(|error| failed("connect", &error))?;
-        // Fails here, with the servers named, instead of waiting in the first stage.
-        ends.fetch_metadata(None, CALL).map_err(|error| {
-            let reason = format!("{} did not answer within {} s: {error}", config.bootstrap_servers, CALL.as_secs());
-            BrokerError::Unavailable { action: "connect", reason }
-        })?;
-        Ok(Self { readers: Readers::new(&config), config, admin, ends, topics: DashMap::new() })
+        // The clients would go on asking for a token that can be used.
+        if let Some(token) = &config.token {
+            token.read().map_err(|reason| refused("connect", reason))?;
+        }
+        let made = |error: KafkaError| failed("connect", &error);
+        let admin = config.admin().create_with_context(config.login()).map_err(made)?;
+        let ends = config.reader("read_uncommitted").create_with_context(config.login()).map_err(made)?;
+        await_answer(&ends, &config.bootstrap_servers)?;
+        Ok(Self {
+            readers: Readers::new(&config),
+            config,
+            admin,
+            ends,
+            topics: DashMap::new(),
+            producers: Mutex::default(),
+        })
+    }
+
+    /// Keeps clients let in that have nothing to do for longer than a token lasts, until the cluster is dropped.
+    pub(super) fn keep_let_in(self: &Arc<Self>) -> Result<(), BrokerError> {
+        let cluster = Arc::downgrade(self);
+        let keep = move || {
+            while let Some(cluster) = cluster.upgrade() {
+                cluster.readers.forget_idle();
+                let producers: Vec<_> = {
+                    let mut producers = cluster.producers.lock();
+                    producers.retain(|producer| producer.strong_count() > 0);
+                    producers.iter().filter_map(Weak::upgrade).collect()
+                };
+                producers.iter().for_each(|producer| producer.poll(Duration::ZERO));
+                // Its own questions, and the wait until the next round.
+                let _ = cluster.ends.poll(LET_IN);
+            }
+        };
+        let thread = std::thread::Builder::new().name("kafka-token".to_owned()).spawn(keep);
+        thread.map(drop).map_err(|error| refused("connect", error))
+    }
+
+    /// Has a producer kept let in.
+    pub(super) fn keep(&self, producer: &Arc<BaseProducer<Deliveries>>) {
+        if self.config.token.is_some() {
+            self.producers.lock().push(Arc::downgrade(producer));
+        }
     }
 
     /// The name of a topic on the cluster.
@@ -204,9 +255,30 @@ impl Cluster {
     }
 }
 
-/// Asks for the ends of a partition as a client sees them. One that knows a leader that is gone looks for the new one
+/// Waits until a broker answers. Fails here, with the servers named, instead of waiting in the first stage.
+fn await_answer(client: &BaseConsumer<Login>, servers: &str) -> Result<(), BrokerError> {
+    let deadline = Instant::now() + CALL;
+    loop {
+        serve(client);
+        let Err(error) = client.fetch_metadata(None, ASK_AGAIN) else { return Ok(()) };
+        if let Some(reason) = client.context().refused() {
+            return Err(refused("connect", format!("{servers} did not let us in: {reason}")));
+        }
+        if Instant::now() > deadline {
+            let reason = format!("{servers} did not answer within {} s: {error}", CALL.as_secs());
+            return Err(BrokerError::Unavailable { action: "connect", reason });
+        }
+    }
+}
+
+/// Asks for the ends of a partition as a client sees them. The client must not be reading. One that knows a leader that is gone looks for the new one
 /// only when it is told to.
-pub(super) fn ends(client: &BaseConsumer, name: &str, partition: Partition) -> Result<Watermarks, KafkaError> {
+pub(super) fn ends<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    name: &str,
+    partition: Partition,
+) -> Result<Watermarks, KafkaError> {
+    serve(client);
     let ask = || client.fetch_watermarks(name, signed(partition), CALL);
     let (low, high) = ask().or_else(|_| client.fetch_metadata(Some(name), CALL).and_then(|_| ask()))?;
     Ok(Watermarks { low: low as Offset, high: high as Offset })
