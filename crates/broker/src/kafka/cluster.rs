@@ -168,7 +168,6 @@ impl Cluster {
             return Err(BrokerError::PartitionCount { topic: topic.clone(), found, allowed });
         }
         let name = self.topic_name(topic);
-        let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
         let settings: Vec<(&str, String)> = match &spec.cleanup {
             Cleanup::Compact => vec![("cleanup.policy", "compact".into())],
             Cleanup::Delete(Retention { bytes, ms }) => {
@@ -176,8 +175,23 @@ impl Cluster {
                 vec![("retention.bytes", limit(bytes)), ("retention.ms", limit(ms))]
             }
         };
-        let mut new = NewTopic::new(&name, spec.partitions as i32, replication);
-        for (key, value) in &settings {
+        match self.make(&name, spec.partitions, &settings)? {
+            Some(found) if found == spec.partitions => Ok(()),
+            Some(found) => Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted: spec.partitions }),
+            None => Err(BrokerError::UnknownTopic { topic: topic.clone() }),
+        }
+    }
+
+    /// Makes a topic if there is none of the name; returns how many partitions it has.
+    pub(super) fn make(
+        &self,
+        name: &str,
+        partitions: u32,
+        settings: &[(&str, String)],
+    ) -> Result<Option<u32>, BrokerError> {
+        let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
+        let mut new = NewTopic::new(name, partitions as i32, replication);
+        for (key, value) in settings {
             new = new.set(key, value);
         }
         let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
@@ -185,31 +199,37 @@ impl Cluster {
             block_on(self.admin.create_topics([&new], &options)).map_err(|error| failed("create topic", &error))?;
         match created.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
-            Some(Err((_, code))) => return Err(refused("create topic", format!("{topic}: {code}"))),
+            Some(Err((_, code))) => return Err(refused("create topic", format!("{name}: {code}"))),
             _ => {}
         }
         // A new topic is known to every broker a moment later.
         let mut found = None;
         for attempt in 0..100_u32 {
-            found = self.partitions(&name)?;
+            found = self.partitions(name)?;
             if found.is_some() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(u64::from(5 + attempt)));
         }
-        match found {
-            Some(found) if found == spec.partitions => Ok(()),
-            Some(found) => Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted: spec.partitions }),
-            None => Err(BrokerError::UnknownTopic { topic: topic.clone() }),
-        }
+        Ok(found)
     }
 
     pub(super) fn delete_topic(&self, topic: &Topic) -> Result<(), BrokerError> {
-        let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
-        block_on(self.admin.delete_topics(&[&self.topic_name(topic)], &options))
-            .map_err(|error| failed("delete topic", &error))?;
+        self.delete(&self.topic_name(topic))?;
         self.topics.remove(topic);
         Ok(())
+    }
+
+    pub(super) fn delete(&self, name: &str) -> Result<(), BrokerError> {
+        let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
+        let deleted = block_on(self.admin.delete_topics(&[name], &options));
+        deleted.map(drop).map_err(|error| failed("delete topic", &error))
+    }
+
+    /// The number of brokers.
+    pub(super) fn brokers(&self) -> Result<u32, BrokerError> {
+        let metadata = self.ends.fetch_metadata(None, CALL).map_err(|error| failed("list brokers", &error))?;
+        Ok(metadata.brokers().len() as u32)
     }
 
     pub(super) fn describe_topic(&self, topic: &Topic) -> Result<Option<TopicDescription>, BrokerError> {

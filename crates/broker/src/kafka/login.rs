@@ -149,7 +149,10 @@ impl ClientContext for Login {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.note(&error, reason);
+        // A client with this context alone belongs to no group; librdkafka looks one up nevertheless.
+        if error.rdkafka_error_code() != Some(Code::GroupAuthorizationFailed) {
+            self.note(&error, reason);
+        }
     }
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {

@@ -14,15 +14,18 @@
 //! Transactions are visible to readers a moment after their commit has returned; [`Kafka::read`](crate::Broker::read)
 //! waits for those that were open when it was called.
 
+mod clock;
 mod cluster;
 mod committer;
 mod config;
 mod convert;
 mod login;
 mod member;
+mod permissions;
 mod poller;
 mod probe;
 mod reader;
+mod trial;
 mod writer;
 
 use std::sync::Arc;
@@ -30,15 +33,16 @@ use std::sync::Arc;
 use driftline_types::{GroupId, Message, Offset, Outgoing, Topic, TopicPartition};
 use rdkafka::consumer::BaseConsumer;
 
+pub use self::{
+    clock::ClockDifference,
+    config::{ALLOWED_PROPERTIES, Delivery, KafkaConfig},
+    login::TokenSource,
+};
 use self::{
     cluster::{Cluster, failed, refused},
     login::Login,
     member::KafkaMember,
     writer::{Failed, Writer},
-};
-pub use self::{
-    config::{ALLOWED_PROPERTIES, Delivery, KafkaConfig},
-    login::TokenSource,
 };
 use crate::{Broker, BrokerError, Committed, FetchLimit, Member, Producer, TopicDescription, TopicSpec};
 
