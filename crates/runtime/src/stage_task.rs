@@ -50,6 +50,9 @@ pub(crate) struct StageTask {
     pub flush_on_stop: bool,
 }
 
+/// How much is kept of a record for which its topic of dead letters has no room, bytes: as much as sources keep.
+const HEAD: usize = 64 << 10;
+
 /// The operators of the partitions this task owns.
 type Operators = BTreeMap<Partition, Box<dyn Operator>>;
 
@@ -411,7 +414,7 @@ impl StageTask {
         message: &Message,
         reason: String,
     ) -> Result<Done, RunError> {
-        let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
+        let mut letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason.clone());
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
         let mut backoff = Backoff::new(u64::from(partition) + u64::from(std::process::id()));
         loop {
@@ -420,6 +423,13 @@ impl StageTask {
                     turn.repeats.settle(offsets);
                     self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
                     return self.operator(turn.operators, partition).map(Done::Continue);
+                }
+                // Larger than its topic takes: the head says what it was, and the headers where all of it stands.
+                Err(Failure::Record(_)) if letter.value.as_ref().is_some_and(|value| value.len() > HEAD) => {
+                    let head = letter.value.take().map(|value| Bytes::copy_from_slice(&value[..HEAD]));
+                    let reason = format!("{reason}; of its value the first {HEAD} bytes are kept");
+                    let message = Message { value: head, ..message.clone() };
+                    letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, &message, reason);
                 }
                 Err(Failure::Fenced) => return Ok(Done::Break(())),
                 Err(Failure::Transient(_)) if self.flow.stopping() == Some(Stop::Now) => return Ok(Done::Break(())),
