@@ -367,7 +367,7 @@ impl StageTask {
             }
             Failure::Record(reason) => {
                 if let [message] = messages {
-                    return self.bury(turn, partition, message, reason);
+                    return self.bury(turn, partition, message, &reason);
                 }
                 let (left, right) = messages.split_at(messages.len() / 2);
                 for half in [left, right] {
@@ -412,9 +412,9 @@ impl StageTask {
         turn: &mut Turn<'_>,
         partition: Partition,
         message: &Message,
-        reason: String,
+        reason: &str,
     ) -> Result<Done, RunError> {
-        let mut letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason.clone());
+        let mut letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason.to_owned());
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
         let mut backoff = Backoff::new(u64::from(partition) + u64::from(std::process::id()));
         loop {
