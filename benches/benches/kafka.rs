@@ -5,6 +5,9 @@
 //! DRIFTLINE_KAFKA=$(deploy/kafka-local start) cargo bench -p driftline-benches --bench kafka [-- ROUNDS [RECORDS]]
 //! ```
 //!
+//! With Kafka Streams beside them, which `benches/peers/kafka-streams/compare` builds and names in `DRIFTLINE_STREAMS`: the same
+//! topology, records and commits, two threads. Its first 100,000 records warm the JVM up and are not counted.
+//!
 //! At last the latency that the stage adds, at 1,000 records/s at least once: from the moment at which a consumer has a
 //! record of the input topic to that at which another has what the stage made of it.
 //!
@@ -15,6 +18,8 @@ mod blobs;
 
 use std::{
     env,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -44,8 +49,9 @@ fn main() {
     let rounds: u64 = args.next().map_or(3, |arg| arg.parse().expect("a number of rounds"));
     let records: u64 = args.next().map_or(300_000, |arg| arg.parse().expect("a number of records"));
     let servers = env::var("DRIFTLINE_KAFKA").expect("DRIFTLINE_KAFKA names a cluster");
+    let peer = env::var_os("DRIFTLINE_STREAMS").map(PathBuf::from);
     for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
-        let mut ratios = Vec::new();
+        let (mut ratios, mut against_streams) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             let mut config = KafkaConfig::new(&servers);
             config.prefix = format!("bench-{}-{delivery:?}-{round}.", std::process::id());
@@ -62,10 +68,22 @@ fn main() {
                 bare / ours
             );
             ratios.push(bare / ours);
+            if let Some(peer) = &peer {
+                let (streams, streams_cpu) = streams(peer, &config, records);
+                println!(
+                    "{delivery:?}: Kafka Streams {:7.0} records/s, {:.1} µs CPU a record; ours is {:.2} times as fast",
+                    rate(streams),
+                    cost(streams_cpu),
+                    streams / ours
+                );
+                against_streams.push(streams / ours);
+            }
             remove(&servers, &config.prefix);
         }
-        ratios.sort_by(f64::total_cmp);
-        println!("{delivery:?}: median ratio {:.2}", ratios[ratios.len() / 2]);
+        println!("{delivery:?}: median ratio {:.2}", median(&mut ratios));
+        if peer.is_some() {
+            println!("{delivery:?}: against Kafka Streams, median {:.2} times as fast", median(&mut against_streams));
+        }
     }
     let mut config = KafkaConfig::new(&servers);
     config.prefix = format!("bench-{}-latency.", std::process::id());
@@ -81,6 +99,37 @@ fn main() {
         at(1.0),
         added.len()
     );
+}
+
+fn median(ratios: &mut [f64]) -> f64 {
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
+}
+
+/// Records that warm up the JVM of Kafka Streams.
+const JVM_WARM_UP: u64 = 100_000;
+
+/// Runs Kafka Streams; returns seconds by the clock, and of CPU of its process, for the records that count.
+fn streams(peer: &Path, config: &KafkaConfig, records: u64) -> (f64, f64) {
+    let mut config = config.clone();
+    config.prefix.push_str("streams.");
+    let broker = filled(&config, records + JVM_WARM_UP);
+    let topic = |name: &str| format!("{}blobs.{name}", config.prefix);
+    let delivery = if config.delivery == Delivery::ExactlyOnce { "exactly_once" } else { "at_least_once" };
+    let output = Command::new("java")
+        .arg("-cp")
+        .arg(format!("{0}/classes:{0}/jars/*", peer.display()))
+        .args(["PassThrough", &config.bootstrap_servers, &topic("app"), &topic("blobs"), &topic("pass"), delivery])
+        .args([records.to_string(), JVM_WARM_UP.to_string()])
+        .output()
+        .expect("java is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let written = broker.describe_topic(&Topic::try_new("blobs.pass").expect("a topic")).expect("the cluster answers");
+    let written: u64 = written.expect("it is there").partitions.iter().map(|ends| ends.high - ends.low).sum();
+    assert!(written >= records + JVM_WARM_UP, "{written} records came out");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let (seconds, cpu) = said.trim().split_once(' ').expect("two numbers");
+    (seconds.parse().expect("seconds"), cpu.parse().expect("seconds of CPU"))
 }
 
 /// Records a millisecond, and how many are counted after how many that warm up.

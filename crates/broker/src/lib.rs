@@ -18,5 +18,5 @@ pub use contract::{
 };
 pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;
-pub use kafka::{ALLOWED_PROPERTIES, Delivery, Kafka, KafkaConfig};
+pub use kafka::{ALLOWED_PROPERTIES, ClockDifference, Delivery, Kafka, KafkaConfig, TokenSource};
 pub use records::{Records, records};

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
+#[path = "kafka/token.rs"]
+mod token;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

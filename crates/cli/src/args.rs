@@ -71,7 +71,10 @@ pub(crate) enum Command {
     Topics(TopicsArgs),
     /// Shows how far each stage and sink is behind.
     Lag(LagArgs),
-    /// Tries what a run relies on: models, broker, topics.
+    /// Tries what a run relies on: models, broker, topics; on Kafka also permissions and the clock.
+    ///
+    /// Permissions are tried by asking for what is allowed and cannot be done, so nothing is written and no group is joined. For the clock a
+    /// topic is made and deleted. A line begins with `ok`, `FAIL`, or `?` for what could not be tried.
     Doctor(DoctorArgs),
     /// Prints a completion script for a shell.
     Completions {

@@ -5,6 +5,7 @@
 
 mod args;
 mod dead_letters;
+mod doctor;
 mod exit;
 mod feedback;
 mod log;
@@ -102,7 +103,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Replay(args) => replay::replay(&args),
         Command::Topics(args) => topics::topics(&args),
         Command::Lag(args) => topics::lag(&args),
-        Command::Doctor(args) => topics::doctor(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "driftline", &mut std::io::stdout());
             Ok(Exit::Success)

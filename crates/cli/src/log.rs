@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use driftline_broker::{Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention};
+use driftline_broker::{
+    Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention, TokenSource,
+};
 use driftline_pipeline::{self as pipeline, BrokerKind, Plan};
 use driftline_runtime::{create_topics, kinds};
 
@@ -33,11 +35,12 @@ pub(crate) fn open(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
 pub(crate) fn connect(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     match plan.broker.kind {
         BrokerKind::Embedded => embedded(plan),
-        BrokerKind::Kafka => kafka(plan),
+        BrokerKind::Kafka => Ok(Arc::new(kafka(plan)?)),
     }
 }
 
-fn kafka(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
+/// Connects to the Kafka cluster of a pipeline.
+pub(crate) fn kafka(plan: &Plan) -> Result<Kafka, Failure> {
     let mut config = KafkaConfig::new(plan.broker.bootstrap_servers.clone().unwrap_or_default());
     config.prefix.clone_from(&plan.broker.prefix);
     config.replication = plan.broker.replication;
@@ -45,6 +48,7 @@ fn kafka(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
         pipeline::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
         pipeline::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
     };
+    config.token = plan.broker.token.clone().map(|token| TokenSource::new(move || token.read()));
     let mut problems = Vec::new();
     for (name, property) in &plan.broker.properties {
         match property.read() {
@@ -55,7 +59,7 @@ fn kafka(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     if !problems.is_empty() {
         return Err(Failure::usage(problems.join("\n")));
     }
-    Ok(Arc::new(Kafka::connect(config).map_err(Failure::running)?))
+    Kafka::connect(config).map_err(Failure::running)
 }
 
 fn embedded(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {

@@ -1,20 +1,16 @@
-//! `driftline topics`, `driftline lag` and `driftline doctor`: what stands on the broker.
-
-use std::time::Instant;
+//! `driftline topics` and `driftline lag`: what stands on the broker.
 
 use driftline_broker::{Broker, Cleanup, FetchLimit};
-use driftline_pipeline::{BrokerKind, Node, Plan};
+use driftline_pipeline::Plan;
 use driftline_runtime::pipeline_topics;
 use driftline_types::{StageName, Topic, TopicPartition};
 use serde_json::{Value, json};
 
 use crate::{
     Exit,
-    args::{DoctorArgs, Format, LagArgs, TopicsArgs, TopicsCommand},
+    args::{Format, LagArgs, TopicsArgs, TopicsCommand},
     exit::Failure,
-    log,
-    registry::REGISTRY,
-    table,
+    log, table,
 };
 
 pub(crate) fn topics(args: &TopicsArgs) -> Result<Exit, Failure> {
@@ -110,64 +106,4 @@ fn show(header: &[&str], rows: &[Value], format: Format, cells: impl Fn(&Value) 
             println!("{table}");
         }
     }
-}
-
-/// Tries everything a run of the pipeline relies on, and says what is wrong.
-pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
-    let plan = log::load(&args.pipeline)?;
-    let mut healthy = true;
-    let mut check = |what: &str, outcome: Result<String, String>| {
-        let (mark, text) = match outcome {
-            Ok(text) => ("ok  ", text),
-            Err(text) => {
-                healthy = false;
-                ("FAIL", text)
-            }
-        };
-        println!("{mark}  {what}: {text}");
-    };
-    check("pipeline", Ok(format!("{} is valid", plan.file.display())));
-    for node in &plan.stages {
-        check(&format!("stage {}", node.name), opened(node));
-    }
-    let started = Instant::now();
-    match log::connect(&plan) {
-        Err(failure) => check("broker", Err(failure.message)),
-        Ok(broker) => {
-            let kind = match plan.broker.kind {
-                BrokerKind::Embedded => "the embedded log opens",
-                BrokerKind::Kafka => "the cluster answers",
-            };
-            check("broker", Ok(format!("{kind} ({} ms)", started.elapsed().as_millis())));
-            for (topic, wanted) in pipeline_topics(&plan) {
-                let found = broker.describe_topic(&topic);
-                let compacted = |cleanup: &Cleanup| *cleanup == Cleanup::Compact;
-                let outcome = match found {
-                    Err(error) => Err(error.to_string()),
-                    Ok(None) if plan.broker.kind == BrokerKind::Embedded => Ok("is made by the first run".to_owned()),
-                    Ok(None) => Err("is missing; `driftline topics create` makes it".to_owned()),
-                    Ok(Some(found)) if found.spec.partitions != wanted => {
-                        Err(format!("has {} partitions, the pipeline wants {wanted}", found.spec.partitions))
-                    }
-                    Ok(Some(found)) if topic.as_str().ends_with(".state") != compacted(&found.spec.cleanup) => {
-                        Err("has the wrong cleanup policy: state is compacted, records are not".to_owned())
-                    }
-                    Ok(Some(found)) => {
-                        let s = if found.spec.partitions == 1 { "" } else { "s" };
-                        Ok(format!("{} partition{s}", found.spec.partitions))
-                    }
-                };
-                check(&format!("topic {topic}"), outcome);
-            }
-        }
-    }
-    Ok(if healthy { Exit::Success } else { Exit::Failed })
-}
-
-/// Loads what a stage loads.
-fn opened(node: &Node) -> Result<String, String> {
-    let def = REGISTRY.stage(node.kind).ok_or_else(|| format!("kind {:?} is not known", node.kind))?;
-    let started = Instant::now();
-    let stage = def.open(&node.config).map_err(|error| error.to_string())?;
-    Ok(format!("version {} loads ({} ms)", stage.version(), started.elapsed().as_millis()))
 }

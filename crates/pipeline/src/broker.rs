@@ -6,9 +6,11 @@ use toml::{Table, Value};
 /// Keys that only an embedded log has.
 const EMBEDDED: [&str; 2] = ["path", "durability"];
 /// Keys that only a Kafka cluster has.
-const KAFKA: [&str; 5] = ["bootstrap_servers", "delivery", "prefix", "replication", "properties"];
+const KAFKA: [&str; 6] = ["bootstrap_servers", "delivery", "prefix", "replication", "properties", "token"];
 /// Properties whose value does not stand in a file that is shared.
 const SECRETS: [&str; 3] = ["sasl.password", "ssl.key.password", "ssl.key.pem"];
+/// What is said of a secret that does.
+const SECRET: &str = "a secret does not stand in the file, allowed are { file = \"PATH\" } and { env = \"NAME\" }";
 
 /// Finds keys of the other kind of broker, properties that are not allowed, and secrets in plain sight.
 pub(crate) fn check(table: &Table, properties: &[&str]) -> Vec<ConfigProblem> {
@@ -28,15 +30,83 @@ pub(crate) fn check(table: &Table, properties: &[&str]) -> Vec<ConfigProblem> {
     if !table.contains_key("bootstrap_servers") {
         problem(&["bootstrap_servers"], "is missing, allowed is a list of brokers: \"HOST:PORT,HOST:PORT\"".into());
     }
+    if let Some((path, message)) = token_problem(table) {
+        problem(path, message);
+    }
     let Some(Value::Table(found)) = table.get("properties") else { return problems };
     for (name, value) in found {
         if !properties.contains(&name.as_str()) {
             problems.push(ConfigProblem::unknown_key(vec!["properties".into(), name.clone()], properties));
         } else if SECRETS.contains(&name.as_str()) && !value.is_table() {
-            let message = "a secret does not stand in the file, allowed are { file = \"PATH\" } and { env = \"NAME\" }";
             let path = vec!["properties".into(), name.clone()];
-            problems.push(ConfigProblem { path, found: None, message: message.into() });
+            problems.push(ConfigProblem { path, found: None, message: SECRET.into() });
         }
     }
     problems
+}
+
+/// What does not fit between the token and the properties that say to show it.
+fn token_problem(table: &Table) -> Option<(&'static [&'static str], String)> {
+    let token = table.get("token");
+    // What stands elsewhere is not known here; Kafka's client judges it.
+    let property = |name, default| match table.get("properties").and_then(|properties| properties.get(name)) {
+        None => Some(default),
+        Some(value) => value.as_str(),
+    };
+    let (mechanism, protocol) = (property("sasl.mechanism", "none"), property("security.protocol", "plaintext"));
+    let Some(token) = token else {
+        let missing = "is missing, allowed with \"OAUTHBEARER\" are { file = \"PATH\" } and { env = \"NAME\" }";
+        return (mechanism == Some("OAUTHBEARER")).then(|| (&["token"][..], missing.to_owned()));
+    };
+    if !token.is_table() {
+        return Some((&["token"], SECRET.to_owned()));
+    }
+    if let Some(found) = mechanism.filter(|&found| found != "OAUTHBEARER") {
+        let message = format!("found {found:?}, allowed with broker.token is \"OAUTHBEARER\"");
+        return Some((&["properties", "sasl.mechanism"], message));
+    }
+    if let Some(found) = protocol.filter(|found| !found.to_lowercase().starts_with("sasl_")) {
+        let message = format!("found {found:?}, allowed with broker.token are \"sasl_ssl\", \"sasl_plaintext\"");
+        return Some((&["properties", "security.protocol"], message));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_and_the_properties_that_show_it_come_together() {
+        let told = |text: &str| {
+            token_problem(&text.parse().unwrap()).map(|(path, message)| format!("{}: {message}", path.join(".")))
+        };
+        let properties = |mechanism: &str, protocol: &str| {
+            format!("[properties]\n\"sasl.mechanism\" = {mechanism}\n\"security.protocol\" = {protocol}\n")
+        };
+        let right = properties("\"OAUTHBEARER\"", "\"SASL_SSL\"");
+        let token = "token = { file = \"/run/secrets/token\" }\n";
+        assert_eq!(told(""), None);
+        assert_eq!(told(&format!("{token}{right}")), None);
+        assert_eq!(told(&format!("{token}{}", properties("{ env = \"M\" }", "{ env = \"P\" }"))), None);
+        for (text, expected) in [
+            (right.clone(), "token: is missing, allowed with \"OAUTHBEARER\" are { file"),
+            (format!("token = \"hunter2\"\n{right}"), "token: a secret does not stand in the file, allowed are { file"),
+            (
+                token.to_owned(),
+                "properties.sasl.mechanism: found \"none\", allowed with broker.token is \"OAUTHBEARER\"",
+            ),
+            (
+                format!("{token}{}", properties("\"PLAIN\"", "\"sasl_ssl\"")),
+                "properties.sasl.mechanism: found \"PLAIN\", allowed with broker.token is \"OAUTHBEARER\"",
+            ),
+            (
+                format!("{token}{}", properties("\"OAUTHBEARER\"", "\"ssl\"")),
+                "properties.security.protocol: found \"ssl\", allowed with broker.token are \"sasl_ssl\", \"sasl_plaintext\"",
+            ),
+        ] {
+            let told = told(&text).unwrap();
+            assert!(told.starts_with(expected) && !told.contains("hunter2"), "{told}");
+        }
+    }
 }

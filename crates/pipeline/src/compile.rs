@@ -192,6 +192,9 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        if let Some(Value::Table(token)) = table.get_mut("token") {
+            self.resolve_paths(token, &["broker".to_owned(), "token".to_owned()], &["file"]);
+        }
         for problem in broker::check(&table, self.kinds.properties) {
             self.note_of(&at, problem);
         }

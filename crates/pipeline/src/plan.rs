@@ -174,6 +174,8 @@ pub struct BrokerConfig {
     pub replication: Option<u16>,
     /// Properties of the Kafka client, by librdkafka's names.
     pub properties: BTreeMap<String, Property>,
+    /// The token of a Kafka client whose `sasl.mechanism` is `OAUTHBEARER`, read anew whenever the client asks for one.
+    pub token: Option<Property>,
 }
 
 /// The kind of broker.

@@ -70,17 +70,21 @@ fn the_example_of_kafka_is_right() {
     let plan = load(&text).unwrap();
     assert_eq!(plan.broker.kind, BrokerKind::Kafka);
     assert!(matches!(plan.broker.properties["sasl.password"], Property::File(_)));
+    let (with_password, with_token) = (&examples()[1], &examples()[2]);
+    let servers = with_password.lines().take(3).collect::<Vec<_>>().join("\n");
+    let text = format!("pipeline.name = \"speech\"\n{servers}\n{with_token}\n[sources.microphone]{nodes}");
+    assert!(matches!(load(&text).unwrap().broker.token, Some(Property::File(_))));
 }
 
 #[test]
 fn the_example_of_a_test_is_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[4])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[5])).unwrap();
     assert_eq!((plan.tests.len(), plan.tests[0].expect.len(), plan.tests[0].overrides.len()), (1, 1, 1));
 }
 
 #[test]
 fn the_examples_of_injections_are_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[4])).unwrap();
     let injected = |node: &str| plan.injections_of(&StageName::try_new(node).unwrap());
     let moment = |text| Timestamp::parse(text).unwrap();
     let clip = injected("vad").iter().next().copied().unwrap();
@@ -91,7 +95,7 @@ fn the_examples_of_injections_are_right() {
 
 #[test]
 fn the_example_of_a_rule_is_right() {
-    let plan = load(&format!("{}\n{}", examples()[0], examples()[2])).unwrap();
+    let plan = load(&format!("{}\n{}", examples()[0], examples()[3])).unwrap();
     assert_eq!((plan.monitor.rules.len(), plan.monitor.rules[0].min_records), (1, 20));
     assert!(plan.monitor.is_on());
 }
@@ -112,6 +116,7 @@ fn the_reference_is_complete() {
         "broker.prefix",
         "broker.replication",
         "broker.properties",
+        "broker.token",
         "monitor.window",
         "monitor.reference",
         "monitor.lateness",

@@ -51,6 +51,9 @@ pub(crate) struct StageTask {
     pub flush_on_stop: bool,
 }
 
+/// How much is kept of a record for which its topic of dead letters has no room, bytes: as much as sources keep.
+const HEAD: usize = 64 << 10;
+
 /// The operators of the partitions this task owns.
 type Operators = BTreeMap<Partition, Box<dyn Operator>>;
 
@@ -360,7 +363,7 @@ impl StageTask {
             }
             Failure::Record(reason) => {
                 if let [message] = messages {
-                    return self.bury(turn, partition, message, reason);
+                    return self.bury(turn, partition, message, &reason);
                 }
                 let (left, right) = messages.split_at(messages.len() / 2);
                 for half in [left, right] {
@@ -405,12 +408,21 @@ impl StageTask {
         turn: &mut Turn<'_>,
         partition: Partition,
         message: &Message,
-        reason: String,
+        reason: &str,
     ) -> Result<Done, RunError> {
-        let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
-        let write = || commit(turn, Unit { outputs: vec![letter.clone()], offsets: offsets.clone() });
-        match self.persist(partition, "a dead letter was not written", write) {
+        let mut write = |message: &Message, reason: String| {
+            let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
+            let unit = || Unit { outputs: vec![letter.clone()], offsets: offsets.clone() };
+            self.persist(partition, "a dead letter was not written", || commit(turn, unit()))
+        };
+        let mut outcome = write(message, reason.to_owned());
+        // Larger than its topic takes: the head says what it was, and the headers where all of it stands.
+        if let (Err(Failure::Record(_)), Some(head)) = (&outcome, message.value.as_ref().and_then(|v| v.get(..HEAD))) {
+            let head = Message { value: Some(Bytes::copy_from_slice(head)), ..message.clone() };
+            outcome = write(&head, format!("{reason}; of its value the first {HEAD} bytes are kept"));
+        }
+        match outcome {
             Ok(()) => {
                 turn.repeats.settle(offsets);
                 self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);

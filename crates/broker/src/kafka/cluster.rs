@@ -1,28 +1,41 @@
 //! What all handles of one cluster share: names, topics and their limits, ends of partitions.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use dashmap::DashMap;
 use driftline_types::{GroupId, Offset, Partition, Topic, TopicPartition};
 use futures_executor::block_on;
+use parking_lot::Mutex;
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    producer::BaseProducer,
 };
 
-use super::{config::CALL, reader::Readers};
+use super::{
+    config::CALL,
+    login::{Login, serve},
+    reader::Readers,
+    writer::Deliveries,
+};
 use crate::{BrokerError, Cleanup, KafkaConfig, Retention, TopicDescription, TopicSpec, Watermarks};
 
 /// Shared by the handle, its members and producers.
 pub(super) struct Cluster {
     pub config: KafkaConfig,
     pub readers: Readers,
-    admin: AdminClient<DefaultClientContext>,
+    /// Asks for settings of topics, makes and deletes them. Not with a token: the admin client of rdkafka 0.39 never asks for one
+    /// (its issue 757).
+    admin: Option<AdminClient<Login>>,
     /// Sees records of open transactions too, so it knows the true ends.
-    ends: BaseConsumer,
+    ends: BaseConsumer<Login>,
     topics: DashMap<Topic, Limits>,
+    /// Those that are polled only while they write.
+    producers: Mutex<Vec<Weak<BaseProducer<Deliveries>>>>,
 }
 
 /// What a message for a topic must fit.
@@ -33,20 +46,66 @@ pub(super) struct Limits {
     pub message_bytes: usize,
 }
 
+/// How long an answer is waited for before it is looked whether there was a refusal.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often clients are looked after that may need a new token.
+const LET_IN: Duration = Duration::from_millis(500);
+
+/// How the names of the topics end that keep the states of stages.
+const STATE: &str = ".state";
+
 /// Room for what Kafka stores around the bytes of a message.
 const OVERHEAD: usize = 512;
 
 impl Cluster {
     pub(super) fn connect(config: KafkaConfig) -> Result<Self, BrokerError> {
-        let admin = config.admin().create().map_err(|error| failed("connect", &error))?;
-        let ends: BaseConsumer =
-            config.reader("read_uncommitted").create().map_err(|error| failed("connect", &error))?;
-        // Fails here, with the servers named, instead of waiting in the first stage.
-        ends.fetch_metadata(None, CALL).map_err(|error| {
-            let reason = format!("{} did not answer within {} s: {error}", config.bootstrap_servers, CALL.as_secs());
-            BrokerError::Unavailable { action: "connect", reason }
-        })?;
-        Ok(Self { readers: Readers::new(&config), config, admin, ends, topics: DashMap::new() })
+        // The clients would go on asking for a token that can be used.
+        if let Some(token) = &config.token {
+            token.read().map_err(|reason| refused("connect", reason))?;
+        }
+        let made = |error: KafkaError| failed("connect", &error);
+        let admin = match config.token {
+            Some(_) => None,
+            None => Some(config.admin().create_with_context(config.login()).map_err(made)?),
+        };
+        let ends = config.reader("read_uncommitted").create_with_context(config.login()).map_err(made)?;
+        await_answer(&ends, &config.bootstrap_servers)?;
+        Ok(Self {
+            readers: Readers::new(&config),
+            config,
+            admin,
+            ends,
+            topics: DashMap::new(),
+            producers: Mutex::default(),
+        })
+    }
+
+    /// Keeps clients let in that have nothing to do for longer than a token lasts, until the cluster is dropped.
+    pub(super) fn keep_let_in(self: &Arc<Self>) -> Result<(), BrokerError> {
+        let cluster = Arc::downgrade(self);
+        let keep = move || {
+            while let Some(cluster) = cluster.upgrade() {
+                cluster.readers.forget_idle();
+                let producers: Vec<_> = {
+                    let mut producers = cluster.producers.lock();
+                    producers.retain(|producer| producer.strong_count() > 0);
+                    producers.iter().filter_map(Weak::upgrade).collect()
+                };
+                producers.iter().for_each(|producer| producer.poll(Duration::ZERO));
+                // Its own questions, and the wait until the next round.
+                let _ = cluster.ends.poll(LET_IN);
+            }
+        };
+        let thread = std::thread::Builder::new().name("kafka-token".to_owned()).spawn(keep);
+        thread.map(drop).map_err(|error| refused("connect", error))
+    }
+
+    /// Has a producer kept let in.
+    pub(super) fn keep(&self, producer: &Arc<BaseProducer<Deliveries>>) {
+        if self.config.token.is_some() {
+            self.producers.lock().push(Arc::downgrade(producer));
+        }
     }
 
     /// The name of a topic on the cluster.
@@ -76,7 +135,10 @@ impl Cluster {
     /// The number of partitions; `None` if the topic does not exist. Asked of the client that goes on to ask for
     /// settings: it asks the broker that the newest answer names, which may be gone if that is an old one.
     fn partitions(&self, name: &str) -> Result<Option<u32>, BrokerError> {
-        let metadata = self.admin.inner().fetch_metadata(Some(name), CALL);
+        let metadata = match &self.admin {
+            Some(admin) => admin.inner().fetch_metadata(Some(name), CALL),
+            None => self.ends.fetch_metadata(Some(name), CALL),
+        };
         let metadata = metadata.map_err(|error| failed("describe topic", &error))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == name);
         Ok(found.map(|topic| topic.partitions().len() as u32).filter(|&partitions| partitions > 0))
@@ -101,9 +163,15 @@ impl Cluster {
         Ok(limits)
     }
 
+    /// The settings of a topic. With a token they cannot be asked for: then the state of a stage is taken to be compacted, as
+    /// [`Self::create_topic`] would make it, and all else to be Kafka's default.
     fn settings(&self, name: &str) -> Result<Vec<(String, String)>, BrokerError> {
+        let Some(admin) = &self.admin else {
+            let policy = if name.ends_with(STATE) { "compact" } else { "delete" };
+            return Ok(vec![("cleanup.policy".to_owned(), policy.to_owned())]);
+        };
         let options = AdminOptions::new().request_timeout(Some(CALL));
-        let described = block_on(self.admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options))
+        let described = block_on(admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options))
             .map_err(|error| failed("describe topic", &error))?;
         let resource = described.into_iter().next().ok_or_else(|| refused("describe topic", "no answer"))?;
         let resource = resource.map_err(|code| refused("describe topic", code))?;
@@ -117,7 +185,6 @@ impl Cluster {
             return Err(BrokerError::PartitionCount { topic: topic.clone(), found, allowed });
         }
         let name = self.topic_name(topic);
-        let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
         let settings: Vec<(&str, String)> = match &spec.cleanup {
             Cleanup::Compact => vec![("cleanup.policy", "compact".into())],
             Cleanup::Delete(Retention { bytes, ms }) => {
@@ -125,40 +192,66 @@ impl Cluster {
                 vec![("retention.bytes", limit(bytes)), ("retention.ms", limit(ms))]
             }
         };
-        let mut new = NewTopic::new(&name, spec.partitions as i32, replication);
-        for (key, value) in &settings {
-            new = new.set(key, value);
-        }
-        let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
-        let created =
-            block_on(self.admin.create_topics([&new], &options)).map_err(|error| failed("create topic", &error))?;
-        match created.into_iter().next() {
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
-            Some(Err((_, code))) => return Err(refused("create topic", format!("{topic}: {code}"))),
-            _ => {}
-        }
-        // A new topic is known to every broker a moment later.
-        let mut found = None;
-        for attempt in 0..100_u32 {
-            found = self.partitions(&name)?;
-            if found.is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(u64::from(5 + attempt)));
-        }
-        match found {
+        match self.make(&name, spec.partitions, &settings)? {
             Some(found) if found == spec.partitions => Ok(()),
             Some(found) => Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted: spec.partitions }),
             None => Err(BrokerError::UnknownTopic { topic: topic.clone() }),
         }
     }
 
-    pub(super) fn delete_topic(&self, topic: &Topic) -> Result<(), BrokerError> {
+    /// Makes a topic if there is none of the name; returns how many partitions it has.
+    pub(super) fn make(
+        &self,
+        name: &str,
+        partitions: u32,
+        settings: &[(&str, String)],
+    ) -> Result<Option<u32>, BrokerError> {
+        let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
+        let mut new = NewTopic::new(name, partitions as i32, replication);
+        for (key, value) in settings {
+            new = new.set(key, value);
+        }
         let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
-        block_on(self.admin.delete_topics(&[&self.topic_name(topic)], &options))
-            .map_err(|error| failed("delete topic", &error))?;
+        let created = block_on(self.admin("create topic")?.create_topics([&new], &options))
+            .map_err(|error| failed("create topic", &error))?;
+        match created.into_iter().next() {
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+            Some(Err((_, code))) => return Err(refused("create topic", format!("{name}: {code}"))),
+            _ => {}
+        }
+        // A new topic is known to every broker a moment later.
+        let mut found = None;
+        for attempt in 0..100_u32 {
+            found = self.partitions(name)?;
+            if found.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(u64::from(5 + attempt)));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn delete_topic(&self, topic: &Topic) -> Result<(), BrokerError> {
+        self.delete(&self.topic_name(topic))?;
         self.topics.remove(topic);
         Ok(())
+    }
+
+    pub(super) fn delete(&self, name: &str) -> Result<(), BrokerError> {
+        let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
+        let deleted = block_on(self.admin("delete topic")?.delete_topics(&[name], &options));
+        deleted.map(drop).map_err(|error| failed("delete topic", &error))
+    }
+
+    fn admin(&self, action: &'static str) -> Result<&AdminClient<Login>, BrokerError> {
+        let why = "with OAUTHBEARER topics are made and deleted by the cluster's own tools: the client's admin part takes no token";
+        self.admin.as_ref().ok_or_else(|| refused(action, why))
+    }
+
+    /// The number of brokers.
+    pub(super) fn brokers(&self) -> Result<u32, BrokerError> {
+        let metadata = self.ends.fetch_metadata(None, CALL).map_err(|error| failed("list brokers", &error))?;
+        Ok(metadata.brokers().len() as u32)
     }
 
     pub(super) fn describe_topic(&self, topic: &Topic) -> Result<Option<TopicDescription>, BrokerError> {
@@ -204,9 +297,30 @@ impl Cluster {
     }
 }
 
-/// Asks for the ends of a partition as a client sees them. One that knows a leader that is gone looks for the new one
+/// Waits until a broker answers. Fails here, with the servers named, instead of waiting in the first stage.
+fn await_answer(client: &BaseConsumer<Login>, servers: &str) -> Result<(), BrokerError> {
+    let deadline = Instant::now() + CALL;
+    loop {
+        serve(client);
+        let Err(error) = client.fetch_metadata(None, ASK_AGAIN) else { return Ok(()) };
+        if let Some(reason) = client.context().refused() {
+            return Err(refused("connect", format!("{servers} did not let us in: {reason}")));
+        }
+        if Instant::now() > deadline {
+            let reason = format!("{servers} did not answer within {} s: {error}", CALL.as_secs());
+            return Err(BrokerError::Unavailable { action: "connect", reason });
+        }
+    }
+}
+
+/// Asks for the ends of a partition as a client sees them. The client must not be reading. One that knows a leader that is gone looks for the new one
 /// only when it is told to.
-pub(super) fn ends(client: &BaseConsumer, name: &str, partition: Partition) -> Result<Watermarks, KafkaError> {
+pub(super) fn ends<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    name: &str,
+    partition: Partition,
+) -> Result<Watermarks, KafkaError> {
+    serve(client);
     let ask = || client.fetch_watermarks(name, signed(partition), CALL);
     let (low, high) = ask().or_else(|_| client.fetch_metadata(Some(name), CALL).and_then(|_| ask()))?;
     Ok(Watermarks { low: low as Offset, high: high as Offset })

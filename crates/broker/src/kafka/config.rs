@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::ClientConfig;
 
+use super::login::{Login, TokenSource};
+
 /// The settings of a Kafka cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
@@ -17,6 +19,8 @@ pub struct KafkaConfig {
     pub replication: Option<u16>,
     /// Properties of librdkafka, of [`ALLOWED_PROPERTIES`] only.
     pub properties: BTreeMap<String, String>,
+    /// Where the token comes from if `sasl.mechanism` is `OAUTHBEARER`.
+    pub token: Option<TokenSource>,
 }
 
 /// What a unit guarantees on Kafka.
@@ -78,6 +82,7 @@ impl std::fmt::Debug for KafkaConfig {
             .field("delivery", &self.delivery)
             .field("replication", &self.replication)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .field("token", &self.token)
             .finish()
     }
 }
@@ -95,7 +100,13 @@ impl KafkaConfig {
             delivery: Delivery::default(),
             replication: None,
             properties: BTreeMap::new(),
+            token: None,
         }
+    }
+
+    /// What a client shows the cluster.
+    pub(super) fn login(&self) -> Login {
+        Login::new(self.token.clone())
     }
 
     /// What every client of the cluster is made with. The user's properties come last.

@@ -53,7 +53,7 @@ impl KafkaMember {
         let client: Client = cluster
             .config
             .member(&name)
-            .create_with_context(Rebalances::default())
+            .create_with_context(Rebalances::new(cluster.config.login()))
             .map_err(|error| failed("join a group", &error))?;
         let names: Vec<(String, Topic)> =
             topics.iter().map(|topic| (cluster.topic_name(topic), topic.clone())).collect();

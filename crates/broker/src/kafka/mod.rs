@@ -7,20 +7,25 @@
 //!   Transactions carry the member's generation, so that a process that slept through a rebalance writes nothing.
 //! - One thread polls a member's client all the time ([`poller`]): no stage is too slow to stay in its group.
 //! - Another writes, while the member works on ([`committer`]): in order, and nothing past a failure.
+//! - Credentials are read anew whenever a client asks ([`login`]), and never shown.
 //! - A call whose outcome is unknown ends with a new client and a look at the offsets ([`writer`]), never with a guess.
 //! - Memory: a member buffers 16 MB beyond what librdkafka holds (16 MB a partition), a producer 256 MB at most.
 //!
 //! Transactions are visible to readers a moment after their commit has returned; [`Kafka::read`](crate::Broker::read)
 //! waits for those that were open when it was called.
 
+mod clock;
 mod cluster;
 mod committer;
 mod config;
 mod convert;
+mod login;
 mod member;
+mod permissions;
 mod poller;
 mod probe;
 mod reader;
+mod trial;
 mod writer;
 
 use std::sync::Arc;
@@ -28,9 +33,14 @@ use std::sync::Arc;
 use driftline_types::{GroupId, Message, Offset, Outgoing, Topic, TopicPartition};
 use rdkafka::consumer::BaseConsumer;
 
-pub use self::config::{ALLOWED_PROPERTIES, Delivery, KafkaConfig};
+pub use self::{
+    clock::ClockDifference,
+    config::{ALLOWED_PROPERTIES, Delivery, KafkaConfig},
+    login::TokenSource,
+};
 use self::{
     cluster::{Cluster, failed, refused},
+    login::Login,
     member::KafkaMember,
     writer::{Failed, Writer},
 };
@@ -45,14 +55,18 @@ impl Kafka {
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if no broker answers; [`BrokerError::Refused`] if a property is not allowed or wrong,
-    /// or if the cluster shows records of aborted transactions or loses offsets committed with one.
+    /// if the token cannot be used, if the cluster does not let us in, or if the cluster shows records of aborted transactions or loses offsets committed with one.
     pub fn connect(config: KafkaConfig) -> Result<Self, BrokerError> {
         if let Some(name) = config.properties.keys().find(|name| !ALLOWED_PROPERTIES.contains(&name.as_str())) {
             let reason = format!("found property {name:?}, allowed are {}", ALLOWED_PROPERTIES.join(", "));
             return Err(refused("connect", reason));
         }
         let delivery = config.delivery;
+        let has_token = config.token.is_some();
         let kafka = Self(Arc::new(Cluster::connect(config)?));
+        if has_token {
+            kafka.0.keep_let_in()?;
+        }
         if delivery == Delivery::ExactlyOnce {
             probe::probe(&kafka.0)?;
         }
@@ -88,7 +102,10 @@ impl Broker for Kafka {
         self.0.check(partition)?;
         let mut client = self.0.config.reader("read_committed");
         client.set("group.id", self.0.group_name(group));
-        let client: BaseConsumer = client.create().map_err(|error| failed("look up committed offsets", &error))?;
+        let client: BaseConsumer<Login> = client
+            .create_with_context(self.0.config.login())
+            .map_err(|error| failed("look up committed offsets", &error))?;
+        login::serve(&client);
         member::committed(&self.0, &client, partition)
     }
 

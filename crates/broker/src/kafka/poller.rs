@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +19,7 @@ use driftline_types::{ErrorClass, GroupId, Message, Offset, Topic, TopicPartitio
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
     ClientContext, Offset as Place, TopicPartitionList,
+    client::OAuthToken,
     consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
     error::{KafkaError, RDKafkaErrorCode as Code},
     types::RDKafkaRespErr,
@@ -26,6 +28,7 @@ use rdkafka::{
 use super::{
     cluster::{Cluster, failed, refused},
     convert,
+    login::Login,
     member::committed_of,
 };
 use crate::{BrokerError, Committed, Poll};
@@ -42,8 +45,8 @@ const COMMITTED: Duration = Duration::from_secs(10);
 const ASSIGN_AGAIN: Duration = Duration::from_millis(300);
 
 /// What the group asks of the client; filled in by its callback.
-#[derive(Default)]
 pub(super) struct Rebalances {
+    login: Login,
     waiting: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
 }
@@ -53,7 +56,23 @@ enum Rebalance {
     Revoke { lost: bool },
 }
 
-impl ClientContext for Rebalances {}
+impl Rebalances {
+    pub(super) fn new(login: Login) -> Self {
+        Self { login, waiting: Mutex::default(), closing: AtomicBool::default() }
+    }
+}
+
+impl ClientContext for Rebalances {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.login.note(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.token()
+    }
+}
 
 impl ConsumerContext for Rebalances {
     /// Notes what is asked for; the group waits until the poller has answered.
@@ -301,6 +320,7 @@ impl Poller {
     /// Tells what ends the member from what the client overcomes by itself.
     fn judge(&self, error: &KafkaError) -> Result<(), BrokerError> {
         match error.rdkafka_error_code() {
+            Some(Code::Authentication) if self.client.context().login.outlasts() => Ok(()),
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
                 let position = self.client.position().map_err(|error| failed("read", &error))?;
                 for element in position.elements() {

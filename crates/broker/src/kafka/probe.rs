@@ -36,7 +36,7 @@ fn keeps_transactions(cluster: &Arc<Cluster>, topic: &Topic, name: &str) -> Resu
         headers: Headers::default(),
         timestamp: Timestamp::from_millis(0),
     };
-    let mut writer = Writer::new(Arc::clone(cluster), Some(name.to_owned()));
+    let mut writer = Writer::new(Arc::clone(cluster), Some(format!("{}{name}", cluster.config.prefix)));
     let tried = |failure| match failure {
         Failed::Nothing(error) => error,
         Failed::Fenced => refused("probe", "fenced"),

@@ -16,6 +16,7 @@ use rdkafka::{
 use super::{
     cluster::{Cluster, ends, failed, signed},
     convert,
+    login::Login,
 };
 use crate::{BrokerError, FetchLimit, KafkaConfig};
 
@@ -23,6 +24,8 @@ use crate::{BrokerError, FetchLimit, KafkaConfig};
 const OPEN_TRANSACTIONS: Duration = Duration::from_secs(90);
 /// How long a place may have neither records nor an end before the client is asked anew.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long a reader is kept that shows a token.
+const IDLE: Duration = Duration::from_secs(2);
 /// How many readers are kept for the next call: one a thread that restores at the same time.
 const KEPT: usize = 4;
 
@@ -34,11 +37,12 @@ pub(super) struct Readers {
 
 /// A consumer at a place of one partition.
 struct Reader {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Login>,
     at: Option<TopicPartition>,
     next: Offset,
     /// Read, but beyond the limit of the call.
     ahead: VecDeque<Message>,
+    used: Instant,
 }
 
 impl Readers {
@@ -71,18 +75,28 @@ impl Readers {
         let mut reader = match self.take(place, from) {
             Some(reader) => reader,
             None => Reader {
-                consumer: self.client.create().map_err(|error| failed("read", &error))?,
+                consumer: self
+                    .client
+                    .create_with_context(cluster.config.login())
+                    .map_err(|error| failed("read", &error))?,
                 at: None,
                 next: 0,
                 ahead: VecDeque::new(),
+                used: Instant::now(),
             },
         };
         let messages = reader.read(cluster, place, from, ends.high, limit)?;
+        reader.used = Instant::now();
         let mut idle = self.idle.lock();
         if idle.len() < KEPT {
             idle.push(reader);
         }
         Ok(messages)
+    }
+
+    /// Drops readers that were not used for a while: nobody polls them, so they would not renew their tokens.
+    pub(super) fn forget_idle(&self) {
+        self.idle.lock().retain(|reader| reader.used.elapsed() < IDLE);
     }
 
     /// Takes the reader that stands there, or any other.

@@ -8,6 +8,7 @@
 //! the cluster has given up meanwhile included, is [`BrokerError::Unavailable`], and the next try makes a new client.
 
 use std::{
+    error::Error,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use driftline_types::Outgoing;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, TopicPartitionList,
+    client::OAuthToken,
     consumer::ConsumerGroupMetadata,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::DeliveryResult,
@@ -26,6 +28,7 @@ use super::{
     cluster::{Cluster, failed},
     config::CALL,
     convert,
+    login::Login,
 };
 use crate::BrokerError;
 
@@ -35,12 +38,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_micros(200);
 
 /// Remembers the first delivery that failed since the last look.
-#[derive(Default)]
 pub(super) struct Deliveries {
+    login: Login,
     failed: Mutex<Option<KafkaError>>,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.login.note(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.token()
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
@@ -99,13 +112,16 @@ impl Writer {
                     .cluster
                     .config
                     .producer(id)
-                    .create_with_context(Deliveries::default())
+                    .create_with_context(Deliveries { login: self.cluster.config.login(), failed: Mutex::default() })
                     .map_err(|error| failed("start a producer", &error))?;
+                client.poll(Duration::ZERO);
                 if id.is_some() {
                     until_settled(PATIENCE, || client.init_transactions(CALL))
                         .map_err(|error| failed("start transactions", &error))?;
                 }
-                Arc::new(client)
+                let client = Arc::new(client);
+                self.cluster.keep(&client);
+                client
             }
         };
         Ok(self.client.insert(client))

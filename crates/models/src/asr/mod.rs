@@ -30,7 +30,7 @@ use self::{
     network::{Network, STRIDE},
     weights::Weights,
 };
-use crate::error::ModelError;
+use crate::{error::ModelError, inspect::header::read_checked};
 
 /// Names of the three files of a model folder.
 pub const WEIGHTS_FILE: &str = "asr.safetensors";
@@ -123,7 +123,7 @@ impl Recogniser {
                 allowed: "UTF-8".into(),
             })
         };
-        Self::new(&read(WEIGHTS_FILE)?, &text(LEXICON_FILE)?, &text(BIGRAMS_FILE)?, path)
+        Self::new(&read_checked(&path.join(WEIGHTS_FILE))?, &text(LEXICON_FILE)?, &text(BIGRAMS_FILE)?, path)
     }
 
     fn new(weights: &[u8], lexicon: &str, bigrams: &str, folder: &Path) -> Result<Self, ModelError> {

@@ -88,6 +88,18 @@ impl Header {
     }
 }
 
+/// Reads a whole file whose header was checked before the rest was read.
+///
+/// # Errors
+///
+/// Those of [`Header::read`].
+pub(crate) fn read_checked(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let mut file = File::open(path).map_err(|e| ModelError::read(path, e))?;
+    let mut bytes = Header::read(path, &mut file)?.raw;
+    file.read_to_end(&mut bytes).map_err(|e| ModelError::read(path, e))?;
+    Ok(bytes)
+}
+
 /// Returns the length of a regular file; a pipe, device or folder is refused, because reading it may never end.
 pub(crate) fn regular_file_bytes(path: &Path, file: &File) -> Result<u64, ModelError> {
     let metadata = file.metadata().map_err(|e| ModelError::read(path, e))?;

@@ -12,7 +12,7 @@ pub mod training;
 pub mod view;
 pub mod weights;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use rayon::prelude::*;
 
@@ -22,7 +22,7 @@ use self::{
     view::{Plane, reduce},
     weights::{Settings, Weights},
 };
-use crate::error::ModelError;
+use crate::{error::ModelError, inspect::header::read_checked};
 
 /// Surfaces whose weights ship.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,8 +118,7 @@ impl Inspector {
     /// # Errors
     /// [`ModelError::Read`] and [`ModelError::Format`].
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let bytes = fs::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
-        Self::parse(&bytes, path)
+        Self::parse(&read_checked(path)?, path)
     }
 
     fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {

@@ -1,12 +1,12 @@
 //! The weights file: safetensors with the network's parameters as half floats, and what else an inspection needs as JSON in its metadata.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::{Surface, network::Parameters};
-use crate::error::ModelError;
+use crate::{error::ModelError, inspect::header::read_checked};
 
 /// The key of the settings in the file's metadata.
 const SETTINGS: &str = "driftline.inspection";
@@ -72,8 +72,7 @@ impl Weights {
     /// # Errors
     /// [`ModelError::Read`], and those of [`Self::parse`].
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let bytes = fs::read(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
-        Self::parse(&bytes, path)
+        Self::parse(&read_checked(path)?, path)
     }
 
     /// Reads a file's content. `path` is named in errors.

@@ -13,7 +13,7 @@ use std::{fs, path::Path, sync::Arc};
 pub use history::{Action, Fading, History, Past, Vocabulary};
 pub use network::{Inputs, Network};
 
-use crate::{ModelError, parameters::Parameters};
+use crate::{ModelError, inspect::header::read_checked, parameters::Parameters};
 
 /// The attributes, in the order of the answers.
 pub const ATTRIBUTES: [&str; 5] = ["car", "baby", "garden", "pet", "console"];
@@ -54,7 +54,7 @@ impl Profiler {
     /// [`ModelError::Read`] for a file that cannot be read, others for one that is no such model.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join(WEIGHTS_FILE);
-        let weights = fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+        let weights = read_checked(&path)?;
         let names = folder.join(CATEGORIES_FILE);
         let categories = fs::read_to_string(&names).map_err(|source| ModelError::Read { path: names, source })?;
         Self::parse(&weights, &categories, &path)

@@ -18,6 +18,7 @@ pub use network::{Inputs, Network, Token};
 use self::{network::WIDTH, ranking::Ranking};
 use crate::{
     ModelError,
+    inspect::header::read_checked,
     parameters::Parameters,
     profile::{ATTRIBUTES, Action},
 };
@@ -117,7 +118,7 @@ impl Recommender {
     /// [`ModelError::Read`] for a file that cannot be read, others for one that is no such model.
     pub fn load(folder: &Path, catalogue: Option<Catalogue>) -> Result<Self, ModelError> {
         let path = folder.join(WEIGHTS_FILE);
-        let weights = fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+        let weights = read_checked(&path)?;
         let names = folder.join(PRODUCTS_FILE);
         let products = fs::read_to_string(&names).map_err(|source| ModelError::Read { path: names, source })?;
         Self::parse(&weights, &products, &path, catalogue)

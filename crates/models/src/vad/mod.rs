@@ -25,7 +25,7 @@
 //! # Ok::<(), driftline_models::ModelError>(())
 //! ```
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use rayon::prelude::*;
 
@@ -37,7 +37,7 @@ use self::{
     state::NetworkKind,
     weights::Weights,
 };
-use crate::ModelError;
+use crate::{ModelError, inspect::header::read_checked};
 
 pub mod builtin;
 pub(crate) mod dense;
@@ -100,8 +100,7 @@ impl Detector {
     /// A file that cannot be read, is no safetensors file, is neither network, or has a tensor of another type or
     /// shape.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let bytes = fs::read(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &read_checked(path)?)
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {

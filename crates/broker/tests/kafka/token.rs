@@ -1,0 +1,131 @@
+//! Bearer tokens (OAUTHBEARER): let in with one, past the life of several, and kept out without.
+//!
+//! `deploy/kafka-local` asks for them 200 above the port it prints. It takes any token without a signature that has not
+//! expired, and lets its bearer do what `kafka-local acl` has allowed.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use driftline_broker::{Broker, BrokerError, Delivery, Kafka, KafkaConfig, TokenSource};
+
+use crate::{
+    config,
+    contract::{ANY, assigned, group, keep_all, messages, offset, read_all, to, topic, unit},
+    servers,
+};
+
+/// A token as Kafka's own validator for tests takes it, or one with a signature, which it does not.
+fn token(name: &str, life_s: i64, signature: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let part = |text: String| URL_SAFE_NO_PAD.encode(text);
+    let algorithm = if signature.is_empty() { "none" } else { "RS256" };
+    let claims = format!(r#"{{"sub":"{name}","iat":{now},"exp":{}}}"#, now + life_s);
+    format!("{}.{}.{}", part(format!(r#"{{"alg":"{algorithm}"}}"#)), part(claims), part(signature.to_owned()))
+}
+
+/// The settings of a client that shows what `read` returns.
+fn with_token(read: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> KafkaConfig {
+    let mut config = config(Delivery::ExactlyOnce);
+    let (host, port) = config.bootstrap_servers.split(',').next().unwrap().rsplit_once(':').unwrap();
+    config.bootstrap_servers = format!("{host}:{}", port.parse::<u16>().unwrap() + 200);
+    config.properties.insert("security.protocol".into(), "sasl_plaintext".into());
+    config.properties.insert("sasl.mechanism".into(), "OAUTHBEARER".into());
+    config.token = Some(TokenSource::new(read));
+    config
+}
+
+fn allow_all(name: &str, prefix: &str) {
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kafka-local");
+    let principal = format!("User:{name}");
+    let allowed = Command::new(tool)
+        .args(["acl", &servers().unwrap(), "--add", "--allow-principal", &principal, "--operation", "All"])
+        .args(["--resource-pattern-type", "prefixed", "--topic", prefix, "--group", prefix])
+        .args(["--transactional-id", prefix])
+        .output()
+        .unwrap();
+    assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
+}
+
+/// Every kind of client works on past the life of its token, and the cluster closes connections whose token has expired.
+#[test]
+fn a_token_is_renewed_before_it_expires() {
+    if servers().is_none() {
+        return;
+    }
+    /// Seconds.
+    const LIFE: i64 = 5;
+    let name = format!("bearer-{}", std::process::id());
+    let read = Arc::new(AtomicUsize::new(0));
+    let (counted, bearer) = (Arc::clone(&read), name.clone());
+    let config = with_token(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(format!("{}\n", token(&bearer, LIFE, "")))
+    });
+    allow_all(&name, &config.prefix);
+    let (input, output) = (topic("in"), topic("out"));
+    // The client's admin part takes no token: topics are made by somebody else.
+    let tools = Kafka::connect(KafkaConfig { prefix: config.prefix.clone(), ..self::config(Delivery::AtLeastOnce) });
+    for topic in [&input, &output] {
+        tools.as_ref().unwrap().create_topic(topic, &keep_all(1)).unwrap();
+    }
+    let broker = Kafka::connect(config).unwrap();
+    let refused = broker.create_topic(&topic("more"), &keep_all(1)).unwrap_err();
+    assert!(refused.to_string().contains("the cluster's own tools"), "{refused}");
+    let mut producer = broker.producer("source").unwrap();
+    let mut member = broker.join(&group("g"), std::slice::from_ref(&input)).unwrap();
+    assigned(&mut *member, 1);
+    let started = SystemTime::now();
+    let mut written = 0_u64;
+    // Until the life of three tokens is over.
+    while started.elapsed().unwrap().as_secs() < 3 * LIFE as u64 {
+        producer.send(vec![to(&input, 0, written.to_string())]).unwrap();
+        let read = messages(&mut *member, ANY, 1);
+        let next = read[0].offset + 1;
+        member
+            .commit(unit(vec![to(&output, 0, read[0].value.clone().unwrap())], vec![offset(&input, 0, next)]))
+            .unwrap();
+        written += 1;
+    }
+    let copied: BTreeSet<u64> = read_all(&broker, &output, 0, 0)
+        .iter()
+        .map(|m| std::str::from_utf8(m.value.as_ref().unwrap()).unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(copied, (0..written).collect());
+    assert!(broker.describe_topic(&output).unwrap().is_some());
+    eprintln!("{written} units, tokens read {} times", read.load(Ordering::Relaxed));
+}
+
+/// What is wrong with a token is said at once, by us or by the cluster, and never what it holds.
+#[test]
+fn without_a_good_token_nobody_gets_in() {
+    if servers().is_none() {
+        return;
+    }
+    let refused = |config: KafkaConfig| match Kafka::connect(config) {
+        Err(error @ BrokerError::Refused { action: "connect", .. }) => error.to_string(),
+        other => panic!("{:?}", other.err()),
+    };
+    let expired = refused(with_token(|| Ok(token("late", -60, ""))));
+    assert!(
+        expired.contains("the token expired 6") && expired.contains("allowed is one that is still valid"),
+        "{expired}"
+    );
+    let missing = refused(with_token(|| Err("the file /run/token cannot be read".to_owned())));
+    assert!(missing.contains("the file /run/token cannot be read"), "{missing}");
+    let no_token = refused(with_token(|| Ok("hunter2".to_owned())));
+    assert!(no_token.contains("no JSON Web Token") && !no_token.contains("hunter2"), "{no_token}");
+    let forged = refused(with_token(|| Ok(token("mallory", 600, "forged"))));
+    assert!(forged.contains("did not let us in") && forged.contains("invalid_token"), "{forged}");
+    let mut none = with_token(|| Ok(String::new()));
+    none.token = None;
+    assert!(refused(none).contains("no token is set"));
+}

@@ -1,0 +1,214 @@
+//! `driftline doctor`: tries what a run relies on, one line a check.
+
+use std::{fmt::Display, time::Instant};
+
+use driftline_broker::{Broker, BrokerError, Cleanup, ClockDifference, Kafka};
+use driftline_pipeline::{BrokerKind, Delivery, Node, Plan, Role};
+use driftline_runtime::pipeline_topics;
+use driftline_types::{Partition, Topic};
+
+use crate::{Exit, args::DoctorArgs, exit::Failure, log, registry::REGISTRY};
+
+/// How far a broker's clock may be from this machine's, milliseconds. Tokens expire by the cluster's clock, retention by age goes by
+/// the writers'; both count in minutes and hours. What is measured across machines, such as a latency, is wrong by the difference.
+const CLOCK_MS: f64 = 1000.0;
+
+/// What a check came to.
+enum Outcome {
+    Good(String),
+    /// Could not be tried, or is only wrong in a case that cannot be told from here.
+    Unknown(String),
+    Bad(String),
+}
+
+impl<E: Display> From<Result<String, E>> for Outcome {
+    fn from(outcome: Result<String, E>) -> Self {
+        match outcome {
+            Ok(text) => Self::Good(text),
+            Err(error) => Self::Bad(error.to_string()),
+        }
+    }
+}
+
+/// Prints outcomes, and remembers whether one was bad.
+struct Report {
+    exit: Exit,
+}
+
+impl Report {
+    fn check(&mut self, what: &str, outcome: impl Into<Outcome>) {
+        let (mark, text) = match outcome.into() {
+            Outcome::Good(text) => ("ok  ", text),
+            Outcome::Unknown(text) => ("?   ", text),
+            Outcome::Bad(text) => {
+                self.exit = Exit::Failed;
+                ("FAIL", text)
+            }
+        };
+        println!("{mark}  {what}: {text}");
+    }
+}
+
+/// Tries everything a run of the pipeline relies on, and says what is wrong.
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
+    let plan = log::load(&args.pipeline)?;
+    let mut report = Report { exit: Exit::Success };
+    report.check("pipeline", Outcome::Good(format!("{} is valid", plan.file.display())));
+    for node in &plan.stages {
+        report.check(&format!("stage {}", node.name), opened(node));
+    }
+    let started = Instant::now();
+    match plan.broker.kind {
+        BrokerKind::Embedded => match log::connect(&plan) {
+            Err(failure) => report.check("broker", Outcome::Bad(failure.message)),
+            Ok(broker) => {
+                let took = started.elapsed().as_millis();
+                report.check("broker", Outcome::Good(format!("the embedded log opens ({took} ms)")));
+                topics(&mut report, &plan, &*broker);
+            }
+        },
+        BrokerKind::Kafka => match log::kafka(&plan) {
+            Err(failure) => report.check("broker", Outcome::Bad(failure.message)),
+            Ok(kafka) => {
+                let took = started.elapsed().as_millis();
+                report.check("broker", Outcome::Good(format!("the cluster answers ({took} ms)")));
+                topics(&mut report, &plan, &kafka);
+                for (role, node) in plan.nodes() {
+                    report.check(&format!("permissions of {}", node.name), permissions(&plan, role, node, &kafka));
+                }
+                report.check("clock", clock(&kafka));
+            }
+        },
+    }
+    Ok(report.exit)
+}
+
+/// Loads what a stage loads.
+fn opened(node: &Node) -> Result<String, String> {
+    let def = REGISTRY.stage(node.kind).ok_or_else(|| format!("kind {:?} is not known", node.kind))?;
+    let started = Instant::now();
+    let stage = def.open(&node.config).map_err(|error| error.to_string())?;
+    Ok(format!("version {} loads ({} ms)", stage.version(), started.elapsed().as_millis()))
+}
+
+fn topics(report: &mut Report, plan: &Plan, broker: &dyn Broker) {
+    for (topic, wanted) in pipeline_topics(plan) {
+        report.check(&format!("topic {topic}"), described(plan, broker, &topic, wanted));
+    }
+}
+
+fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition) -> Result<String, String> {
+    let Some(found) = broker.describe_topic(topic).map_err(|error| error.to_string())? else {
+        return match plan.broker.kind {
+            BrokerKind::Embedded => Ok("is made by the first run".to_owned()),
+            // A cluster does not tell who may not know.
+            BrokerKind::Kafka => {
+                Err("is missing, or not shown to this user; `driftline topics create` makes it".to_owned())
+            }
+        };
+    };
+    if found.spec.partitions != wanted {
+        return Err(format!("has {} partitions, the pipeline wants {wanted}", found.spec.partitions));
+    }
+    if topic.as_str().ends_with(".state") != (found.spec.cleanup == Cleanup::Compact) {
+        return Err("has the wrong cleanup policy: state is compacted, records are not".to_owned());
+    }
+    let s = if wanted == 1 { "" } else { "s" };
+    Ok(format!("{wanted} partition{s}"))
+}
+
+/// Tries what a node does on the cluster, without doing it.
+fn permissions(plan: &Plan, role: Role, node: &Node, kafka: &Kafka) -> Outcome {
+    let (name, group) = (&node.name, plan.name.group(&node.name));
+    let inputs: Vec<Topic> = node.inputs.iter().map(|input| plan.name.output_topic(input)).collect();
+    let mut reads = inputs.clone();
+    let mut writes = Vec::new();
+    if role != Role::Sink {
+        reads.push(plan.name.state_topic(name));
+        writes = vec![
+            plan.name.output_topic(name),
+            plan.name.dead_letter_topic(name),
+            plan.name.state_topic(name),
+            plan.name.profiles_topic(),
+        ];
+        if plan.monitor.probes.is_some() {
+            writes.push(plan.name.probes_topic());
+        }
+    }
+    let mut allowed: Vec<String> = Vec::new();
+    let mut refused: Vec<String> = Vec::new();
+    let mut missing = Vec::new();
+    let mut tried = |what: String, outcome: Result<(), BrokerError>| match outcome {
+        Ok(()) => allowed.push(what),
+        Err(BrokerError::UnknownTopic { .. }) => missing.push(what),
+        Err(error) => refused.push(format!("{what} ({error})")),
+    };
+    for topic in &reads {
+        tried(format!("read {topic}"), kafka.may_read(topic));
+    }
+    if let Some(input) = inputs.first() {
+        tried(format!("join {group}"), kafka.may_join(&group, input));
+    }
+    for topic in &writes {
+        tried(format!("write {topic}"), kafka.may_write(topic));
+    }
+    // A sink commits offsets alone. A stage that keeps no state needs no transactions at least once.
+    let needs_transactions = role == Role::Source || plan.broker.delivery == Delivery::ExactlyOnce;
+    let mut unsure = None;
+    if role != Role::Sink {
+        match kafka.may_transact(&group) {
+            Err(error) if !needs_transactions => {
+                unsure =
+                    Some(format!("may not use transactions {group}-… ({error}), which it needs if it keeps state"));
+            }
+            outcome => tried(format!("use transactions {group}-…"), outcome),
+        }
+    }
+    if !refused.is_empty() {
+        return Outcome::Bad(format!("may not {}", refused.join(", nor ")));
+    }
+    if !missing.is_empty() {
+        return Outcome::Unknown(format!("not tried for want of topics: {}", missing.join(", ")));
+    }
+    unsure.map_or_else(|| Outcome::Good(format!("may {}", allowed.join(", "))), Outcome::Unknown)
+}
+
+/// Compares the brokers' clocks with this machine's.
+fn clock(kafka: &Kafka) -> Outcome {
+    match kafka.clock() {
+        Err(error @ BrokerError::Refused { .. }) => Outcome::Unknown(format!("not measured: {error}")),
+        Err(error) => Outcome::Bad(error.to_string()),
+        Ok(difference) => judged(difference),
+    }
+}
+
+fn judged(difference: ClockDifference) -> Outcome {
+    let way = if difference.ahead_ms < 0.0 { "behind" } else { "ahead of" };
+    let text = format!(
+        "the cluster's is {:.0} ms (± {:.0}) {way} this machine's, allowed are {CLOCK_MS:.0} ms",
+        difference.ahead_ms.abs(),
+        difference.within_ms.ceil()
+    );
+    let certain = difference.ahead_ms.abs() - difference.within_ms;
+    if certain > CLOCK_MS { Outcome::Bad(text) } else { Outcome::Good(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_wrong_if_it_certainly_is() {
+        let told = |ahead_ms, within_ms| match judged(ClockDifference { ahead_ms, within_ms }) {
+            Outcome::Good(text) => format!("ok {text}"),
+            Outcome::Unknown(text) => format!("? {text}"),
+            Outcome::Bad(text) => format!("FAIL {text}"),
+        };
+        assert_eq!(told(3.4, 1.2), "ok the cluster's is 3 ms (± 2) ahead of this machine's, allowed are 1000 ms");
+        assert_eq!(
+            told(-1500.0, 4.0),
+            "FAIL the cluster's is 1500 ms (± 4) behind this machine's, allowed are 1000 ms"
+        );
+        assert!(told(1500.0, 600.0).starts_with("ok "), "it may be right");
+    }
+}

@@ -1,0 +1,151 @@
+//! `driftline doctor` on a Kafka that asks for a token and knows permissions.
+//!
+//! `DRIFTLINE_KAFKA` names the cluster, as `deploy/kafka-local start` prints it; without it the test says that it was skipped.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod driftline;
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use driftline::driftline;
+
+/// A pipeline on the listener that asks for a token, as a user of its own.
+struct Subject {
+    servers: String,
+    user: String,
+    prefix: String,
+    folder: tempfile::TempDir,
+}
+
+impl Subject {
+    fn new() -> Option<Self> {
+        let Ok(servers) = std::env::var("DRIFTLINE_KAFKA") else {
+            eprintln!("skipped: DRIFTLINE_KAFKA names no cluster");
+            return None;
+        };
+        let user = format!("doctor-{}", std::process::id());
+        Some(Self { servers, prefix: format!("{user}."), user, folder: tempfile::tempdir().unwrap() })
+    }
+
+    fn acl(&self, arguments: &[&str]) {
+        let tool = driftline::root().join("deploy/kafka-local");
+        let output = Command::new(tool).args(["acl", &self.servers]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn token(&self) -> std::path::PathBuf {
+        let file = self.folder.path().join("token");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let expires = (now + Duration::from_secs(600)).as_secs();
+        let claims =
+            URL_SAFE_NO_PAD.encode(format!(r#"{{"sub":"{}","iat":{},"exp":{expires}}}"#, self.user, now.as_secs()));
+        fs::write(&file, format!("{}.{claims}.\n", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#))).unwrap();
+        file
+    }
+
+    /// Runs a command on the pipeline; returns what it printed and whether it was content.
+    fn run(&self, command: &[&str], delivery: &str) -> (String, bool) {
+        let (host, port) = self.servers.split(',').next().unwrap().rsplit_once(':').unwrap();
+        let token = self.token();
+        let settings = [
+            "broker.kind=kafka".to_owned(),
+            format!("broker.bootstrap_servers={host}:{}", port.parse::<u16>().unwrap() + 200),
+            format!("broker.prefix={}", self.prefix),
+            format!("broker.delivery={delivery}"),
+            format!("broker.token={{ file = \"{}\" }}", token.display()),
+            "broker.properties.\"security.protocol\"=sasl_plaintext".to_owned(),
+            "broker.properties.\"sasl.mechanism\"=OAUTHBEARER".to_owned(),
+            "sinks.responses.kind=jsonl".to_owned(),
+            format!("sinks.responses.path={}", self.folder.path().join("out.jsonl").display()),
+        ];
+        let mut process = driftline(command);
+        process.arg(Path::new("pipelines/speech.toml")).args(settings.iter().flat_map(|setting| ["--set", setting]));
+        let output = process.output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!said.contains(&fs::read_to_string(&token).unwrap().trim()[..40]), "the token is not shown");
+        (said, output.status.success())
+    }
+
+    fn line<'a>(&self, said: &'a str, what: &str) -> &'a str {
+        said.lines()
+            .find(|line| line.get(6..).is_some_and(|line| line.starts_with(what)))
+            .unwrap_or_else(|| panic!("{what}: {said}"))
+    }
+}
+
+#[test]
+fn permissions_and_clock_are_tried_and_nothing_is_left() {
+    let Some(subject) = Subject::new() else { return };
+    let principal = format!("User:{}", subject.user);
+    let prefixed = ["--resource-pattern-type", "prefixed"];
+
+    // Nobody has allowed anything.
+    let (said, content) = subject.run(&["doctor"], "at_least_once");
+    assert!(!content, "{said}");
+    assert!(subject.line(&said, "topic speech.vad:").contains("or not shown to this user"), "{said}");
+    assert!(
+        subject.line(&said, "clock:").starts_with("?     clock: not measured: kafka: cannot create topic"),
+        "{said}"
+    );
+
+    // All is allowed: the pipeline runs, and the doctor is content.
+    let all = ["--add", "--allow-principal", &principal, "--operation", "All"];
+    let on = ["--topic", &subject.prefix, "--group", &subject.prefix, "--transactional-id", &subject.prefix];
+    subject.acl(&[&all[..], &prefixed, &on].concat());
+    let (said, content) = subject.run(&["run"], "exactly_once");
+    assert!(content, "{said}");
+    let offsets = || {
+        let (said, _) = subject.run(&["topics", "describe"], "at_least_once");
+        said.lines().filter(|line| line.starts_with('│')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = offsets();
+    for delivery in ["at_least_once", "exactly_once"] {
+        let (said, content) = subject.run(&["doctor"], delivery);
+        assert!(content, "{said}");
+        let vad = subject.line(&said, "permissions of vad:");
+        assert!(
+            vad.starts_with(
+                "ok    permissions of vad: may read speech.microphone, read speech.vad.state, join speech.vad, write"
+            ),
+            "{vad}"
+        );
+        assert!(vad.ends_with("use transactions speech.vad-…"), "{vad}");
+        assert!(subject.line(&said, "clock:").contains("this machine's, allowed are 1000 ms"), "{said}");
+        eprintln!("{}", subject.line(&said, "clock:"));
+    }
+    assert_eq!(before, offsets(), "no offset has moved");
+
+    // Four things are denied, each to another node.
+    let deny = |operation: &str, on: &[&str]| {
+        subject.acl(&[&["--add", "--deny-principal", &principal, "--operation", operation], on].concat());
+    };
+    let of = |name: &str| format!("{}speech.{name}", subject.prefix);
+    deny("Read", &["--topic", &of("microphone")]);
+    deny("Read", &["--group", &of("asr")]);
+    deny("Write", &["--topic", &of("search.dlq")]);
+    deny("Write", &["--transactional-id", &of("microphone"), "--resource-pattern-type", "prefixed"]);
+    let (said, content) = subject.run(&["doctor"], "at_least_once");
+    assert!(!content, "{said}");
+    assert!(!subject.line(&said, "permissions of vad:").contains("join"), "it may: {said}");
+    for (node, expected) in [
+        (
+            "microphone",
+            "FAIL  permissions of microphone: may not use transactions speech.microphone-… (kafka: cannot write transactions: ",
+        ),
+        ("vad", "FAIL  permissions of vad: may not read speech.microphone (kafka: cannot read: "),
+        ("asr", "FAIL  permissions of asr: may not join speech.asr (kafka: cannot join a group: "),
+        ("search", "FAIL  permissions of search: may not write speech.search.dlq (kafka: cannot write: "),
+        ("responses", "ok    permissions of responses: may read speech.search, join speech.responses"),
+    ] {
+        let line = subject.line(&said, &format!("permissions of {node}:"));
+        assert!(line.starts_with(expected), "{line}");
+        eprintln!("{line}");
+    }
+}
