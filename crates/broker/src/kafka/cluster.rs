@@ -46,7 +46,7 @@ pub(super) struct Limits {
     pub message_bytes: usize,
 }
 
-/// How long an answer is waited for before it is looked whether there was a refusal.
+/// How long an answer is waited for before it is looked whether there was a refusal; then twice as long, and so on.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How often clients are looked after that may need a new token.
@@ -300,9 +300,11 @@ impl Cluster {
 /// Waits until a broker answers. Fails here, with the servers named, instead of waiting in the first stage.
 fn await_answer(client: &BaseConsumer<Login>, servers: &str) -> Result<(), BrokerError> {
     let deadline = Instant::now() + CALL;
+    let mut patience = ASK_AGAIN;
     loop {
         serve(client);
-        let Err(error) = client.fetch_metadata(None, ASK_AGAIN) else { return Ok(()) };
+        let Err(error) = client.fetch_metadata(None, patience) else { return Ok(()) };
+        patience *= 2;
         if let Some(reason) = client.context().refused() {
             return Err(refused("connect", format!("{servers} did not let us in: {reason}")));
         }
