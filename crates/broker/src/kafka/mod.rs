@@ -68,7 +68,13 @@ impl Kafka {
             kafka.0.keep_let_in()?;
         }
         if delivery == Delivery::ExactlyOnce {
-            probe::probe(&kafka.0)?;
+            if has_token {
+                tracing::warn!(
+                    "with OAUTHBEARER no topic can be made to try whether the cluster keeps transactions: it is taken to"
+                );
+            } else {
+                probe::probe(&kafka.0)?;
+            }
         }
         Ok(kafka)
     }

@@ -62,7 +62,7 @@ fn a_token_is_renewed_before_it_expires() {
         return;
     }
     /// Seconds.
-    const LIFE: i64 = 5;
+    const LIFE: i64 = 12;
     let name = format!("bearer-{}", std::process::id());
     let read = Arc::new(AtomicUsize::new(0));
     let (counted, bearer) = (Arc::clone(&read), name.clone());
@@ -85,8 +85,8 @@ fn a_token_is_renewed_before_it_expires() {
     assigned(&mut *member, 1);
     let started = SystemTime::now();
     let mut written = 0_u64;
-    // Until the life of three tokens is over.
-    while started.elapsed().unwrap().as_secs() < 3 * LIFE as u64 {
+    // Until the life of two tokens is over.
+    while started.elapsed().unwrap().as_secs() < 2 * LIFE as u64 {
         producer.send(vec![to(&input, 0, written.to_string())]).unwrap();
         let read = messages(&mut *member, ANY, 1);
         let next = read[0].offset + 1;
