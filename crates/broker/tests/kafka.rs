@@ -6,8 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
-#[path = "kafka/token.rs"]
-mod token;
+#[path = "kafka/login.rs"]
+mod login;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,7 +1,7 @@
-//! Bearer tokens (OAUTHBEARER): let in with one, past the life of several, and kept out without.
+//! Bearer tokens (OAUTHBEARER): let in with one, past the life of several, and kept out without; and passwords (SCRAM).
 //!
 //! `deploy/kafka-local` asks for them 200 above the port it prints. It takes any token without a signature that has not
-//! expired, and lets its bearer do what `kafka-local acl` has allowed.
+//! expired, and lets its bearer do what `kafka-local acl` has allowed; it knows one user with a password.
 
 use std::{
     collections::BTreeSet,
@@ -32,14 +32,26 @@ fn token(name: &str, life_s: i64, signature: &str) -> String {
     format!("{}.{}.{}", part(format!(r#"{{"alg":"{algorithm}"}}"#)), part(claims), part(signature.to_owned()))
 }
 
-/// The settings of a client that shows what `read` returns.
-fn with_token(read: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> KafkaConfig {
+/// The settings of a client that comes by the listener which asks who comes.
+fn with_login(mechanism: &str) -> KafkaConfig {
     let mut config = config(Delivery::ExactlyOnce);
     let (host, port) = config.bootstrap_servers.split(',').next().unwrap().rsplit_once(':').unwrap();
     config.bootstrap_servers = format!("{host}:{}", port.parse::<u16>().unwrap() + 200);
     config.properties.insert("security.protocol".into(), "sasl_plaintext".into());
-    config.properties.insert("sasl.mechanism".into(), "OAUTHBEARER".into());
-    config.token = Some(TokenSource::new(read));
+    config.properties.insert("sasl.mechanism".into(), mechanism.into());
+    config
+}
+
+/// The settings of a client that shows what `read` returns.
+fn with_token(read: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> KafkaConfig {
+    KafkaConfig { token: Some(TokenSource::new(read)), ..with_login("OAUTHBEARER") }
+}
+
+/// The settings of the user with a password.
+fn with_password(password: &str) -> KafkaConfig {
+    let mut config = with_login("SCRAM-SHA-512");
+    config.properties.insert("sasl.username".into(), "driftline".into());
+    config.properties.insert("sasl.password".into(), password.into());
     config
 }
 
@@ -104,16 +116,20 @@ fn a_token_is_renewed_before_it_expires() {
     eprintln!("{written} units, tokens read {} times", read.load(Ordering::Relaxed));
 }
 
+/// What is said to who is not let in.
+fn refused(config: KafkaConfig) -> String {
+    match Kafka::connect(config) {
+        Err(error @ BrokerError::Refused { action: "connect", .. }) => error.to_string(),
+        other => panic!("{:?}", other.err()),
+    }
+}
+
 /// What is wrong with a token is said at once, by us or by the cluster, and never what it holds.
 #[test]
 fn without_a_good_token_nobody_gets_in() {
     if servers().is_none() {
         return;
     }
-    let refused = |config: KafkaConfig| match Kafka::connect(config) {
-        Err(error @ BrokerError::Refused { action: "connect", .. }) => error.to_string(),
-        other => panic!("{:?}", other.err()),
-    };
     let expired = refused(with_token(|| Ok(token("late", -60, ""))));
     assert!(
         expired.contains("the token expired 6") && expired.contains("allowed is one that is still valid"),
@@ -128,4 +144,21 @@ fn without_a_good_token_nobody_gets_in() {
     let mut none = with_token(|| Ok(String::new()));
     none.token = None;
     assert!(refused(none).contains("no token is set"));
+}
+
+#[test]
+fn a_password_lets_in_and_a_wrong_one_does_not() {
+    if servers().is_none() {
+        return;
+    }
+    let right = with_password("local");
+    allow_all("driftline", &right.prefix);
+    let broker = Kafka::connect(right).unwrap();
+    let input = topic("in");
+    broker.create_topic(&input, &keep_all(1)).unwrap();
+    broker.producer("source").unwrap().send(vec![to(&input, 0, "x")]).unwrap();
+    assert_eq!(read_all(&broker, &input, 0, 0).len(), 1);
+    let wrong = refused(with_password("hunter2"));
+    assert!(wrong.contains("did not let us in") && wrong.contains("SCRAM-SHA-512"), "{wrong}");
+    assert!(!wrong.contains("hunter2"), "{wrong}");
 }
