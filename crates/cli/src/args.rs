@@ -44,6 +44,10 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Report(ReportArgs),
+    /// Shows how a pipeline stands, live in the terminal: verdicts, records a second, lag, latency, and what has moved.
+    ///
+    /// Watches what other processes do on Kafka; on an embedded log it runs the pipeline itself.
+    Top(PipelineArgs),
     /// Lists the alarms of a pipeline, or acknowledges one. Needs Kafka or a log at `broker.path`.
     Alarms(AlarmsArgs),
     /// Builds the reference that windows are compared with.
