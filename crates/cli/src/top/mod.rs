@@ -41,7 +41,9 @@ const MOVED: usize = 2;
 
 pub(crate) fn top(args: &PipelineArgs) -> Result<Exit, Failure> {
     if !stdout().is_terminal() {
-        return Err(Failure::usage("top: standard output is no terminal, allowed is one; `driftline report` writes to others"));
+        return Err(Failure::usage(
+            "top: standard output is no terminal, allowed is one; `driftline report` writes to others",
+        ));
     }
     let mut plan = log::load(args)?;
     let broker = log::open(&plan)?;
