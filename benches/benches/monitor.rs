@@ -148,6 +148,7 @@ fn bench(criterion: &mut Criterion) {
         partitions: REPLICAS as u32,
         window_ms: MILLIS,
         lateness: 6,
+        warm_up: 0,
         run_length: 1e12,
         tolerance: 0.02,
         ignore: Vec::new(),

@@ -17,6 +17,8 @@ use std::{
 };
 
 use driftline::driftline;
+use driftline_broker::{Broker, Embedded, EmbeddedConfig, Kafka, KafkaConfig, records};
+use driftline_types::{PipelineName, TopicPartition};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// A pipeline on Kafka, in a corner of the cluster of its own.
 struct Pipeline {
     file: PathBuf,
+    prefix: String,
     settings: Vec<String>,
     folder: TempDir,
 }
@@ -52,7 +55,7 @@ impl Pipeline {
             "sinks.responses.kind=jsonl".to_owned(),
             format!("sinks.responses.path={}", folder.path().join("out.jsonl").display()),
         ];
-        Some(Self { file: driftline::root().join(file), settings: settings.into(), folder })
+        Some(Self { file: driftline::root().join(file), prefix, settings: settings.into(), folder })
     }
 
     fn set(mut self, setting: String) -> Self {
@@ -298,4 +301,79 @@ fn bad_records_become_dead_letters_on_kafka_too() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("1 dead letters"), "{said}");
     assert!(pipeline.lines().len() >= 3);
+}
+
+/// What the alarm says as it first fires, but for the records that it names: those are places in one log.
+fn first_verdict(broker: &dyn Broker) -> Option<Value> {
+    let place = TopicPartition::new(PipelineName::try_new("speech").unwrap().alarms_topic(), 0);
+    broker.describe_topic(&place.topic).unwrap()?;
+    let mut alarms = records(broker, place).unwrap().filter_map(|message| message.unwrap().value);
+    let mut alarm = alarms.find_map(|value| {
+        let alarm: Value = serde_json::from_slice(&value).unwrap();
+        (alarm["state"] == "firing").then_some(alarm)
+    })?;
+    alarm.as_object_mut().unwrap().remove("examples");
+    Some(alarm)
+}
+
+#[test]
+fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
+    // The detector begins to cut words off after 20 s of event time; the last two windows stay open on Kafka.
+    let watched = [
+        "pipeline.partitions=4",
+        "monitor.reference=pipelines/references/speech.json",
+        "sources.microphone.sessions=16",
+        "sources.microphone.repeat={ sessions = 460, seed = 2, gain_db = 3.0, pitch = 0.05, noise_dbfs = -65.0 }",
+        "inject=[{ node = \"vad\", parameter = \"clip_ms\", value = 120.0, at = \"20s\" }]",
+    ]
+    .map(str::to_owned);
+    let on_kafka = || {
+        let pipeline = Pipeline::new("pipelines/speech.toml", "at_least_once")?;
+        Some(watched.iter().cloned().fold(pipeline, Pipeline::set))
+    };
+    if on_kafka().is_none() {
+        return;
+    }
+    let embedded = tempfile::tempdir().unwrap();
+    let path = |name: &str| embedded.path().join(name);
+    let mut run = driftline(&["run", "pipelines/speech.toml"]);
+    run.args(watched.iter().flat_map(|setting| ["--set", setting]));
+    run.arg("--set").arg(format!("broker.path={}", path("log").display()));
+    run.args(["--set", "sinks.responses.kind=jsonl", "--set"]);
+    let ran = run.arg(format!("sinks.responses.path={}", path("out.jsonl").display())).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let log = Embedded::open(&path("log"), EmbeddedConfig::default()).unwrap();
+    let expected = first_verdict(&log).expect("an alarm");
+    assert_eq!(expected["origin"], "vad", "{expected}");
+    let lines = fs::read(path("out.jsonl")).unwrap().iter().filter(|&&byte| byte == b'\n').count();
+
+    for replicas in [1, 2, 4] {
+        let Some(pipeline) = on_kafka() else { return };
+        let stages = ["vad", "asr", "search"].into_iter().flat_map(|stage| (0..replicas).map(move |_| stage));
+        let mut running: Vec<Process> = stages.chain(["responses"]).map(|node| pipeline.start(node)).collect();
+        let mut monitor = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
+        monitor.current_dir(driftline::root()).arg("--pipeline").arg(&pipeline.file);
+        monitor.args(pipeline.settings.iter().flat_map(|setting| ["--set", setting]));
+        let said = pipeline.folder.path().join("monitor.log");
+        monitor.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap());
+        running.push(Process(monitor.spawn().unwrap()));
+        let mut source = pipeline.start("microphone");
+        pipeline.wait_for(lines);
+        assert!(source.0.wait().unwrap().success(), "the source has come to its end");
+        let mut config = KafkaConfig::new(std::env::var("DRIFTLINE_KAFKA").unwrap());
+        config.prefix.clone_from(&pipeline.prefix);
+        let kafka = Kafka::connect(config).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let found = loop {
+            if let Some(found) = first_verdict(&kafka) {
+                break found;
+            }
+            assert!(Instant::now() < deadline, "no alarm: {}", fs::read_to_string(&said).unwrap());
+        };
+        for process in &mut running {
+            assert_eq!(process.terminate(), Some(130));
+        }
+        assert_eq!(found, expected, "{replicas} replicas");
+        eprintln!("{replicas} replicas of each stage on Kafka: {}", found["summary"]);
+    }
 }

@@ -4,10 +4,10 @@
 
 mod driftline;
 
-use std::{collections::BTreeMap, fs};
+use std::fs;
 
 use driftline::{lines, output};
-use driftline_shop::{Parameters, Shop, people::customer_number};
+use driftline_shop::{Attribute, Parameters, Shop, people::customer_number};
 use serde_json::Value;
 
 const RECOMMEND: &str = "pipelines/recommend.toml";
@@ -84,6 +84,8 @@ struct Figures {
     profiles: f64,
     unknown: f64,
     items: f64,
+    /// Shown to those who have a car, and what of it is for cars.
+    owners: f64,
     auto: f64,
     clicks: f64,
 }
@@ -94,7 +96,7 @@ impl Figures {
     }
 
     fn auto(&self) -> f64 {
-        self.auto / self.items
+        self.auto / self.owners
     }
 
     fn clicked(&self) -> f64 {
@@ -102,49 +104,91 @@ impl Figures {
     }
 }
 
-/// Runs four weeks of 150 customers and gives the figures of the third week and the last one, in which
-/// an injection that begins with the fourth week is at work.
-fn weeks(inject: &[&str]) -> [Figures; 2] {
-    let small = ["--set", "sources.shop.customers=150", "--set", "sources.shop.days=28"];
-    let parameters = Parameters { customers: 150, days: 28, ..Parameters::default() };
-    let start = parameters.start_ms;
+/// Runs eleven weeks of 200 customers and gives the figures of the last two, in which an injection has been at work since the
+/// end of the sixth.
+fn last_weeks(inject: &[&str]) -> Figures {
+    let small = ["--set", "sources.shop.customers=200", "--set", "sources.shop.days=77"];
+    let parameters = Parameters { customers: 200, days: 77, ..Parameters::default() };
+    let from = parameters.start_ms + 63 * DAY;
     let shop = Shop::new(parameters);
-    let mut weeks: BTreeMap<i64, Figures> = BTreeMap::new();
+    let mut figures = Figures::default();
     for profile in lines(&[&["tap", RECOMMEND, "user-profile"][..], &small, inject].concat()) {
         let profile = &profile["value"];
-        let week = weeks.entry((profile["time_ms"].as_i64().unwrap() - start) / (7 * DAY)).or_default();
-        let attributes = profile["attributes"].as_object().unwrap();
-        week.profiles += 1.0;
-        week.unknown += attributes.values().filter(|estimate| estimate["answer"] == "unknown").count() as f64;
+        if profile["time_ms"].as_i64().unwrap() >= from {
+            let attributes = profile["attributes"].as_object().unwrap();
+            figures.profiles += 1.0;
+            figures.unknown += attributes.values().filter(|estimate| estimate["answer"] == "unknown").count() as f64;
+        }
     }
     for line in lines(&[&["run", RECOMMEND][..], &small, inject].concat()) {
         let time_ms = line["time_ms"].as_i64().unwrap();
-        let week = weeks.entry((time_ms - start) / (7 * DAY)).or_default();
+        if time_ms < from {
+            continue;
+        }
         let customer = shop.customer(customer_number(line["user"].as_str().unwrap()).unwrap());
+        let owns = customer.has[Attribute::Car as usize];
         let items = line["items"].as_array().unwrap();
         let shown: Vec<&str> = items.iter().map(|item| item["product"].as_str().unwrap()).collect();
-        week.items += items.len() as f64;
-        week.auto += items.iter().filter(|item| item["category"].as_str().unwrap().starts_with("auto/")).count() as f64;
-        week.clicks += shop.clicks(&customer, time_ms, &shown).iter().filter(|clicked| **clicked).count() as f64;
+        let auto = items.iter().filter(|item| item["category"].as_str().unwrap().starts_with("auto/")).count() as f64;
+        figures.items += items.len() as f64;
+        if owns {
+            figures.owners += items.len() as f64;
+            figures.auto += auto;
+        }
+        figures.clicks += shop.clicks(&customer, time_ms, &shown).iter().filter(|clicked| **clicked).count() as f64;
     }
-    [2, 3].map(|week| weeks.remove(&week).unwrap())
+    figures
 }
 
 #[test]
-fn a_tracker_that_loses_views_makes_users_unknown() {
-    let [before, after] = weeks(&["--inject", "shop.lose_view=1 @ 17d"]);
-    let [_, healthy] = weeks(&[]);
-    eprintln!("before {before:?}\nafter {after:?}\nhealthy {healthy:?}");
-    assert!(after.unknown() > 1.1 * healthy.unknown(), "unknown: {} {}", after.unknown(), healthy.unknown());
-    // Carts, purchases and searches still tell what somebody is after.
-    assert!((0.7..1.4).contains(&(after.auto() / healthy.auto())), "{after:?} {healthy:?}");
-    assert!((0.7..1.4).contains(&(after.clicked() / healthy.clicked())), "{after:?} {healthy:?}");
+fn a_tracker_that_loses_views_makes_users_unknown_and_recommendations_worse() {
+    let healthy = last_weeks(&[]);
+    let after = last_weeks(&["--inject", "shop.lose_view=1 @ 42d"]);
+    eprintln!("healthy {healthy:?}\nafter {after:?}");
+    let of = |figure: fn(&Figures) -> f64| figure(&after) / figure(&healthy);
+    eprintln!(
+        "unknown × {:.2}, car parts × {:.2}, clicks × {:.2}",
+        of(Figures::unknown),
+        of(Figures::auto),
+        of(Figures::clicked)
+    );
+    assert!(of(Figures::unknown) > 1.7, "{after:?} {healthy:?}");
+    // The last searches and carts still say what somebody is after.
+    assert!(of(Figures::auto) < 0.95, "{after:?} {healthy:?}");
+    assert!(of(Figures::clicked) < 0.9, "{after:?} {healthy:?}");
     assert!(healthy.clicked() > 0.02, "{healthy:?}");
 }
 
 #[test]
 fn a_threshold_that_is_worse_makes_users_unknown() {
-    let [_, healthy] = weeks(&[]);
-    let [_, after] = weeks(&["--inject", "user-profile.threshold_shift=0.12 @ 21d"]);
+    let healthy = last_weeks(&[]);
+    let after = last_weeks(&["--inject", "user-profile.threshold_shift=0.12 @ 42d"]);
     assert!(after.unknown() > 1.5 * healthy.unknown(), "unknown: {} {}", after.unknown(), healthy.unknown());
+}
+
+#[test]
+fn what_the_customers_click_comes_back_as_feedback() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let log = format!("broker.path={}", path("log"));
+    let set = ["--set", "sources.shop.customers=60", "--set", "sources.shop.days=10", "--set", &log];
+    let ran = output(&[&["run", RECOMMEND, "--set", "sinks.responses.record_ids=true"][..], &set].concat());
+    let shown = String::from_utf8(ran.stdout).unwrap();
+    let shop = Shop::new(Parameters { customers: 60, days: 10, ..Parameters::default() });
+    let clicks: Vec<String> =
+        shown.lines().filter_map(|line| shop.feedback(line).unwrap()).map(|feedback| feedback.to_string()).collect();
+    fs::write(path("clicks.jsonl"), clicks.join("\n")).unwrap();
+    let windows = lines(
+        &[
+            &["feedback", RECOMMEND, "--format", "json", "--window", "5d", "--maturity", "1h"][..],
+            &set,
+            &[&path("clicks.jsonl")],
+        ]
+        .concat(),
+    );
+    let sum = |of: &dyn Fn(&Value) -> f64| windows.iter().map(of).sum::<f64>().round() as usize;
+    let predictions = |window: &Value| window["predictions"].as_f64().unwrap();
+    assert_eq!(sum(&predictions), shown.lines().count());
+    assert_eq!(sum(&|window| predictions(window) * window["click_through"].as_f64().unwrap()), clicks.len());
+    assert!(clicks.len() > 20, "{}", clicks.len());
 }

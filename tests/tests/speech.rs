@@ -252,3 +252,11 @@ fn header(format: u16, bits: u16, data: u32) -> Vec<u8> {
     wav.extend(data.to_le_bytes());
     wav
 }
+
+#[test]
+fn what_is_live_needs_a_terminal() {
+    let output = output(&["top", "pipelines/speech.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("standard output is no terminal"), "{said}");
+}

@@ -44,6 +44,10 @@ pub(crate) enum Command {
     ///
     /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
     Report(ReportArgs),
+    /// Shows how a pipeline stands, live in the terminal: verdicts, records a second, lag, latency, and what has moved.
+    ///
+    /// Watches what other processes do on Kafka; on an embedded log it runs the pipeline itself.
+    Top(PipelineArgs),
     /// Lists the alarms of a pipeline, or acknowledges one. Needs Kafka or a log at `broker.path`.
     Alarms(AlarmsArgs),
     /// Builds the reference that windows are compared with.
@@ -325,12 +329,13 @@ pub(crate) enum ReferenceCommand {
 pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Takes records from this event time on, such as `2026-11-01T00:00:00Z`.
+    /// Takes records from this event time on, such as `2026-11-01T00:00:00Z`. With several `--from` and as many `--to` takes
+    /// several stretches, such as the same weeks of some years.
     #[arg(long, value_name = "TIME", value_parser = time)]
-    pub from: Option<Timestamp>,
+    pub from: Vec<Timestamp>,
     /// Takes records before this event time.
     #[arg(long, value_name = "TIME", value_parser = time)]
-    pub to: Option<Timestamp>,
+    pub to: Vec<Timestamp>,
     /// Where to write it; `monitor.reference` of the pipeline if not given.
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,

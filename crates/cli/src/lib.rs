@@ -25,6 +25,7 @@ mod run;
 mod table;
 mod tap;
 mod test;
+mod top;
 mod topics;
 mod train;
 mod validate;
@@ -80,8 +81,8 @@ fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exi
 }
 
 fn execute(command: Command) -> Result<Exit, Failure> {
-    // A run logs as its pipeline says, once that is loaded.
-    if !matches!(command, Command::Run(_)) {
+    // A run logs as its pipeline says, once that is loaded; on a screen lines have no place.
+    if !matches!(command, Command::Run(_) | Command::Top(_)) {
         logging::start(LogFormat::Text, None);
     }
     match command {
@@ -92,6 +93,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Profiles(args) => profiles::profiles(&args),
         Command::Alarms(args) => monitor::alarms(&args),
         Command::Report(args) => report::report(&args),
+        Command::Top(args) => top::top(&args),
         Command::Reference(args) => reference::reference(&args),
         Command::Test(args) => test::test(&args),
         Command::Feedback(args) => feedback::feedback(&args),

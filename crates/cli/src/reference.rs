@@ -8,7 +8,7 @@ use driftline_pipeline::{Node, Plan};
 use driftline_runtime::Monitoring;
 use driftline_stage::operator::{Bins, InputCodes};
 use driftline_stats::{References, SignalVisitor};
-use driftline_types::config::Millis;
+use driftline_types::{Timestamp, config::Millis};
 
 use crate::{
     Exit,
@@ -32,6 +32,7 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
             "{file}: --output: is missing, allowed are a path here or as monitor.reference"
         )));
     };
+    let ranges = ranges(&args.from, &args.to)?;
     // What is built does not depend on what was built before.
     plan.monitor.reference = None;
     let broker = log::open(&plan)?;
@@ -39,8 +40,7 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
         plan.sinks.clear();
         execute(&plan, &broker, false, Watch::Shown, None)?;
     }
-    let range = Range { from: args.from, to: args.to };
-    let built = build(&*broker, &plan, range, &show)
+    let built = build(&*broker, &plan, &ranges, &show)
         .map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))?;
     built.save(&output).map_err(Failure::running)?;
     eprintln!("{}: {}", output.display(), described(&built));
@@ -52,6 +52,20 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
         eprintln!("  not watched, too few windows with records: {short}");
     }
     Ok(Exit::Success)
+}
+
+/// Pairs the beginnings of stretches with their ends; of one stretch either may be left out.
+fn ranges(from: &[Timestamp], to: &[Timestamp]) -> Result<Vec<Range>, Failure> {
+    if from.len().max(to.len()) <= 1 {
+        return Ok(vec![Range { from: from.first().copied(), to: to.first().copied() }]);
+    }
+    if from.len() != to.len() {
+        let (from, to) = (from.len(), to.len());
+        return Err(Failure::usage(format!(
+            "--from, --to: found {from} and {to} of them, allowed are as many of both"
+        )));
+    }
+    Ok(from.iter().zip(to).map(|(from, to)| Range { from: Some(*from), to: Some(*to) }).collect())
 }
 
 /// Says what a reference was made from.

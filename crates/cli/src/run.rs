@@ -122,27 +122,41 @@ pub(crate) fn execute_watched(
     monitor: Option<Arc<Beside>>,
 ) -> Result<Report, Failure> {
     let metrics = Arc::new(Metrics::new(plan));
+    // Lines on the same terminal show the progress themselves.
+    let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
+    let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));
+    let watched = Watched { metrics, telemetry, monitor };
+    let result = execute_until(plan, broker, follow, watched, asked_to_stop());
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    result
+}
+
+/// What looks at a run while it goes on.
+pub(crate) struct Watched {
+    pub metrics: Arc<Metrics>,
+    pub telemetry: Option<Arc<Telemetry>>,
+    pub monitor: Option<Arc<Beside>>,
+}
+
+/// Runs a pipeline on a log until its sources end or `stop` completes.
+pub(crate) fn execute_until(
+    plan: &Plan,
+    broker: &Arc<dyn Broker>,
+    follow: bool,
+    watched: Watched,
+    stop: impl Future<Output = ()>,
+) -> Result<Report, Failure> {
+    let Watched { metrics, telemetry, monitor } = watched;
     let baseline = reference::baseline(plan)?;
     let mut monitoring = reference::monitoring(plan, baseline.as_deref());
     monitoring.probes = probes::schedules(plan)?;
     monitoring.companion = monitor.map(|monitor| monitor as Arc<dyn Companion>);
     let options =
         RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };
-    // Lines on the same terminal show the progress themselves.
-    let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
-    let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)?;
-    let result = runtime.block_on(driftline_runtime::run(
-        plan,
-        &REGISTRY,
-        Arc::clone(broker),
-        metrics,
-        options,
-        asked_to_stop(),
-    ));
-    if let Some(progress) = progress {
-        progress.finish();
-    }
+    let result = runtime.block_on(driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, stop));
     result.map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))
 }
 

@@ -379,6 +379,12 @@ impl Series {
         self.scores.chunks_exact(width).filter(|scores| scores.iter().all(|score| score.is_finite())).count()
     }
 
+    /// Returns how many of its records tell as much as an independent one, see [`driftline_stats::inflation`].
+    #[must_use]
+    pub fn inflation(&self) -> f64 {
+        driftline_stats::inflation(self.scores.chunks_exact(self.basis.len().max(1)))
+    }
+
     /// Trains a detector on the windows, all of which are healthy; `each` sees it after every window that says something.
     #[must_use]
     pub fn train(&self, windows: &[Timestamp], mut each: impl FnMut(Timestamp, &Detector)) -> Detector {

@@ -84,12 +84,12 @@ pub enum BuildError {
     Merge(#[from] MergeError),
 }
 
-/// Builds the baseline of a pipeline from the records that its log holds.
+/// Builds the baseline of a pipeline from the records that its log holds in any of the ranges; in all of it without one.
 ///
 /// # Errors
-/// If the log cannot be read, a node is silent in the range or ran in several versions, or there are fewer than 64 windows.
-pub fn build(broker: &dyn Broker, plan: &Plan, range: Range, show: ShowRecord<'_>) -> Result<Baseline, BuildError> {
-    let mut builder = Builder { broker, plan, range, show, logs: BTreeMap::new(), nodes: Vec::new() };
+/// If the log cannot be read, a node is silent in these ranges or ran in several versions, or there are fewer than 64 windows.
+pub fn build(broker: &dyn Broker, plan: &Plan, ranges: &[Range], show: ShowRecord<'_>) -> Result<Baseline, BuildError> {
+    let mut builder = Builder { broker, plan, ranges, show, logs: BTreeMap::new(), nodes: Vec::new() };
     for node in plan.sources.iter().chain(&plan.stages) {
         let counted = builder.node(node)?;
         builder.nodes.push(counted);
@@ -115,7 +115,7 @@ pub fn build(broker: &dyn Broker, plan: &Plan, range: Range, show: ShowRecord<'_
 struct Builder<'a> {
     broker: &'a dyn Broker,
     plan: &'a Plan,
-    range: Range,
+    ranges: &'a [Range],
     show: ShowRecord<'a>,
     /// The records of each topic read so far.
     logs: BTreeMap<StageName, Log>,
@@ -166,6 +166,10 @@ struct Counted {
 }
 
 impl Builder<'_> {
+    fn holds(&self, time: Timestamp) -> bool {
+        self.ranges.is_empty() || self.ranges.iter().any(|range| range.holds(time))
+    }
+
     fn window_of(&self, time: Timestamp) -> Timestamp {
         time.window_start(i64::try_from(self.plan.monitor.window.0).unwrap_or(i64::MAX))
     }
@@ -193,7 +197,7 @@ impl Builder<'_> {
         let mut sample = Sample::default();
         for writer in writers {
             self.each(&writer.name, |message| {
-                if let (true, Some(value)) = (self.range.holds(message.timestamp), &message.value) {
+                if let (true, Some(value)) = (self.holds(message.timestamp), &message.value) {
                     // What cannot be read is no output of this node.
                     sample.observe(hash(message), |visit| drop((self.show)(writer, value, visit)));
                 }
@@ -259,7 +263,7 @@ impl Builder<'_> {
             self.each(&parent.name, |message| {
                 let read = read_to.get(&message.partition).is_none_or(|next| message.offset < *next);
                 let Some(value) = message.value.as_ref().filter(|_| read) else { return Ok(()) };
-                let (start, counts) = (self.window_of(message.timestamp), self.range.holds(message.timestamp));
+                let (start, counts) = (self.window_of(message.timestamp), self.holds(message.timestamp));
                 let own = counting.observe_input(start, counts, |visit| drop((self.show)(parent, value, visit)));
                 let carried = self.logs.get(&parent.name).and_then(|log| log.find(message.partition, message.offset));
                 let code = match carried {
@@ -299,7 +303,7 @@ impl Builder<'_> {
         let mut versions: BTreeMap<StageVersion, u64> = BTreeMap::new();
         self.each(&node.name, |message| {
             let Some(value) = &message.value else { return Ok(()) };
-            let (start, counts) = (self.window_of(message.timestamp), self.range.holds(message.timestamp));
+            let (start, counts) = (self.window_of(message.timestamp), self.holds(message.timestamp));
             let code = counting.observe_output(start, counts, |visit| drop((self.show)(node, value, visit)));
             let context = wire::context(message);
             if counts && let Some((_, version)) = context.versions.iter().rev().find(|(stage, _)| *stage == node.name) {
@@ -325,7 +329,7 @@ impl Builder<'_> {
         for (topic, input) in inputs {
             for (partition, seen) in input.partitions.iter().flat_map(|(p, all)| all.iter().map(move |seen| (p, seen)))
             {
-                if self.range.holds(seen.time) && !used.contains(&(topic.clone(), *partition, seen.offset)) {
+                if self.holds(seen.time) && !used.contains(&(topic.clone(), *partition, seen.offset)) {
                     counting.pair(self.window_of(seen.time), seen.code, DROPPED);
                 }
             }

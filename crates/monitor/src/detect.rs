@@ -27,6 +27,8 @@ pub(crate) struct Watch {
     pub what: What,
     least: u64,
     pub basis: Basis,
+    /// How many records tell as much as an independent one.
+    pub inflation: f64,
     adaptive: Detector,
     anchored: Detector,
     /// Standardised scores of the last windows, newest last, with the start of each.
@@ -230,6 +232,7 @@ fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
                 what: series.what.clone(),
                 least: series.least,
                 basis: series.basis.clone(),
+                inflation: series.inflation(),
                 anchored: adaptive.anchored(),
                 adaptive,
                 recent,

@@ -33,10 +33,10 @@ pub(crate) fn finding(baseline: &Baseline, span: &Span<'_>, watch: &Watch) -> Si
     let (Some(reference), Some(current)) = (reference, current) else { return finding };
     if watch.what == What::Conditional {
         if let (Some(before), Some(now)) = (&reference.joint, &current.joint) {
-            (finding.effect, finding.change) = conditional_effect(before, now);
+            (finding.effect, finding.change) = conditional_effect(before, now, watch.inflation);
         }
     } else if let (Some(before), Some(now)) = (reference.signal(&watch.what), current.signal(&watch.what)) {
-        (finding.effect, finding.measure) = effect(before, now);
+        (finding.effect, finding.measure) = effect(before, now, watch.inflation);
         finding.change = change(before, now, unit(current, &watch.what));
     }
     finding
@@ -53,26 +53,27 @@ pub(crate) fn unit<'a>(window: &'a NodeWindow, what: &What) -> &'a str {
     found.map_or("", |(_, unit, _)| unit)
 }
 
-/// Returns the larger of the effects on the values and on the share of unusable ones.
-pub(crate) fn effect(before: &SignalProfile, now: &SignalProfile) -> (Option<Effect>, Measure) {
+/// Returns the larger of the effects on the values and on the share of unusable ones; n records count as n / `inflation`.
+pub(crate) fn effect(before: &SignalProfile, now: &SignalProfile, inflation: f64) -> (Option<Effect>, Measure) {
     let larger = |a: (Option<Effect>, Measure), b: (Option<Effect>, Measure)| {
         let size = |found: &(Option<Effect>, Measure)| found.0.map_or(-1.0, |effect| found.1.size(effect.at_least));
         if size(&b) > size(&a) { b } else { a }
     };
     match (before, now) {
         (SignalProfile::Number(before), SignalProfile::Number(now)) => {
-            let values = wasserstein_effect(before.ordered(), now.ordered(), ERROR);
+            let values = wasserstein_effect(before.ordered(), now.ordered(), ERROR, inflation);
             let usable = |profile: &NumberProfile| [profile.finite(), profile.total() - profile.finite()];
-            let unusable = jensen_shannon_effect(&usable(before), &usable(now), ERROR);
+            let unusable = jensen_shannon_effect(&usable(before), &usable(now), ERROR, inflation);
             larger((values, Measure::Ranks), (unusable, Measure::Divergence))
         }
         (SignalProfile::Category(before), SignalProfile::Category(now)) => {
-            (jensen_shannon_effect(before.counts(), now.counts(), ERROR), Measure::Divergence)
+            (jensen_shannon_effect(before.counts(), now.counts(), ERROR, inflation), Measure::Divergence)
         }
         (SignalProfile::Embedding(before), SignalProfile::Embedding(now)) => {
-            let cells = (jensen_shannon_effect(before.cells(), now.cells(), ERROR), Measure::Divergence);
+            let cells = (jensen_shannon_effect(before.cells(), now.cells(), ERROR, inflation), Measure::Divergence);
             let projections = before.projections().iter().zip(now.projections());
-            let moved = projections.map(|(before, now)| (wasserstein_effect(before, now, ERROR), Measure::Ranks));
+            let moved =
+                projections.map(|(before, now)| (wasserstein_effect(before, now, ERROR, inflation), Measure::Ranks));
             moved.fold(cells, larger)
         }
         _ => (None, Measure::Divergence),
@@ -82,6 +83,8 @@ pub(crate) fn effect(before: &SignalProfile, now: &SignalProfile) -> (Option<Eff
 /// Says what became of a signal, with its unit.
 pub(crate) fn change(before: &SignalProfile, now: &SignalProfile, unit: &str) -> String {
     let percent = |part: u64, of: u64| 100.0 * part as f64 / of.max(1) as f64;
+    // The unit of what has none.
+    let unit = if unit == "1" { "" } else { unit };
     let mut said = match (before, now) {
         (SignalProfile::Number(before), SignalProfile::Number(now)) => match (before.mean(), now.mean()) {
             (Some(a), Some(b)) => format!("mean {} → {} {unit}", rounded(a), rounded(b)).trim_end().to_owned(),
@@ -127,12 +130,12 @@ fn rounded(x: f64) -> String {
 }
 
 /// Compares what inputs became with what they became in the reference, the inputs being those of now.
-fn conditional_effect(before: &JointProfile, now: &JointProfile) -> (Option<Effect>, String) {
+fn conditional_effect(before: &JointProfile, now: &JointProfile, inflation: f64) -> (Option<Effect>, String) {
     let (left, right) = expected_and_found(before, now);
     let dropped = |joint: &JointProfile| 100.0 * joint.dropped() as f64 / joint.total().max(1) as f64;
     let (a, b) = (dropped(before), dropped(now));
     let said = if (a - b).abs() >= 1.0 { format!("dropped {a:.0} % → {b:.0} %") } else { String::new() };
-    (jensen_shannon_effect(&left, &right, ERROR), said)
+    (jensen_shannon_effect(&left, &right, ERROR, inflation), said)
 }
 
 /// Returns by output what the reference makes of the inputs of now, as well known as the reference, and what came out; the last

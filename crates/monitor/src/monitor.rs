@@ -73,6 +73,10 @@ pub struct Monitor {
     detectors: Detectors,
     probes: ProbeBook,
     recent: VecDeque<Closed>,
+    /// The windows of the warm-up that have passed.
+    passed: u64,
+    /// Whether one has passed that is not written down.
+    has_passed: bool,
     raised: u64,
     alarms: BTreeMap<String, Held>,
     notes: BTreeMap<String, Note>,
@@ -95,6 +99,8 @@ impl Monitor {
             settings,
             baseline,
             recent: VecDeque::new(),
+            passed: 0,
+            has_passed: false,
             raised: 0,
             alarms: BTreeMap::new(),
             notes: BTreeMap::new(),
@@ -139,9 +145,9 @@ impl Monitor {
             return Ok(());
         }
         let remembered = state::read(entries, &self.references)?;
-        let Meta { baseline, progress, seen, raised, alarms, notes, crossings } = remembered.meta;
+        let Meta { baseline, progress, passed, seen, raised, alarms, notes, crossings } = remembered.meta;
         self.windows.restore(progress);
-        (self.raised, self.alarms, self.crossings) = (raised, alarms, crossings);
+        (self.passed, self.raised, self.alarms, self.crossings) = (passed, raised, alarms, crossings);
         if baseline == self.fingerprint() {
             self.notes = notes;
             self.detectors.restore(seen, remembered.scored);
@@ -281,6 +287,11 @@ impl Monitor {
     }
 
     fn judge(&mut self, closed: Closed) {
+        if self.passed < self.settings.warm_up {
+            self.passed += 1;
+            self.has_passed = true;
+            return;
+        }
         let baseline = Arc::clone(&self.baseline);
         for (name, seen) in &closed.nodes {
             if let Some(known) =
@@ -565,10 +576,11 @@ impl Monitor {
     pub fn take_changes(&mut self) -> (Vec<Change>, Vec<Alarm>) {
         let mut changes = std::mem::take(&mut self.changes);
         let alarms: Vec<Alarm> = std::mem::take(&mut self.updates).into_values().collect();
-        if !changes.is_empty() || !alarms.is_empty() {
+        if std::mem::take(&mut self.has_passed) || !changes.is_empty() || !alarms.is_empty() {
             changes.push(state::meta_change(&Meta {
                 baseline: self.fingerprint(),
                 progress: self.windows.progress().clone(),
+                passed: self.passed,
                 seen: self.detectors.seen,
                 raised: self.raised,
                 alarms: self.alarms.clone(),
@@ -650,6 +662,12 @@ impl Monitor {
                 rule.min_records
             )
         }));
+        if self.passed < self.settings.warm_up || windows == 0 && self.passed > 0 {
+            let (passed, all) = (self.passed, self.settings.warm_up);
+            notes.push(format!(
+                "warming up: {passed} of the {all} windows that are not judged (monitor.warm_up) have passed"
+            ));
+        }
         if self.windows.open_windows() > 0 {
             notes.push(format!("{} windows are still open", self.windows.open_windows()));
         }

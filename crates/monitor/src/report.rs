@@ -176,8 +176,8 @@ pub(crate) fn nodes(
         let signals = known.into_iter().flat_map(|known| &known.series).filter_map(|series| {
             let before = known?.profiles.signal(&series.what)?;
             let after = now.as_ref().and_then(|now| now.signal(&series.what));
-            let (effect, measure) =
-                after.map_or((None, Measure::Divergence), |after| crate::effect::effect(before, after));
+            let (effect, measure) = after
+                .map_or((None, Measure::Divergence), |after| crate::effect::effect(before, after, series.inflation()));
             let unit = crate::effect::unit(&known?.profiles, &series.what).to_owned();
             Some(SignalReport {
                 what: series.what.clone(),

@@ -17,6 +17,8 @@ pub struct Settings {
     pub window_ms: u64,
     /// The windows that a silent node is waited for.
     pub lateness: u64,
+    /// The first windows, which are not judged.
+    pub warm_up: u64,
     /// The windows between two false alarms, A.
     pub run_length: f64,
     /// The least effect that is worth an alarm.
@@ -40,6 +42,7 @@ impl Settings {
             partitions: plan.partitions,
             window_ms: plan.monitor.window.0,
             lateness: plan.monitor.lateness.windows(plan.monitor.window),
+            warm_up: plan.monitor.warm_up.map_or(0, |time| time.windows(plan.monitor.window)),
             run_length: plan.monitor.run_length as f64,
             tolerance: plan.monitor.tolerance,
             ignore: plan.monitor.ignore.clone(),

@@ -42,6 +42,9 @@ pub(crate) struct Meta {
     /// Which baseline the scores are of.
     pub baseline: String,
     pub progress: Progress,
+    /// Windows passed before any was judged.
+    #[serde(default)]
+    pub passed: u64,
     /// Windows scored.
     pub seen: u64,
     /// Alarms raised.

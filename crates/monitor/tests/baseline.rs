@@ -77,7 +77,7 @@ fn every_signal_and_every_stage_is_watched() {
 fn too_short_a_log_says_how_many_windows_are_needed() {
     let (broker, plan) = (plant::temporary(), plant::plan(Changes::default(), 1, 0, 20, "", ""));
     plant::run(&plan, &broker, Monitoring::default());
-    let error = |range| build(&*broker, &plan, range, &plant::show).unwrap_err().to_string();
+    let error = |range| build(&*broker, &plan, &[range], &plant::show).unwrap_err().to_string();
     assert_eq!(
         error(Range::default()),
         "found 20 windows of 1s with records, a reference needs 64: take more records, or a shorter monitor.window"

@@ -18,6 +18,8 @@ pub struct MonitorConfig {
     pub reference: Option<PathBuf>,
     /// How long a node or partition that is silent is waited for before windows close without it.
     pub lateness: Lateness,
+    /// The first windows, which are not judged: what stages remember fills up. `None` judges all.
+    pub warm_up: Option<Lateness>,
     /// The windows that pass on average between two false alarms, at least 10.
     #[serde(deserialize_with = "run_length")]
     pub run_length: u64,
@@ -90,6 +92,7 @@ impl Default for MonitorConfig {
             window: Millis(10_000),
             reference: None,
             lateness: Lateness::Windows(6),
+            warm_up: None,
             run_length: 10_000,
             tolerance: 0.02,
             ignore: Vec::new(),

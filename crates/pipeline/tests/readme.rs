@@ -120,6 +120,7 @@ fn the_reference_is_complete() {
         "monitor.window",
         "monitor.reference",
         "monitor.lateness",
+        "monitor.warm_up",
         "monitor.run_length",
         "monitor.tolerance",
         "monitor.ignore",

@@ -23,7 +23,7 @@ impl Shop {
             let taste = f64::from(customer.taste[product.category] * season[product.category]);
             let weight = taste * customer.suits(product);
             let looked_at = 1.0 / (rank as f64 + 2.0).log2();
-            uniform < MOST * looked_at * weight / (weight + HALF)
+            uniform < MOST * looked_at * weight.powi(2) / (weight.powi(2) + HALF.powi(2))
         };
         shown.iter().enumerate().map(&mut clicked).collect()
     }
@@ -50,6 +50,6 @@ mod tests {
     fn what_the_shop_does_not_have_is_not_clicked() {
         let shop = Shop::new(Parameters::default());
         assert_eq!(shop.clicks(&shop.customer(0), 0, &["unknown"; 3]), [false; 3]);
-        assert_eq!(shop.clicks(&shop.customer(0), 0, &[]), []);
+        assert_eq!(shop.clicks(&shop.customer(0), 0, &[]), Vec::<bool>::new());
     }
 }

@@ -27,11 +27,11 @@
 //! standing is often where the next visit begins.
 //!
 //! **Clicks** ([`Shop::clicks`]). A recommendation at rank `r` is looked at with `1 / log2(r + 1)`,
-//! `r` from 1, and clicked in proportion to the same weights: what one has a use for, in one's lines,
-//! at one's prices.
+//! `r` from 1, and clicked with `0.35 · w² / (w² + 8²)` of that, `w` being the same weights: what one has a use for, in
+//! one's lines, at one's prices. What is merely acceptable is passed over.
 //!
-//! **Who.** 85 % of the customers are there from the beginning, the others come in the course of the first
-//! 60 days.
+//! **Who.** As many customers at any time. Each comes for 30 days on average, exponentially distributed, and then stays
+//! away and is followed by another, of the next free number: so the shop is as much the same shop after a year as after a day.
 //!
 //! What always holds: the same seed and parameters give the same events, in the order of their times;
 //! a customer depends on seed and number alone.
@@ -39,11 +39,13 @@
 pub mod calendar;
 pub mod catalogue;
 mod clicks;
+mod feedback;
 pub mod people;
 mod simulation;
 pub mod visit;
 
 pub use catalogue::{Catalogue, Category, Department, PER_CATEGORY, Product};
+pub use feedback::FeedbackError;
 pub use people::{Attribute, Customer};
 pub use simulation::{Event, Kind, Parameters, Shop, Simulation};
 

@@ -114,7 +114,7 @@ impl Customer {
         }
         let price_level = random.random_range(-0.6..0.6);
         let favourites = [0; 3].map(|_| random.random_range(0..LINES));
-        let searches = random.random_range(0.1..0.7);
+        let searches = random.random_range(0.05..0.35);
         Self { number, has, visits, searches, price_level, favourites, taste }
     }
 

@@ -21,7 +21,7 @@ use crate::{
 pub struct Parameters {
     /// Seed of customers and what they do; the catalogue does not depend on it.
     pub seed: u64,
-    /// Customers, of whom the last 15 % come for the first time in the course of the first 60 days.
+    /// Customers at any time: who stays away is followed by another.
     pub customers: u32,
     /// When it begins, milliseconds since 1970.
     pub start_ms: i64,
@@ -35,10 +35,8 @@ pub struct Parameters {
 
 /// 2026-11-16T00:00:00Z.
 const START_MS: i64 = 1_794_787_200_000;
-/// Part of the customers that are there from the beginning.
-const OLD: f64 = 0.85;
-/// The others come from then on in the course of so many days, however long it goes on: what happens does not depend on when it ends.
-const NEWCOMERS: i64 = 60;
+/// How long a customer comes, milliseconds, on average.
+const STAY: f64 = 30.0 * DAY as f64;
 
 impl Default for Parameters {
     fn default() -> Self {
@@ -124,48 +122,60 @@ impl Shop {
     /// Lets time begin.
     #[must_use]
     pub fn simulate(self) -> Simulation {
-        let Parameters { seed, customers, start_ms, .. } = self.parameters;
-        let mut queue = BinaryHeap::with_capacity(customers as usize);
-        let mut people = Vec::with_capacity(customers as usize);
-        let old = f64::from(customers) * OLD;
-        for number in 0..customers {
-            let mut random = random(seed, [2, u64::from(number), 0]);
-            let since =
-                if f64::from(number) < old { start_ms } else { start_ms + random.random_range(0..=NEWCOMERS * DAY) };
-            let mut person = Person::new(Customer::new(seed, number));
-            let first = person.next_visit(&self.parameters, since);
-            queue.push(Reverse((first, number)));
+        let parameters = &self.parameters;
+        let mut queue = BinaryHeap::with_capacity(parameters.customers as usize);
+        let mut people = Vec::with_capacity(parameters.customers as usize);
+        for number in 0..parameters.customers {
+            let mut person = Person::new(parameters, number, parameters.start_ms);
+            queue.push(Reverse((person.next_visit(parameters, parameters.start_ms), number)));
             people.push(person);
         }
         Simulation { shop: self, queue, people }
     }
 }
 
-/// A customer in the course of time.
+/// A customer's place in the course of time: who is there now.
 struct Person {
     customer: Customer,
     memory: Memory,
     visits: u32,
+    /// No visit begins after this.
+    stays_until: i64,
     /// What is left of the visit.
     pages: VecDeque<Page>,
 }
 
 impl Person {
-    fn new(customer: Customer) -> Self {
-        Self { customer, memory: Memory::default(), visits: 0, pages: VecDeque::new() }
+    /// Makes the customer of a number, who comes from `since` on.
+    fn new(parameters: &Parameters, number: u32, since: i64) -> Self {
+        let customer = Customer::new(parameters.seed, number);
+        let mut random = random(parameters.seed, [2, u64::from(number), 0]);
+        let uniform: f64 = random.random_range(f64::EPSILON..1.0);
+        // Without memory, so at the start as many have long been there as at any time.
+        let stays_until = since + (-uniform.ln() * STAY) as i64;
+        Self { customer, memory: Memory::default(), visits: 0, stays_until, pages: VecDeque::new() }
     }
 
-    /// Draws when the customer comes next, by thinning (Lewis and Shedler 1979).
+    /// Draws when somebody comes next, by thinning (Lewis and Shedler 1979): the customer, or the one that
+    /// follows once they stay away.
     fn next_visit(&mut self, parameters: &Parameters, after: i64) -> i64 {
-        let mut random = random(parameters.seed, [3, u64::from(self.customer.number), u64::from(self.visits)]);
         let end = parameters.start_ms + i64::from(parameters.days) * DAY;
-        let most = self.customer.visits * busiest(parameters);
-        let mut time = after;
+        let mut after = after;
         loop {
-            time += gap(&mut random, most).max(1);
-            if time > end || random.random_bool(Moment::of(time).visits(parameters).clamp(0.0, 1.0)) {
+            let mut random = random(parameters.seed, [3, u64::from(self.customer.number), u64::from(self.visits)]);
+            let most = self.customer.visits * busiest(parameters);
+            let mut time = after;
+            while time <= self.stays_until.min(end) {
+                time += gap(&mut random, most).max(1);
+                if time <= self.stays_until && random.random_bool(Moment::of(time).visits(parameters).clamp(0.0, 1.0)) {
+                    return time;
+                }
+            }
+            if time > end && self.stays_until > end {
                 return time;
             }
+            after = self.stays_until.max(after);
+            *self = Self::new(parameters, self.customer.number + parameters.customers, after);
         }
     }
 }
@@ -173,7 +183,7 @@ impl Person {
 /// Everything that happens in a shop, one event after another.
 pub struct Simulation {
     shop: Shop,
-    /// When each customer does something next.
+    /// When something happens next at each customer's place.
     queue: BinaryHeap<Reverse<(i64, u32)>>,
     people: Vec<Person>,
 }
@@ -192,13 +202,13 @@ impl Iterator for Simulation {
     fn next(&mut self) -> Option<Event> {
         let parameters = &self.shop.parameters;
         let end = parameters.start_ms + i64::from(parameters.days) * DAY;
-        let Reverse((time_ms, number)) = self.queue.pop()?;
+        let Reverse((time_ms, place)) = self.queue.pop()?;
         if time_ms >= end {
             return None;
         }
-        let person = &mut self.people[number as usize];
+        let person = &mut self.people[place as usize];
         if person.pages.is_empty() {
-            let random = random(parameters.seed, [4, u64::from(number), u64::from(person.visits)]);
+            let random = random(parameters.seed, [4, u64::from(person.customer.number), u64::from(person.visits)]);
             let visit = Visit {
                 catalogue: &self.shop.catalogue,
                 customer: &person.customer,
@@ -211,23 +221,24 @@ impl Iterator for Simulation {
             person.pages = visit.walk().into();
             person.visits += 1;
             let first = person.pages.front().map_or(time_ms, |page| page.time_ms);
-            self.queue.push(Reverse((first, number)));
+            self.queue.push(Reverse((first, place)));
             return self.next();
         }
         let page = person.pages.pop_front()?;
-        let next = match person.pages.front() {
-            Some(page) => page.time_ms,
-            None => person.next_visit(parameters, page.time_ms),
-        };
-        self.queue.push(Reverse((next, number)));
-        Some(Event {
+        let event = Event {
             time_ms: page.time_ms,
-            customer: number,
+            customer: person.customer.number,
             visit: person.visits - 1,
             kind: page.kind,
             product: page.product.map(usize::from),
             category: page.category.map(usize::from),
-        })
+        };
+        let next = match person.pages.front() {
+            Some(page) => page.time_ms,
+            None => person.next_visit(parameters, page.time_ms),
+        };
+        self.queue.push(Reverse((next, place)));
+        Some(event)
     }
 }
 

@@ -21,10 +21,11 @@ const DEPARTMENT: f64 = 0.1;
 const NEIGHBOURHOOD: usize = 4;
 /// How likely an accessory is of the line of what it goes with.
 const SAME_LINE: f64 = 0.7;
-/// How likely a product that suits fully is put in the cart.
-const CART: f64 = 0.2;
+/// How likely a product that suits fully is put in the cart: three views in a hundred lead there, as in a log that is
+/// public (RetailRocket 2015: 2.6 in a hundred, and 0.8 purchases).
+const CART: f64 = 0.055;
 /// How likely what is in the cart is bought, and how likely a cart left standing is come back to.
-const BUY: f64 = 0.45;
+const BUY: f64 = 0.25;
 const COME_BACK: f64 = 0.5;
 /// Weights of need.
 const SATISFIED: f64 = 0.1;

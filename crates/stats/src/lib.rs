@@ -51,7 +51,7 @@ pub use conditional::{ConditionalAspect, ConditionalBasis, ConditionalScores, MI
 pub use detector::{Detector, Lane, QUARANTINE, listed};
 pub use distance::{hellinger, jensen_shannon, psi, wasserstein};
 pub use edges::{BELOW, DEFAULT_BINS, Edges, FIRST_BIN, MAX_BINS, MISSING, NAN, NEG_INFINITY};
-pub use effect::{Effect, jensen_shannon_effect, wasserstein_effect};
+pub use effect::{Effect, inflation, jensen_shannon_effect, wasserstein_effect};
 pub use embedding::{EmbeddingBins, EmbeddingProfile, FIRST_CELL, MALFORMED, PROJECTIONS, project};
 pub use error::{AttributionError, DecodeError, DecodeProblem, MergeError, ReferenceError};
 pub use feedback::{Feedback, FeedbackRules, FeedbackWindow, MIN_LABELLED, Prediction, Reaction, Uncounted, join};

@@ -6,7 +6,7 @@ use std::{collections::HashMap, future, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, Retention};
-use driftline_monitor::{Baseline, Range, build};
+use driftline_monitor::{Baseline, build};
 use driftline_pipeline::{Node, Plan};
 use driftline_runtime::{Metrics, Monitoring, Report, RunOptions, create_topics, kinds};
 use driftline_stage::{
@@ -385,5 +385,5 @@ pub fn show(node: &Node, value: &Bytes, visit: &mut dyn SignalVisitor) -> Result
 pub fn baseline(changes: Changes, windows: u64) -> Baseline {
     let (broker, plan) = (temporary(), plan(changes, 1, 0, windows, "", ""));
     run(&plan, &broker, Monitoring::default());
-    build(&*broker, &plan, Range::default(), &show).unwrap()
+    build(&*broker, &plan, &[], &show).unwrap()
 }

@@ -3,6 +3,7 @@
 //! recommender reads them, as it would read those of a real shop.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -41,22 +42,12 @@ fn main() -> Result<()> {
             |product| json!({ "id": product.id, "category": product.category().name, "in_stock": product.in_stock }),
         ),
     )?;
-    lines(
-        &out.join("customers.jsonl"),
-        (0..customers).map(|number| {
-            let has = shop.customer(number).has;
-            let has: Map<String, Value> = Attribute::ALL
-                .iter()
-                .zip(has)
-                .map(|(attribute, has)| (attribute.name().to_owned(), has.into()))
-                .collect();
-            json!({ "user": customer_id(number), "has": has })
-        }),
-    )?;
     let products = shop.catalogue().products().to_vec();
+    let mut seen = BTreeSet::new();
     lines(
         &out.join("events.jsonl"),
-        shop.simulate().map(|event| {
+        shop.clone().simulate().map(|event| {
+            seen.insert(event.customer);
             json!({
                 "user": customer_id(event.customer),
                 "kind": event.kind,
@@ -64,6 +55,18 @@ fn main() -> Result<()> {
                 "category": event.category.map(|category| CATEGORIES[category].name),
                 "time_ms": event.time_ms,
             })
+        }),
+    )?;
+    lines(
+        &out.join("customers.jsonl"),
+        seen.into_iter().map(|number| {
+            let has = shop.customer(number).has;
+            let has: Map<String, Value> = Attribute::ALL
+                .iter()
+                .zip(has)
+                .map(|(attribute, has)| (attribute.name().to_owned(), has.into()))
+                .collect();
+            json!({ "user": customer_id(number), "has": has })
         }),
     )
 }

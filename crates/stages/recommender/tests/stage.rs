@@ -97,7 +97,7 @@ fn of_a_stranger_attributes_decide_and_else_popularity() {
     // A probability behind an *unknown* tells nothing.
     let mut undecided = stranger.clone();
     undecided.attributes.car = Estimate { answer: Answer::Unknown, probability: 0.7 };
-    let (answers, _) = answer(&mut *operator(""), &[stranger, parent, driver, undecided]);
+    let (answers, _) = answer(&mut *operator("top_k = 100"), &[stranger, parent, driver, undecided]);
     let bases: Vec<Basis> = answers.iter().map(|answer| answer.basis).collect();
     assert_eq!(bases, [Basis::Popularity, Basis::Profile, Basis::Profile, Basis::Popularity]);
     assert_eq!(answers[0].items, answers[3].items);
