@@ -102,7 +102,7 @@ fn marks_of(metadata: Option<&str>) -> Vec<Mark> {
 
 /// Moves the mark of a message's cause to it; returns whether it is beyond the mark, as every message without an id is.
 fn advance(all: &mut Marks, message: &Message) -> bool {
-    let Some(id) = message.headers.get(wire::CE_ID).and_then(|id| id_of(id)) else { return true };
+    let Some(id) = message.headers.get(wire::CE_ID).and_then(id_of) else { return true };
     // Ordered by topic first, which is equal for most; the key is made once a partition.
     let found = all.iter_mut().find(|(place, _)| place.partition == message.partition && place.topic == message.topic);
     let marks = match found {
@@ -155,7 +155,7 @@ mod tests {
 
     fn message(topic: &str, id: &str) -> Message {
         let mut headers = Headers::default();
-        headers.push(wire::CE_ID, id.to_owned());
+        headers.push(wire::CE_ID, id);
         Message {
             topic: Topic::try_new(topic).unwrap(),
             partition: 0,
