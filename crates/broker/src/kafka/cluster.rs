@@ -49,6 +49,9 @@ pub(super) struct Limits {
 /// How long an answer is waited for before it is looked whether there was a refusal; then twice as long, and so on.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long a client is listened to before it is asked.
+const LISTEN: Duration = Duration::from_millis(10);
+
 /// How often clients are looked after that may need a new token.
 const LET_IN: Duration = Duration::from_millis(500);
 
@@ -302,14 +305,16 @@ fn await_answer(client: &BaseConsumer<Login>, servers: &str) -> Result<(), Broke
     let deadline = Instant::now() + CALL;
     let mut patience = ASK_AGAIN;
     loop {
-        serve(client);
+        // All that it has to say: what it asks for, and why it was not let in, which its context notes.
+        while client.poll(LISTEN).is_some() {}
         let Err(error) = client.fetch_metadata(None, patience) else { return Ok(()) };
         patience *= 2;
         if let Some(reason) = client.context().refused() {
             return Err(refused("connect", format!("{servers} did not let us in: {reason}")));
         }
         if Instant::now() > deadline {
-            let reason = format!("{servers} did not answer within {} s: {error}", CALL.as_secs());
+            let why = client.context().complaint().unwrap_or_else(|| error.to_string());
+            let reason = format!("{servers} did not answer within {} s: {why}", CALL.as_secs());
             return Err(BrokerError::Unavailable { action: "connect", reason });
         }
     }

@@ -97,8 +97,10 @@ pub(super) struct Login {
 
 #[derive(Default)]
 struct State {
-    /// Why the cluster, or we ourselves, let the client down last.
+    /// Why the cluster, or we ourselves, did not let the client in.
     refused: Option<String>,
+    /// What it complained about last.
+    complaint: Option<String>,
     /// Milliseconds since 1970 until which the last good token holds.
     holds_until: i64,
     /// The newest token could not be read.
@@ -126,15 +128,27 @@ impl Login {
     /// Notes what librdkafka complains about.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) {
         tracing::error!("librdkafka: {error}: {reason}");
-        if matches!(error.rdkafka_error_code(), Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL))
-        {
-            self.state.lock().refused = Some(reason.to_owned());
+        let mut state = self.state.lock();
+        let code = error.rdkafka_error_code();
+        // Of TLS 1.3 the client's certificate is judged after the handshake: for librdkafka the connection just broke.
+        let by_tls = reason.contains(":SSL routines:");
+        if by_tls || matches!(code, Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL)) {
+            state.refused = Some(reason.to_owned());
+        }
+        // That all brokers are down says less than why one is.
+        if code != Some(Code::AllBrokersDown) {
+            state.complaint = Some(reason.to_owned());
         }
     }
 
     /// Returns why the client was not let in, if that has happened.
     pub(super) fn refused(&self) -> Option<String> {
         self.state.lock().refused.clone()
+    }
+
+    /// Returns what the client complained about last.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.state.lock().complaint.clone()
     }
 
     /// Whether a failed authentication is no more than a new token that cannot be read yet, while the one before still holds.

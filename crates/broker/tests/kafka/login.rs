@@ -1,10 +1,13 @@
-//! Bearer tokens (OAUTHBEARER): let in with one, past the life of several, and kept out without; and passwords (SCRAM).
+//! Bearer tokens (OAUTHBEARER): let in with one, past the life of several, and kept out without; passwords
+//! (SCRAM); and certificates of both sides (TLS).
 //!
 //! `deploy/kafka-local` asks for them 200 above the port it prints. It takes any token without a signature that has not
-//! expired, and lets its bearer do what `kafka-local acl` has allowed; it knows one user with a password.
+//! expired, and lets its bearer do what `kafka-local acl` has allowed; it knows one user with a password. 300 above, it and
+//! its clients show the certificate of `deploy/kafka`.
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::Path,
     process::Command,
     sync::{
@@ -32,11 +35,17 @@ fn token(name: &str, life_s: i64, signature: &str) -> String {
     format!("{}.{}.{}", part(format!(r#"{{"alg":"{algorithm}"}}"#)), part(claims), part(signature.to_owned()))
 }
 
-/// The settings of a client that comes by the listener which asks who comes.
-fn with_login(mechanism: &str) -> KafkaConfig {
+/// The settings of a client that comes by another port than the one that is printed.
+fn above(ports: u16) -> KafkaConfig {
     let mut config = config(Delivery::ExactlyOnce);
     let (host, port) = config.bootstrap_servers.split(',').next().unwrap().rsplit_once(':').unwrap();
-    config.bootstrap_servers = format!("{host}:{}", port.parse::<u16>().unwrap() + 200);
+    config.bootstrap_servers = format!("{host}:{}", port.parse::<u16>().unwrap() + ports);
+    config
+}
+
+/// The settings of a client that comes by the listener which asks who comes.
+fn with_login(mechanism: &str) -> KafkaConfig {
+    let mut config = above(200);
     config.properties.insert("security.protocol".into(), "sasl_plaintext".into());
     config.properties.insert("sasl.mechanism".into(), mechanism.into());
     config
@@ -161,4 +170,37 @@ fn a_password_lets_in_and_a_wrong_one_does_not() {
     let wrong = refused(with_password("hunter2"));
     assert!(wrong.contains("did not let us in") && wrong.contains("SCRAM-SHA-512"), "{wrong}");
     assert!(!wrong.contains("hunter2"), "{wrong}");
+}
+
+/// A file of `deploy/kafka`.
+fn pem(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kafka").join(name)).unwrap()
+}
+
+#[test]
+fn certificates_of_both_sides_let_in_and_others_do_not() {
+    if servers().is_none() {
+        return;
+    }
+    let certificate = pem("local-certificate.pem");
+    let with = |properties: &[(&str, &str)]| {
+        let mut config = above(300);
+        config.properties.insert("security.protocol".into(), "ssl".into());
+        config.properties.extend(properties.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
+        config
+    };
+    let key = pem("local-key-known-to-all.pem");
+    let shown = [("ssl.certificate.pem", certificate.as_str()), ("ssl.key.pem", key.as_str())];
+    let right = with(&[&shown[..], &[("ssl.ca.pem", &certificate)]].concat());
+    allow_all("CN=driftline-local", &right.prefix);
+    let broker = Kafka::connect(right).unwrap();
+    let input = topic("in");
+    broker.create_topic(&input, &keep_all(1)).unwrap();
+    broker.producer("source").unwrap().send(vec![to(&input, 0, "x")]).unwrap();
+    assert_eq!(read_all(&broker, &input, 0, 0).len(), 1);
+    // The machine's own authorities did not sign the server's.
+    let unknown = refused(with(&shown));
+    assert!(unknown.contains("did not let us in") && unknown.contains("certificate verify failed"), "{unknown}");
+    let nothing_shown = refused(with(&[("ssl.ca.pem", &certificate)]));
+    assert!(nothing_shown.contains("did not let us in") && nothing_shown.contains("certificate"), "{nothing_shown}");
 }
