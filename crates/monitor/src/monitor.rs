@@ -1,20 +1,20 @@
 //! The monitor: profiles in, alarms out. Pure: offsets, bytes and event times go in; what is to be written comes out.
 
+mod raising;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use driftline_pipeline::RuleSeverity;
-use driftline_stats::{ProbePart, Probes, Profile, ProfileBody, ProfileKey, References, Window, speed};
-use driftline_types::{Offset, Partition, RecordId, StageName, Timestamp, config::Millis};
+use driftline_stats::{ProbePart, Probes, Profile, ProfileBody, ProfileKey, References, Window};
+use driftline_types::{Offset, Partition, StageName, Timestamp};
 
 use crate::{
-    Alarm, AlarmState, Baseline, Report, Settings, Severity, SignalFinding, StateError, What,
-    cause::{self, Cause, Span},
+    Alarm, Baseline, Report, Settings, StateError, What,
+    cause::Span,
     detect::Detectors,
-    effect,
     probes::ProbeBook,
     report,
     rules::{self, Crossing},
@@ -24,13 +24,8 @@ use crate::{
 
 /// The last closed windows that are kept whole, to measure effects and shares on.
 const KEPT: usize = 64;
-/// The signals that an alarm names at most.
-const NAMED: usize = 24;
 /// The notes that are kept at most.
 const NOTES: usize = 64;
-/// After how many windows without confirmation an alarm is over, at least and at most.
-const HOLD: (u64, u64) = (16, 256);
-const DAY_MS: u64 = 86_400_000;
 
 /// A message of the topic of profiles.
 #[derive(Clone, Debug)]
@@ -347,223 +342,6 @@ impl Monitor {
         let window = Window { start, millis: self.settings.window_ms };
         let (pipeline, stage) = (self.settings.pipeline.clone(), node.clone());
         Profile { key: ProfileKey { pipeline, stage, version: seen.version.clone(), window }, body }
-    }
-
-    /// Decides on the alarms of rules after a window that ends at `end`.
-    fn judge_rules(&mut self, end: Timestamp) {
-        for rule in self.settings.rules.clone() {
-            let seen = self.recent.back().and_then(|closed| closed.nodes.get(&rule.stage));
-            let Some(value) = rules::value(&rule, seen, self.settings.window_ms) else { continue };
-            let crossing = self.crossings.entry(rule.name.to_string()).or_default();
-            crossing.count(rules::is_beyond(&rule, value));
-            let Crossing { beyond, within } = *crossing;
-            let lasts = rule.lasts.windows(Millis(self.settings.window_ms));
-            let is_its = |id: &str| {
-                let number = id.strip_prefix("rule-").and_then(|id| id.strip_prefix(rule.name.as_str()));
-                number.and_then(|id| id.strip_prefix('-')).is_some_and(|id| id.bytes().all(|b| b.is_ascii_digit()))
-            };
-            let held = self.alarms.values().find(|held| is_its(&held.alarm.id)).cloned();
-            let summary =
-                format!("{} is {value:.4} for {beyond} windows, rule: {}", rules::subject(&rule), report::rule(&rule));
-            match held {
-                None if beyond > 0 => {
-                    self.raised += 1;
-                    let mut alarm = self.pending(format!("rule-{}-{}", rule.name, self.raised), 0.0, end);
-                    alarm.severity = match rule.severity {
-                        RuleSeverity::Warning => Severity::Warning,
-                        RuleSeverity::Critical => Severity::Critical,
-                    };
-                    alarm.summary = summary;
-                    alarm.origin = Some(rule.stage.clone());
-                    if beyond >= lasts {
-                        (alarm.state, alarm.fired) = (AlarmState::Firing, Some(end));
-                    }
-                    self.put(Held { alarm, quiet: 0, hold: 0 });
-                }
-                Some(mut held) if held.alarm.state == AlarmState::Pending && beyond >= lasts => {
-                    held.alarm =
-                        Alarm { state: AlarmState::Firing, fired: Some(end), updated: end, summary, ..held.alarm };
-                    self.put(held);
-                }
-                Some(mut held) if beyond == 0 && (held.alarm.state == AlarmState::Pending || within >= lasts) => {
-                    held.alarm.state = AlarmState::Resolved;
-                    held.alarm.updated = end;
-                    self.put(held);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Returns the drift alarm that is not resolved.
-    fn drift(&self) -> Option<&Held> {
-        self.alarms.values().find(|held| held.alarm.id.starts_with("drift-"))
-    }
-
-    /// Decides on the drift alarm after a window that ends at `end`.
-    fn judge_drift(&mut self, end: Timestamp) {
-        let (evidence, level) = (self.detectors.evidence(), self.settings.run_length);
-        let held = self.drift().cloned();
-        let state = held.as_ref().map(|held| held.alarm.state);
-        if evidence >= level
-            && let Some(alarm) = self.fire(held.as_ref().map(|held| &held.alarm), evidence, end)
-        {
-            let since = alarm.onset.unwrap_or(alarm.since);
-            let delay = (end.as_millis() - since.as_millis()).unsigned_abs() / self.settings.window_ms;
-            self.detectors.reset();
-            let hold = (3 * delay).clamp(HOLD.0, HOLD.1);
-            return self.put(Held { alarm, quiet: 0, hold });
-        }
-        match (held, state) {
-            (None, _) if evidence >= level / 10.0 => {
-                self.raised += 1;
-                let alarm = self.pending(format!("drift-{}", self.raised), evidence, end);
-                self.put(Held { alarm, quiet: 0, hold: 0 });
-            }
-            (Some(mut held), Some(AlarmState::Pending)) if evidence < level / 100.0 => {
-                held.alarm.state = AlarmState::Resolved;
-                held.alarm.updated = end;
-                self.put(held);
-            }
-            (Some(mut held), Some(AlarmState::Firing | AlarmState::Acknowledged)) => {
-                held.quiet += 1;
-                if held.quiet >= held.hold {
-                    held.alarm.state = AlarmState::Resolved;
-                    held.alarm.updated = end;
-                    self.put(held);
-                } else {
-                    self.alarms.insert(held.alarm.id.clone(), held);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Keeps an alarm, or lets go of a resolved one, and tells of it.
-    fn put(&mut self, held: Held) {
-        let id = held.alarm.id.clone();
-        self.updates.insert(id.clone(), held.alarm.clone());
-        if held.alarm.state == AlarmState::Resolved {
-            self.alarms.remove(&id);
-        } else {
-            self.alarms.insert(id, held);
-        }
-    }
-
-    fn pending(&self, id: String, evidence: f64, end: Timestamp) -> Alarm {
-        let strongest = self.detectors.listed(self.settings.run_length).first().map(|&at| &self.detectors.watches[at]);
-        let summary = strongest.map_or_else(
-            || "something may have changed".to_owned(),
-            |watch| format!("`{} {}` may have changed", watch.node, watch.what),
-        );
-        Alarm {
-            id,
-            pipeline: self.settings.pipeline.clone(),
-            state: AlarmState::Pending,
-            severity: Severity::Warning,
-            summary,
-            since: end,
-            fired: None,
-            updated: end,
-            onset: None,
-            speed: None,
-            evidence,
-            origin: None,
-            nodes: Vec::new(),
-            signals: Vec::new(),
-            traces: Vec::new(),
-            examples: Vec::new(),
-        }
-    }
-
-    /// Says what has changed; `None` if it is too small, or too few records say so, to call anybody.
-    fn fire(&mut self, held: Option<&Alarm>, evidence: f64, end: Timestamp) -> Option<Alarm> {
-        let listed = self.detectors.listed(self.settings.run_length);
-        let first = self.detectors.watches.get(*listed.first()?)?;
-        let first_seen = self.recent.front()?.start;
-        let known = held.filter(|alarm| alarm.state.is_active()).and_then(|alarm| alarm.onset);
-        let onset = known.or_else(|| cause::onset_of(first)).map(|onset| onset.max(first_seen));
-        let since: Vec<&Closed> =
-            self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
-        let span = Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since });
-        let signals: Vec<SignalFinding> = listed
-            .iter()
-            .take(NAMED)
-            .map(|&at| effect::finding(&self.baseline, &span, &self.detectors.watches[at]))
-            .collect();
-        let size = |finding: &SignalFinding| finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least));
-        if signals.iter().map(size).fold(0.0, f64::max) < self.settings.tolerance {
-            return None;
-        }
-        let (starts, series) = first.series();
-        let day = if 2 * self.settings.window_ms <= DAY_MS { DAY_MS / self.settings.window_ms } else { 0 };
-        let how = (!starts.is_empty()).then(|| speed(&series, usize::try_from(day).unwrap_or(usize::MAX)));
-        let evident = held.map_or(end, |alarm| alarm.since);
-        let probes = self.probes.says(onset.unwrap_or(evident), evident, end);
-        let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0, &probes);
-        let summary = cause::sentence(&self.baseline, &found, &signals, onset);
-        let Cause { nodes, traces, origin } = found;
-        let before = held.cloned();
-        let (id, since, fired, state, examples) = match before {
-            Some(alarm) => {
-                let state = if alarm.state == AlarmState::Pending { AlarmState::Firing } else { alarm.state };
-                (alarm.id, alarm.since, alarm.fired.unwrap_or(end), state, alarm.examples)
-            }
-            None => {
-                self.raised += 1;
-                (format!("drift-{}", self.raised), end, end, AlarmState::Firing, Vec::new())
-            }
-        };
-        Some(Alarm {
-            id,
-            pipeline: self.settings.pipeline.clone(),
-            state,
-            severity: Severity::Critical,
-            summary,
-            since,
-            fired: Some(fired),
-            updated: end,
-            onset,
-            speed: how,
-            evidence,
-            origin,
-            nodes,
-            signals,
-            traces,
-            examples,
-        })
-    }
-
-    /// Notes that somebody knows of an alarm; returns whether it was firing.
-    pub fn acknowledge(&mut self, id: &str) -> bool {
-        let Some(held) = self.alarms.get(id).filter(|held| held.alarm.state == AlarmState::Firing) else {
-            return false;
-        };
-        let mut held = held.clone();
-        held.alarm.state = AlarmState::Acknowledged;
-        self.put(held);
-        true
-    }
-
-    /// Returns the alarms of which examples are wanted: the id and the node whose outputs since when they are.
-    pub fn wanted_examples(&self) -> Vec<(String, StageName, Timestamp)> {
-        let wanting = self.updates.values().filter(|alarm| alarm.state.is_active() && alarm.examples.is_empty());
-        wanting
-            .filter_map(|alarm| {
-                let node = alarm.origin.clone().or_else(|| alarm.signals.first().map(|signal| signal.node.clone()))?;
-                Some((alarm.id.clone(), node, alarm.onset.unwrap_or(alarm.since)))
-            })
-            .collect()
-    }
-
-    /// Adds examples to an alarm.
-    pub fn set_examples(&mut self, id: &str, examples: Vec<RecordId>) {
-        if let Some(held) = self.alarms.get_mut(id) {
-            held.alarm.examples.clone_from(&examples);
-        }
-        if let Some(alarm) = self.updates.get_mut(id) {
-            alarm.examples = examples;
-        }
     }
 
     /// Returns the offset from which profiles are needed again after a restart.
