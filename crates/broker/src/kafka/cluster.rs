@@ -209,6 +209,9 @@ impl Cluster {
         partitions: u32,
         settings: &[(&str, String)],
     ) -> Result<Option<u32>, BrokerError> {
+        if let Some(found) = self.partitions(name)? {
+            return Ok(Some(found));
+        }
         let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
         let mut new = NewTopic::new(name, partitions as i32, replication);
         for (key, value) in settings {
