@@ -1,0 +1,103 @@
+//! A row of a log, and the event that it tells of.
+
+use driftline_payloads::{ClickEvent, ClickKind};
+use driftline_stage::Timestamp;
+use serde_json::Value;
+
+use super::EventFilesConfig;
+
+/// Numbers below are seconds, from here on milliseconds: 1973 in milliseconds, 5138 in seconds.
+const SECONDS: i64 = 100_000_000_000;
+
+/// What is wrong with a row: where, what was found, what is allowed.
+pub(super) type Wrong = (String, String, String);
+
+/// A row.
+pub(super) enum Row<'a> {
+    /// Of CSV, with the names of its columns.
+    Csv { header: &'a [String], fields: Vec<String> },
+    /// An object; a member of a member is named with dots.
+    Object(Value),
+}
+
+impl<'a> Row<'a> {
+    /// Reads a line of CSV with these columns.
+    pub(super) fn csv(line: &[u8], header: &'a [String]) -> Result<Self, Wrong> {
+        let fields = fields(text(line)?).ok_or_else(|| wrong("line", "no CSV", "a row of CSV"))?;
+        if fields.len() != header.len() {
+            return Err(wrong("line", &format!("{} fields", fields.len()), &header.len().to_string()));
+        }
+        Ok(Self::Csv { header, fields })
+    }
+
+    /// Reads a line of JSON.
+    pub(super) fn json(line: &[u8]) -> Result<Self, Wrong> {
+        match serde_json::from_str(text(line)?) {
+            Ok(value @ Value::Object(_)) => Ok(Self::Object(value)),
+            Ok(_) => Err(wrong("line", "JSON that is no object", "a JSON object")),
+            Err(error) => Err(wrong("line", &format!("no JSON at column {}", error.column()), "a JSON object")),
+        }
+    }
+
+    /// Returns what stands in a column; nothing for what is empty or null.
+    fn get(&self, name: &str) -> Option<String> {
+        let text = match self {
+            Self::Csv { header, fields } => fields.get(header.iter().position(|column| column == name)?)?.clone(),
+            Self::Object(value) => match name.split('.').try_fold(value, |value, name| value.get(name))? {
+                Value::String(text) => text.clone(),
+                Value::Number(number) => number.to_string(),
+                _ => return None,
+            },
+        };
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// Returns the event that stands in the columns.
+    pub(super) fn event(&self, config: &EventFilesConfig) -> Result<ClickEvent, Wrong> {
+        let columns = &config.columns;
+        let needed = |name: &str| self.get(name).ok_or_else(|| wrong(name, "nothing", "a text or a number"));
+        let word = needed(&columns.kind)?;
+        let known = config.kinds.get(&word).copied().or_else(|| ClickKind::named(&word)).ok_or_else(|| {
+            let mut names: Vec<&str> = config.kinds.keys().map(String::as_str).collect();
+            names.extend(ClickKind::ALL.map(ClickKind::name));
+            wrong(&columns.kind, "another word", &names.join(", "))
+        })?;
+        let time_ms = parse_time(&needed(&columns.time)?).ok_or_else(|| {
+            wrong(&columns.time, "no time", "RFC 3339, \"2019-10-01 00:00:00 UTC\", or a number since 1970")
+        })?;
+        let (product, category) = (self.get(&columns.product), self.get(&columns.category));
+        ClickEvent::try_new(needed(&columns.user)?, known, product, category, time_ms)
+            .map_err(|error| (error.place, error.found, error.allowed))
+    }
+}
+
+fn wrong(place: &str, found: &str, allowed: &str) -> Wrong {
+    (place.to_owned(), found.to_owned(), allowed.to_owned())
+}
+
+fn text(line: &[u8]) -> Result<&str, Wrong> {
+    let text = std::str::from_utf8(line).map_err(|_| wrong("line", "bytes that are no UTF-8", "text"))?;
+    Ok(text.trim_start_matches('\u{feff}').trim_end_matches('\r'))
+}
+
+/// Splits a row of CSV (RFC 4180).
+pub(super) fn fields(line: &str) -> Option<Vec<String>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .buffer_capacity(line.len().max(1))
+        .from_reader(line.trim_end_matches('\r').as_bytes());
+    let mut record = csv::StringRecord::new();
+    let read = reader.read_record(&mut record).ok()?;
+    read.then(|| record.iter().map(str::to_owned).collect())
+}
+
+fn parse_time(text: &str) -> Option<i64> {
+    if let Ok(number) = text.parse::<i64>() {
+        return if number.abs() < SECONDS { number.checked_mul(1_000) } else { Some(number) };
+    }
+    let time = Timestamp::parse(text).or_else(|| {
+        let (date, clock) = text.strip_suffix(" UTC").unwrap_or(text).split_once(' ')?;
+        Timestamp::parse(&format!("{date}T{clock}Z"))
+    });
+    time.map(Timestamp::as_millis)
+}
