@@ -12,7 +12,8 @@
 //! record of the input topic to that at which another has what the stage made of it.
 //!
 //! Time counts from the first record read to the last one committed. The stage decodes, profiles both sides and writes
-//! CloudEvents headers (some 400 B a record); the bare loop copies key and value. The topics are removed after each round.
+//! CloudEvents headers (some 400 B a record); the bare loop copies key and value, and in a third run also gives each record
+//! the headers of one of the stage's, which tells what these cost by themselves. The topics are removed after each round.
 
 mod blobs;
 
@@ -36,6 +37,7 @@ use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
     consumer::{BaseConsumer, CommitMode, Consumer},
+    message::{Headers as _, OwnedHeaders},
     metadata::MetadataTopic,
     producer::{BaseProducer, BaseRecord, Producer},
 };
@@ -51,13 +53,15 @@ fn main() {
     let servers = env::var("DRIFTLINE_KAFKA").expect("DRIFTLINE_KAFKA names a cluster");
     let peer = env::var_os("DRIFTLINE_STREAMS").map(PathBuf::from);
     for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
-        let (mut ratios, mut against_streams) = (Vec::new(), Vec::new());
+        let (mut ratios, mut with_headers, mut against_streams) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
             let mut config = KafkaConfig::new(&servers);
             config.prefix = format!("bench-{}-{delivery:?}-{round}.", std::process::id());
             config.delivery = delivery;
-            let (bare, bare_cpu) = bare(&config, records);
+            let (bare, bare_cpu) = bare_loop(&config, records, None);
             let (ours, ours_cpu) = ours(&config, records);
+            let headers = headers_of_ours(&config);
+            let (laden, laden_cpu) = bare_loop(&config, records, Some(&headers));
             let (rate, cost) = (|s: f64| records as f64 / s, |cpu: f64| cpu * 1e6 / records as f64);
             println!(
                 "{delivery:?}: bare {:7.0} records/s, {:.1} µs CPU a record; ours {:7.0} records/s, {:.1} µs CPU; ratio {:.2}",
@@ -67,7 +71,15 @@ fn main() {
                 cost(ours_cpu),
                 bare / ours
             );
+            println!(
+                "{delivery:?}: bare with {} headers {:7.0} records/s, {:.1} µs CPU a record; ratio {:.2}",
+                headers.count(),
+                rate(laden),
+                cost(laden_cpu),
+                laden / ours
+            );
             ratios.push(bare / ours);
+            with_headers.push(laden / ours);
             if let Some(peer) = &peer {
                 let (streams, streams_cpu) = streams(peer, &config, records);
                 println!(
@@ -80,7 +92,8 @@ fn main() {
             }
             remove(&servers, &config.prefix);
         }
-        println!("{delivery:?}: median ratio {:.2}", median(&mut ratios));
+        let (plain, laden) = (median(&mut ratios), median(&mut with_headers));
+        println!("{delivery:?}: median ratio {plain:.2}; to the loop with the same headers {laden:.2}");
         if peer.is_some() {
             println!("{delivery:?}: against Kafka Streams, median {:.2} times as fast", median(&mut against_streams));
         }
@@ -283,9 +296,25 @@ fn ours(config: &KafkaConfig, records: u64) -> (f64, f64) {
     (at.elapsed().as_secs_f64() * records as f64 / (records - read).max(1) as f64, cpu.elapsed().as_secs_f64())
 }
 
-fn bare(config: &KafkaConfig, records: u64) -> (f64, f64) {
+/// Returns the headers of the first record that the stage wrote.
+fn headers_of_ours(config: &KafkaConfig) -> OwnedHeaders {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("group.id", format!("{}look", config.prefix))
+        .create()
+        .expect("a consumer");
+    let mut places = TopicPartitionList::new();
+    let topic = format!("{}ours.blobs.pass", config.prefix);
+    places.add_partition_offset(&topic, 0, Offset::Beginning).expect("an offset");
+    consumer.assign(&places).expect("assigned");
+    let message = consumer.poll(CALL).expect("the stage has written").expect("a message");
+    message.headers().expect("it has headers").detach()
+}
+
+/// Consumes and produces with librdkafka alone; every record gets `headers`. Returns seconds by the clock, and of CPU of this process.
+fn bare_loop(config: &KafkaConfig, records: u64, headers: Option<&OwnedHeaders>) -> (f64, f64) {
     let mut config = config.clone();
-    config.prefix.push_str("bare.");
+    config.prefix.push_str(if headers.is_some() { "laden." } else { "bare." });
     drop(filled(&config, records));
     let (input, output) = (format!("{}blobs.blobs", config.prefix), format!("{}blobs.pass", config.prefix));
     let exactly_once = config.delivery == Delivery::ExactlyOnce;
@@ -327,6 +356,9 @@ fn bare(config: &KafkaConfig, records: u64) -> (f64, f64) {
                 .partition(message.partition())
                 .key(message.key().expect("a key"))
                 .payload(message.payload().expect("a value"));
+            if let Some(headers) = headers {
+                record = record.headers(headers.clone());
+            }
             while let Err((_, back)) = producer.send(record) {
                 serve(&producer);
                 record = back;
