@@ -356,7 +356,7 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
         monitor.args(pipeline.settings.iter().flat_map(|setting| ["--set", setting]));
         let said = pipeline.folder.path().join("monitor.log");
         monitor.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap());
-        running.push(Process(monitor.spawn().unwrap()));
+        let mut monitor = Process(monitor.spawn().unwrap());
         let mut source = pipeline.start("microphone");
         pipeline.wait_for(lines);
         assert!(source.0.wait().unwrap().success(), "the source has come to its end");
@@ -373,6 +373,7 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
         for process in &mut running {
             assert_eq!(process.terminate(), Some(130));
         }
+        assert_eq!(monitor.terminate(), Some(0));
         assert_eq!(found, expected, "{replicas} replicas");
         eprintln!("{replicas} replicas of each stage on Kafka: {}", found["summary"]);
     }

@@ -24,6 +24,15 @@ Exit codes:
 
 DRIFTLINE_LOG sets what is logged to standard error: error, warn (the default), info, debug.";
 
+const SERVICE_EXIT_CODES: &str = "\
+Exit codes:
+  0    it was asked to stop (Ctrl-C, SIGTERM), and did so in order
+  1    it failed while running
+  2    the arguments or the pipeline file are wrong; nothing was run
+
+DRIFTLINE_LOG sets what is logged to standard error: error, warn, info, debug; by default warnings, and what Driftline
+itself does from info on.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs a pipeline until its sources end.
@@ -118,7 +127,7 @@ pub(crate) struct RunArgs {
 
 /// Runs one stage of a pipeline on Kafka; start as many as there are partitions to share the work.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 100, after_help = SERVICE_EXIT_CODES)]
 pub(crate) struct StageArgs {
     /// The pipeline file.
     #[arg(long)]
@@ -281,7 +290,7 @@ pub(crate) struct ReportArgs {
 
 /// Watches a pipeline that other processes run. Several share the work by pipeline: of each one is at work, the others stand by.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 100, after_help = SERVICE_EXIT_CODES)]
 pub(crate) struct MonitorArgs {
     /// The pipeline file.
     #[arg(long)]

@@ -113,7 +113,8 @@ pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
         )));
     }
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?.map(Arc::new);
-    logging::start(plan.telemetry.logs, telemetry.as_deref());
+    logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.as_deref());
+    tracing::info!(pipeline = %plan.name, "watching until it is asked to stop");
     let broker = log::open_durable(&plan)?;
     let service = Service::new(broker, settings(&plan)?, reference::watched(&plan)?);
     let outside = Outside::new(&plan, telemetry);
@@ -129,7 +130,7 @@ pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
     if let Some(status) = service.run(ending, &outside).map_err(Failure::running)? {
         tell(&status);
     }
-    Ok(Exit::Stopped)
+    Ok(Exit::Success)
 }
 
 /// Logs an alarm: what fires is a warning, the rest is news.

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
     let telemetry = telemetry.map(Arc::new);
-    logging::start(plan.telemetry.logs, telemetry.as_deref());
+    logging::start(logging::COMMAND, plan.telemetry.logs, telemetry.as_deref());
     let broker = log::open(&plan)?;
     // A part of a pipeline does not know when the others end: `driftline-monitor` watches those.
     let watches = plan.monitor.is_on() && args.only.is_empty();
@@ -60,7 +60,7 @@ pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args)?;
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
     let telemetry = telemetry.map(Arc::new);
-    logging::start(plan.telemetry.logs, telemetry.as_deref());
+    logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.as_deref());
     match plan.stages.iter().find(|node| node.name == *stage) {
         Some(node) if node.kind != kind => {
             let file = pipeline.display();
@@ -74,9 +74,10 @@ pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
     let broker = log::open(&plan)?;
     let plan = part(plan, std::slice::from_ref(stage))?;
     let before = dead_letters::Ends::now(&*broker, &plan)?;
+    tracing::info!(pipeline = %plan.name, %stage, "running until it is asked to stop");
     let report = execute(&plan, &broker, true, Watch::Hidden, telemetry)?;
     dead_letters::warn(&*broker, &plan, &report, &before)?;
-    Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
+    Ok(Exit::Success)
 }
 
 /// Keeps the nodes that this process runs.

@@ -8,7 +8,7 @@ use std::{
     error::Error,
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, alphabet, engine::general_purpose};
@@ -16,10 +16,14 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientContext,
     client::OAuthToken,
+    config::RDKafkaLogLevel as Level,
     consumer::{BaseConsumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 use serde_json::{Map, Value};
+
+/// How long a complaint of one kind is not logged again: a client that cannot connect complains ten times a second.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Where bearer tokens come from: asked anew for each, so that a file may be replaced while it is in use.
 ///
@@ -101,6 +105,8 @@ struct State {
     refused: Option<String>,
     /// What it complained about last.
     complaint: Option<String>,
+    /// The kind of complaint that was logged last, and when.
+    logged: Option<(Option<Code>, Instant)>,
     /// Milliseconds since 1970 until which the last good token holds.
     holds_until: i64,
     /// The newest token could not be read.
@@ -127,16 +133,22 @@ impl Login {
 
     /// Notes what librdkafka complains about.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) {
-        tracing::error!("librdkafka: {error}: {reason}");
         let mut state = self.state.lock();
         let code = error.rdkafka_error_code();
+        // That all brokers are down says less than why one is, and the end of a partition is no fault.
+        let says_nothing = matches!(code, Some(Code::AllBrokersDown | Code::PartitionEOF));
+        if says_nothing || state.logged.is_some_and(|(last, at)| last == code && at.elapsed() < SILENCE) {
+            tracing::debug!("librdkafka: {error}: {reason}");
+        } else {
+            tracing::error!("librdkafka: {error}: {reason}");
+            state.logged = Some((code, Instant::now()));
+        }
         // Of TLS 1.3 the client's certificate is judged after the handshake: for librdkafka the connection just broke.
         let by_tls = reason.contains(":SSL routines:");
         if by_tls || matches!(code, Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL)) {
             state.refused = Some(reason.to_owned());
         }
-        // That all brokers are down says less than why one is.
-        if code != Some(Code::AllBrokersDown) {
+        if !says_nothing {
             state.complaint = Some(reason.to_owned());
         }
     }
@@ -159,8 +171,49 @@ impl Login {
     }
 }
 
+/// Logs what a client says about itself.
+pub(super) fn log(level: Level, facility: &str, message: &str) {
+    match level {
+        // Why a connection failed also comes as an error, and the settings it warns of are ours.
+        _ if matches!(facility, "FAIL" | "CONFWARN") => tracing::debug!("librdkafka: {facility}: {message}"),
+        Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
+            tracing::error!("librdkafka: {facility}: {message}");
+        }
+        Level::Warning => tracing::warn!("librdkafka: {facility}: {message}"),
+        Level::Notice | Level::Info => tracing::info!("librdkafka: {facility}: {message}"),
+        Level::Debug => tracing::debug!("librdkafka: {facility}: {message}"),
+    }
+}
+
+/// The methods of a [`ClientContext`] that has a [`Login`] in its field `login`.
+macro_rules! by_login {
+    () => {
+        const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+        fn log(&self, level: ::rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+            $crate::kafka::login::log(level, facility, message);
+        }
+
+        fn error(&self, error: ::rdkafka::error::KafkaError, reason: &str) {
+            self.login.note(&error, reason);
+        }
+
+        fn generate_oauth_token(
+            &self,
+            _config: Option<&str>,
+        ) -> Result<::rdkafka::client::OAuthToken, Box<dyn std::error::Error>> {
+            self.login.token()
+        }
+    };
+}
+pub(super) use by_login;
+
 impl ClientContext for Login {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: Level, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         // A client with this context alone belongs to no group; librdkafka looks one up nevertheless.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    error::Error,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +18,6 @@ use driftline_types::{ErrorClass, GroupId, Message, Offset, Topic, TopicPartitio
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
     ClientContext, Offset as Place, TopicPartitionList,
-    client::OAuthToken,
     consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
     error::{KafkaError, RDKafkaErrorCode as Code},
     types::RDKafkaRespErr,
@@ -28,7 +26,7 @@ use rdkafka::{
 use super::{
     cluster::{Cluster, failed, refused},
     convert,
-    login::Login,
+    login::{Login, by_login},
     member::committed_of,
 };
 use crate::{BrokerError, Committed, Poll};
@@ -63,15 +61,7 @@ impl Rebalances {
 }
 
 impl ClientContext for Rebalances {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.login.note(&error, reason);
-    }
-
-    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
-        self.login.token()
-    }
+    by_login!();
 }
 
 impl ConsumerContext for Rebalances {
@@ -224,7 +214,8 @@ impl Poller {
         self.client.assign(&start).map_err(|error| failed("take over partitions", &error))?;
         self.reading = !assigned.is_empty();
         self.paused = false;
-        tracing::info!(group = %self.group, partitions = assigned.len(), "assigned");
+        let places: Vec<String> = assigned.iter().map(|(place, _)| place.to_string()).collect();
+        tracing::info!(group = %self.group, partitions = places.join(" "), "taken over");
         let mut inbox = self.shared.inbox.lock();
         inbox.settled = true;
         inbox.generation = self.client.group_metadata().map(Arc::new);
@@ -238,7 +229,7 @@ impl Poller {
 
     fn revoke(&mut self, lost: bool) -> Result<(), BrokerError> {
         let had = std::mem::replace(&mut self.reading, false);
-        tracing::info!(group = %self.group, lost, "partitions are taken away");
+        tracing::info!(group = %self.group, lost, "given up");
         let mut inbox = self.shared.inbox.lock();
         inbox.settled = false;
         inbox.messages.clear();

@@ -7,7 +7,6 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Timestamp,
-    client::OAuthToken,
     error::KafkaError,
     message::DeliveryResult,
     producer::{BaseProducer, BaseRecord, ProducerContext},
@@ -16,7 +15,7 @@ use rdkafka::{
 use super::{
     cluster::{failed, signed},
     config::{CALL, KafkaConfig},
-    login::Login,
+    login::{Login, by_login},
 };
 use crate::BrokerError;
 
@@ -64,15 +63,7 @@ pub(super) struct Told {
 }
 
 impl ClientContext for Told {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.login.note(&error, reason);
-    }
-
-    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.login.token()
-    }
+    by_login!();
 }
 
 impl ProducerContext for Told {

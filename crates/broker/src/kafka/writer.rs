@@ -8,7 +8,6 @@
 //! the cluster has given up meanwhile included, is [`BrokerError::Unavailable`], and the next try makes a new client.
 
 use std::{
-    error::Error,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -17,7 +16,6 @@ use driftline_types::Outgoing;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, TopicPartitionList,
-    client::OAuthToken,
     consumer::ConsumerGroupMetadata,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::DeliveryResult,
@@ -28,7 +26,7 @@ use super::{
     cluster::{Cluster, failed},
     config::CALL,
     convert,
-    login::Login,
+    login::{Login, by_login},
 };
 use crate::BrokerError;
 
@@ -44,15 +42,7 @@ pub(super) struct Deliveries {
 }
 
 impl ClientContext for Deliveries {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.login.note(&error, reason);
-    }
-
-    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
-        self.login.token()
-    }
+    by_login!();
 }
 
 impl ProducerContext for Deliveries {
