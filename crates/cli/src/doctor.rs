@@ -97,24 +97,28 @@ fn topics(report: &mut Report, plan: &Plan, broker: &dyn Broker) {
     }
 }
 
-fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition) -> Result<String, String> {
-    let Some(found) = broker.describe_topic(topic).map_err(|error| error.to_string())? else {
-        return match plan.broker.kind {
-            BrokerKind::Embedded => Ok("is made by the first run".to_owned()),
-            // A cluster does not tell who may not know.
-            BrokerKind::Kafka => {
-                Err("is missing, or not shown to this user; `driftline topics create` makes it".to_owned())
-            }
-        };
+fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition) -> Outcome {
+    let found = match broker.describe_topic(topic) {
+        Err(error) => return Outcome::Bad(error.to_string()),
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            return match plan.broker.kind {
+                BrokerKind::Embedded => Outcome::Good("is made by the first run".to_owned()),
+                // A cluster does not tell who may not know.
+                BrokerKind::Kafka => Outcome::Unknown(
+                    "is made by the first run or `driftline topics create`, or is not shown to this user".to_owned(),
+                ),
+            };
+        }
     };
     if found.spec.partitions != wanted {
-        return Err(format!("has {} partitions, the pipeline wants {wanted}", found.spec.partitions));
+        return Outcome::Bad(format!("has {} partitions, the pipeline wants {wanted}", found.spec.partitions));
     }
     if topic.as_str().ends_with(".state") != (found.spec.cleanup == Cleanup::Compact) {
-        return Err("has the wrong cleanup policy: state is compacted, records are not".to_owned());
+        return Outcome::Bad("has the wrong cleanup policy: state is compacted, records are not".to_owned());
     }
     let s = if wanted == 1 { "" } else { "s" };
-    Ok(format!("{wanted} partition{s}"))
+    Outcome::Good(format!("{wanted} partition{s}"))
 }
 
 /// Tries what a node does on the cluster, without doing it.
