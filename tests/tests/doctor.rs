@@ -58,7 +58,8 @@ impl Subject {
             format!("broker.bootstrap_servers={host}:{}", port.parse::<u16>().unwrap() + 200),
             format!("broker.delivery={delivery}"),
             format!("broker.token={{ file = \"{}\" }}", token.display()),
-            "broker.properties.\"security.protocol\"=sasl_plaintext".to_owned(),
+            "broker.properties.\"security.protocol\"=sasl_ssl".to_owned(),
+            "broker.properties.\"ssl.ca.location\"=deploy/kafka/local-certificate.pem".to_owned(),
             "broker.properties.\"sasl.mechanism\"=OAUTHBEARER".to_owned(),
         ];
         let (said, content) = self.run_with(command, &settings);

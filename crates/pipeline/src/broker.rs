@@ -9,6 +9,8 @@ const EMBEDDED: [&str; 2] = ["path", "durability"];
 const KAFKA: [&str; 6] = ["bootstrap_servers", "delivery", "prefix", "replication", "properties", "token"];
 /// Properties whose value does not stand in a file that is shared.
 const SECRETS: [&str; 3] = ["sasl.password", "ssl.key.password", "ssl.key.pem"];
+/// Mechanisms by which a client sends its password or token as it is.
+const SHOWS_SECRET: [&str; 2] = ["PLAIN", "OAUTHBEARER"];
 /// What is said of a secret that does.
 const SECRET: &str = "a secret does not stand in the file, allowed are { file = \"PATH\" } and { env = \"NAME\" }";
 
@@ -30,7 +32,7 @@ pub(crate) fn check(table: &Table, properties: &[&str]) -> Vec<ConfigProblem> {
     if !table.contains_key("bootstrap_servers") {
         problem(&["bootstrap_servers"], "is missing, allowed is a list of brokers: \"HOST:PORT,HOST:PORT\"".into());
     }
-    if let Some((path, message)) = token_problem(table) {
+    if let Some((path, message)) = login_problem(table) {
         problem(path, message);
     }
     let Some(Value::Table(found)) = table.get("properties") else { return problems };
@@ -45,8 +47,9 @@ pub(crate) fn check(table: &Table, properties: &[&str]) -> Vec<ConfigProblem> {
     problems
 }
 
-/// What does not fit between the token and the properties that say to show it.
-fn token_problem(table: &Table) -> Option<(&'static [&'static str], String)> {
+/// What does not fit between the token and the properties that say to show it, and between a secret that is shown as it is and the
+/// connection it is shown on.
+fn login_problem(table: &Table) -> Option<(&'static [&'static str], String)> {
     let token = table.get("token");
     // What stands elsewhere is not known here; Kafka's client judges it.
     let property = |name, default| match table.get("properties").and_then(|properties| properties.get(name)) {
@@ -54,22 +57,24 @@ fn token_problem(table: &Table) -> Option<(&'static [&'static str], String)> {
         Some(value) => value.as_str(),
     };
     let (mechanism, protocol) = (property("sasl.mechanism", "none"), property("security.protocol", "plaintext"));
-    let Some(token) = token else {
-        let missing = "is missing, allowed with \"OAUTHBEARER\" are { file = \"PATH\" } and { env = \"NAME\" }";
-        return (mechanism == Some("OAUTHBEARER")).then(|| (&["token"][..], missing.to_owned()));
-    };
-    if !token.is_table() {
-        return Some((&["token"], SECRET.to_owned()));
+    match token {
+        None if mechanism == Some("OAUTHBEARER") => {
+            let missing = "is missing, allowed with \"OAUTHBEARER\" are { file = \"PATH\" } and { env = \"NAME\" }";
+            return Some((&["token"], missing.to_owned()));
+        }
+        Some(token) if !token.is_table() => return Some((&["token"], SECRET.to_owned())),
+        Some(_) => {
+            if let Some(found) = mechanism.filter(|&found| found != "OAUTHBEARER") {
+                let message = format!("found {found:?}, allowed with broker.token is \"OAUTHBEARER\"");
+                return Some((&["properties", "sasl.mechanism"], message));
+            }
+        }
+        None => {}
     }
-    if let Some(found) = mechanism.filter(|&found| found != "OAUTHBEARER") {
-        let message = format!("found {found:?}, allowed with broker.token is \"OAUTHBEARER\"");
-        return Some((&["properties", "sasl.mechanism"], message));
-    }
-    if let Some(found) = protocol.filter(|found| !found.to_lowercase().starts_with("sasl_")) {
-        let message = format!("found {found:?}, allowed with broker.token are \"sasl_ssl\", \"sasl_plaintext\"");
-        return Some((&["properties", "security.protocol"], message));
-    }
-    None
+    let mechanism = mechanism.filter(|mechanism| SHOWS_SECRET.contains(mechanism))?;
+    let found = protocol.filter(|found| !found.eq_ignore_ascii_case("sasl_ssl"))?;
+    let message = format!("found {found:?}, allowed with {mechanism:?} is \"sasl_ssl\": others could read the secret");
+    Some((&["properties", "security.protocol"], message))
 }
 
 #[cfg(test)]
@@ -77,9 +82,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_and_the_properties_that_show_it_come_together() {
+    fn a_login_fits_together_and_shows_secrets_only_under_tls() {
         let told = |text: &str| {
-            token_problem(&text.parse().unwrap()).map(|(path, message)| format!("{}: {message}", path.join(".")))
+            login_problem(&text.parse().unwrap()).map(|(path, message)| format!("{}: {message}", path.join(".")))
         };
         let properties = |mechanism: &str, protocol: &str| {
             format!("[properties]\n\"sasl.mechanism\" = {mechanism}\n\"security.protocol\" = {protocol}\n")
@@ -87,6 +92,8 @@ mod tests {
         let right = properties("\"OAUTHBEARER\"", "\"SASL_SSL\"");
         let token = "token = { file = \"/run/secrets/token\" }\n";
         assert_eq!(told(""), None);
+        assert_eq!(told(&properties("\"PLAIN\"", "\"sasl_ssl\"")), None);
+        assert_eq!(told(&properties("\"SCRAM-SHA-512\"", "\"sasl_plaintext\"")), None);
         assert_eq!(told(&format!("{token}{right}")), None);
         assert_eq!(told(&format!("{token}{}", properties("{ env = \"M\" }", "{ env = \"P\" }"))), None);
         for (text, expected) in [
@@ -102,7 +109,11 @@ mod tests {
             ),
             (
                 format!("{token}{}", properties("\"OAUTHBEARER\"", "\"ssl\"")),
-                "properties.security.protocol: found \"ssl\", allowed with broker.token are \"sasl_ssl\", \"sasl_plaintext\"",
+                "properties.security.protocol: found \"ssl\", allowed with \"OAUTHBEARER\" is \"sasl_ssl\": others",
+            ),
+            (
+                properties("\"PLAIN\"", "\"SASL_PLAINTEXT\""),
+                "properties.security.protocol: found \"SASL_PLAINTEXT\", allowed with \"PLAIN\" is \"sasl_ssl\": others",
             ),
         ] {
             let told = told(&text).unwrap();

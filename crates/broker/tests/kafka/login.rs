@@ -1,9 +1,9 @@
 //! Bearer tokens (OAUTHBEARER): let in with one, past the life of several, and kept out without; passwords
-//! (SCRAM); and certificates of both sides (TLS).
+//! (SCRAM, PLAIN); and certificates of both sides. All over TLS.
 //!
-//! `deploy/kafka-local` asks for them 200 above the port it prints. It takes any token without a signature that has not
-//! expired, and lets its bearer do what `kafka-local acl` has allowed; it knows one user with a password. 300 above, it and
-//! its clients show the certificate of `deploy/kafka`.
+//! `deploy/kafka-local` asks for tokens and passwords 200 above the port it prints. It takes any token without a signature that has not
+//! expired, and lets its bearer do what `kafka-local acl` has allowed; it knows one user with a password. 300 above, its
+//! clients show a certificate as it does: that of `deploy/kafka`.
 
 use std::{
     collections::BTreeSet,
@@ -46,7 +46,8 @@ fn above(ports: u16) -> KafkaConfig {
 /// The settings of a client that comes by the listener which asks who comes.
 fn with_login(mechanism: &str) -> KafkaConfig {
     let mut config = above(200);
-    config.properties.insert("security.protocol".into(), "sasl_plaintext".into());
+    config.properties.insert("security.protocol".into(), "sasl_ssl".into());
+    config.properties.insert("ssl.ca.pem".into(), pem("local-certificate.pem"));
     config.properties.insert("sasl.mechanism".into(), mechanism.into());
     config
 }
@@ -57,8 +58,8 @@ fn with_token(read: impl Fn() -> Result<String, String> + Send + Sync + 'static)
 }
 
 /// The settings of the user with a password.
-fn with_password(password: &str) -> KafkaConfig {
-    let mut config = with_login("SCRAM-SHA-512");
+fn with_password(mechanism: &str, password: &str) -> KafkaConfig {
+    let mut config = with_login(mechanism);
     config.properties.insert("sasl.username".into(), "driftline".into());
     config.properties.insert("sasl.password".into(), password.into());
     config
@@ -160,16 +161,23 @@ fn a_password_lets_in_and_a_wrong_one_does_not() {
     if servers().is_none() {
         return;
     }
-    let right = with_password("local");
-    allow_all("driftline", &right.prefix);
-    let broker = Kafka::connect(right).unwrap();
-    let input = topic("in");
-    broker.create_topic(&input, &keep_all(1)).unwrap();
-    broker.producer("source").unwrap().send(vec![to(&input, 0, "x")]).unwrap();
-    assert_eq!(read_all(&broker, &input, 0, 0).len(), 1);
-    let wrong = refused(with_password("hunter2"));
-    assert!(wrong.contains("did not let us in") && wrong.contains("SCRAM-SHA-512"), "{wrong}");
-    assert!(!wrong.contains("hunter2"), "{wrong}");
+    for mechanism in ["SCRAM-SHA-512", "PLAIN"] {
+        let right = with_password(mechanism, "local");
+        allow_all("driftline", &right.prefix);
+        let broker = Kafka::connect(right).unwrap();
+        let input = topic("in");
+        broker.create_topic(&input, &keep_all(1)).unwrap();
+        broker.producer("source").unwrap().send(vec![to(&input, 0, "x")]).unwrap();
+        assert_eq!(read_all(&broker, &input, 0, 0).len(), 1);
+        let wrong = refused(with_password(mechanism, "hunter2"));
+        assert!(wrong.contains("did not let us in") && wrong.contains("Authentication failed"), "{wrong}");
+        assert!(!wrong.contains("hunter2"), "{wrong}");
+    }
+    // A password is shown to nobody whose certificate is not trusted.
+    let mut unknown = with_password("PLAIN", "local");
+    unknown.properties.remove("ssl.ca.pem");
+    let unknown = refused(unknown);
+    assert!(unknown.contains("did not let us in") && unknown.contains("certificate verify failed"), "{unknown}");
 }
 
 /// A file of `deploy/kafka`.
