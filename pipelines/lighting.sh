@@ -19,9 +19,9 @@ report() {
     printf '%-36s %s\n' "$name" "$(grep -o '"sentence":"[^"]*"' "$out/$name.json" | head -1)"
 }
 
-# One generated camera: 20 screens in a window of 10 s, 80 windows of the reference, then six before the change and twelve after it.
+# One generated camera: 20 screens in a window of 10 s, 256 windows of the reference, then six before the change and twelve after it.
 screens=(--set sources.camera.cameras=1)
-$driftline reference build $pipeline "${screens[@]}" --set sources.camera.frames=1600 --set sources.camera.seed=1 --output "$out/reference-screens.json"
+$driftline reference build $pipeline "${screens[@]}" --set sources.camera.frames=5120 --set sources.camera.seed=1 --output "$out/reference-screens.json"
 screens+=(--set sources.camera.frames=360 --set sources.camera.seed=2)
 report "screens, nothing" screens "${screens[@]}"
 report "screens, camera.light=0.6" screens "${screens[@]}" --inject 'camera.light=0.6 @ 60s'
@@ -49,9 +49,9 @@ tiles() {
     echo --set 'sources.camera={kind="image-files",camera="line",every="1s"}' --set "sources.camera.path=$out/$1" --set "stages.inspection.model=$TILES"
 }
 
-# Photographs, 10 in a window: 70 windows of the reference, then six before the change and twelve after it.
+# Photographs, 10 in a window: 256 windows of the reference, then six before the change and twelve after it.
 rm -rf "$out/healthy" "$out/same" "$out/brighter"
-photographs "$out/healthy" a 700 123 1
+photographs "$out/healthy" a 2560 123 1
 photographs "$out/same" a 180 123 2
 photographs "$out/brighter" a 60 123 3
 photographs "$out/brighter" b 120 56 4

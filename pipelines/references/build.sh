@@ -13,7 +13,7 @@ $driftline reference build pipelines/speech.toml --output pipelines/references/s
 
 # Two cameras, 40 screens in a window of 10 s.
 $driftline reference build pipelines/inspect.toml --output pipelines/references/inspect.json \
-    --set sources.camera.frames=1600 --set sources.camera.seed=2
+    --set sources.camera.frames=5120 --set sources.camera.seed=2
 
 # The weeks around the holidays of four years: what differs from year to year, with other customers, is healthy too.
 years=()

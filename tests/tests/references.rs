@@ -81,6 +81,9 @@ fn began_in(report: &Value, node: &str) -> bool {
     !alarms.is_empty() && alarms.iter().all(|alarm| alarm["state"] == "firing" && alarm["origin"] == node)
 }
 
+/// A minute after the first picture, milliseconds.
+const LAMP_DIMS: u64 = 946_684_860_000;
+
 #[test]
 fn a_lamp_that_grows_old_is_laid_at_the_camera_and_nothing_at_nobody() {
     let few = ["sources.camera.frames=240"];
@@ -88,6 +91,15 @@ fn a_lamp_that_grows_old_is_laid_at_the_camera_and_nothing_at_nobody() {
     assert!(is_silent(&healthy, 12), "{healthy}");
     let dim = judged("inspect", &few, Some("camera.light=0.6 @ 60s"));
     assert!(began_in(&dim, "camera"), "{}", dim["sentence"]);
+    let alarm = &dim["alarms"][0];
+    let [changed, fired] = ["onset", "fired"].map(|moment| alarm[moment].as_u64().unwrap());
+    assert_eq!((changed, fired), (LAMP_DIMS, LAMP_DIMS + 30_000), "alarmed after three windows: {alarm}");
+}
+
+#[test]
+fn a_bolder_network_is_laid_at_the_inspection() {
+    let bold = judged("inspect", &["sources.camera.frames=240"], Some("inspection.odds_shift=3 @ 60s"));
+    assert!(began_in(&bold, "inspection"), "{}", bold["sentence"]);
 }
 
 /// A shop from October on: six weeks in which the histories fill, then November and December with their weekends and

@@ -246,6 +246,21 @@ mod tests {
         assert!(by_score[1] > 100.0 * by_score[0], "{by_score:?}");
     }
 
+    /// No rank is rarer than one among all: how soon the surest change can be told is bounded by the healthy windows.
+    #[test]
+    fn more_healthy_windows_allow_an_earlier_alarm() {
+        let soonest = |healthy: usize| {
+            let (mut detector, mut noise) = (Detector::new(1), Noise(9));
+            for window in 0..healthy {
+                detector.observe(hour(window), &[noise.next()]);
+            }
+            detector.trust();
+            let mut anchored = detector.anchored();
+            (1..).find(|after| anchored.observe(hour(healthy + after), &[50.0]) >= 10_000.0)
+        };
+        assert_eq!([80, 100, 128, 512, 1024].map(soonest), [4, 4, 3, 3, 2].map(Some));
+    }
+
     #[test]
     fn an_anchored_detector_learns_nothing() {
         let (mut detector, mut noise) = (Detector::new(1), Noise(5));
