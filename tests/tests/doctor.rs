@@ -76,6 +76,7 @@ impl Subject {
         let always = [
             "broker.kind=kafka".to_owned(),
             format!("broker.prefix={}", self.prefix),
+            "monitor.reference=pipelines/references/speech.json".to_owned(),
             "sinks.responses.kind=jsonl".to_owned(),
             format!("sinks.responses.path={}", self.folder.path().join("out.jsonl").display()),
         ];
@@ -135,6 +136,11 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
             "{vad}"
         );
         assert!(vad.ends_with("use transactions speech.vad-…"), "{vad}");
+        let monitor = subject.line(&said, "permissions of the monitor:");
+        assert!(
+            monitor.starts_with("ok    permissions of the monitor: may read speech.profiles, read speech.control"),
+            "{monitor}"
+        );
     }
     let (said, content) = subject.run_freely(&["doctor"]);
     assert!(content, "{said}");
@@ -142,7 +148,7 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
     eprintln!("{}", subject.line(&said, "clock:"));
     assert_eq!(before, offsets(), "no offset has moved");
 
-    // Four things are denied, each to another node.
+    // Five things are denied, each to somebody else.
     let deny = |operation: &str, on: &[&str]| {
         subject.acl(&[&["--add", "--deny-principal", &principal, "--operation", operation], on].concat());
     };
@@ -150,11 +156,12 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
     deny("Read", &["--topic", &of("microphone")]);
     deny("Read", &["--group", &of("asr")]);
     deny("Write", &["--topic", &of("search.dlq")]);
+    deny("Write", &["--topic", &of("alarms")]);
     deny("Write", &["--transactional-id", &of("microphone"), "--resource-pattern-type", "prefixed"]);
     let (said, content) = subject.run(&["doctor"], "at_least_once");
     assert!(!content, "{said}");
     assert!(!subject.line(&said, "permissions of vad:").contains("join"), "it may: {said}");
-    for (node, expected) in [
+    for (who, expected) in [
         (
             "microphone",
             "FAIL  permissions of microphone: may not use transactions speech.microphone-… (kafka: cannot write transactions: ",
@@ -163,8 +170,9 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
         ("asr", "FAIL  permissions of asr: may not join speech.asr (kafka: cannot join a group: "),
         ("search", "FAIL  permissions of search: may not write speech.search.dlq (kafka: cannot write: "),
         ("responses", "ok    permissions of responses: may read speech.search, join speech.responses"),
+        ("the monitor", "FAIL  permissions of the monitor: may not write speech.alarms (kafka: cannot write: "),
     ] {
-        let line = subject.line(&said, &format!("permissions of {node}:"));
+        let line = subject.line(&said, &format!("permissions of {who}:"));
         assert!(line.starts_with(expected), "{line}");
         eprintln!("{line}");
     }

@@ -5,7 +5,7 @@ use std::{fmt::Display, time::Instant};
 use driftline_broker::{Broker, BrokerError, Cleanup, ClockDifference, Kafka};
 use driftline_pipeline::{BrokerKind, Delivery, Node, Plan, Role};
 use driftline_runtime::pipeline_topics;
-use driftline_types::{Partition, Topic};
+use driftline_types::{GroupId, Partition, Topic};
 
 use crate::{Exit, args::DoctorArgs, exit::Failure, log, registry::REGISTRY};
 
@@ -74,7 +74,11 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
                 report.check("broker", Outcome::Good(format!("the cluster answers ({took} ms)")));
                 topics(&mut report, &plan, &kafka);
                 for (role, node) in plan.nodes() {
-                    report.check(&format!("permissions of {}", node.name), permissions(&plan, role, node, &kafka));
+                    let work = Work::of(&plan, role, node);
+                    report.check(&format!("permissions of {}", node.name), permissions(&work, &kafka));
+                }
+                if plan.monitor.is_on() {
+                    report.check("permissions of the monitor", permissions(&Work::of_monitor(&plan), &kafka));
                 }
                 report.check("clock", clock(&kafka));
             }
@@ -121,24 +125,54 @@ fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition)
     Outcome::Good(format!("{wanted} partition{s}"))
 }
 
-/// Tries what a node does on the cluster, without doing it.
-fn permissions(plan: &Plan, role: Role, node: &Node, kafka: &Kafka) -> Outcome {
-    let (name, group) = (&node.name, plan.name.group(&node.name));
-    let inputs: Vec<Topic> = node.inputs.iter().map(|input| plan.name.output_topic(input)).collect();
-    let mut reads = inputs.clone();
-    let mut writes = Vec::new();
-    if role != Role::Sink {
-        reads.push(plan.name.state_topic(name));
-        writes = vec![
+/// What somebody at work does on the cluster.
+struct Work {
+    reads: Vec<Topic>,
+    writes: Vec<Topic>,
+    /// The group that is joined for a topic.
+    joins: Option<(GroupId, Topic)>,
+    /// The group whose offsets are committed in transactions, and whether they always are.
+    transacts: Option<(GroupId, bool)>,
+}
+
+impl Work {
+    fn of(plan: &Plan, role: Role, node: &Node) -> Self {
+        let (name, group) = (&node.name, plan.name.group(&node.name));
+        let inputs: Vec<Topic> = node.inputs.iter().map(|input| plan.name.output_topic(input)).collect();
+        let joins = inputs.first().map(|input| (group.clone(), input.clone()));
+        // A sink commits offsets alone.
+        if role == Role::Sink {
+            return Self { reads: inputs, writes: Vec::new(), joins, transacts: None };
+        }
+        let state = plan.name.state_topic(name);
+        let mut writes = vec![
             plan.name.output_topic(name),
             plan.name.dead_letter_topic(name),
-            plan.name.state_topic(name),
+            state.clone(),
             plan.name.profiles_topic(),
         ];
-        if plan.monitor.probes.is_some() {
-            writes.push(plan.name.probes_topic());
+        writes.extend(plan.monitor.probes.is_some().then(|| plan.name.probes_topic()));
+        // A stage that keeps no state needs no transactions at least once.
+        let always = role == Role::Source || plan.broker.delivery == Delivery::ExactlyOnce;
+        Self { reads: inputs.into_iter().chain([state]).collect(), writes, joins, transacts: Some((group, always)) }
+    }
+
+    fn of_monitor(plan: &Plan) -> Self {
+        let (name, group) = (&plan.name, plan.name.monitor_group());
+        let state = name.monitor_state_topic();
+        let mut reads = vec![name.profiles_topic(), name.control_topic(), state.clone()];
+        reads.extend(plan.monitor.probes.is_some().then(|| name.probes_topic()));
+        Self {
+            joins: Some((group.clone(), name.profiles_topic())),
+            reads,
+            writes: vec![name.alarms_topic(), state],
+            transacts: Some((group, true)),
         }
     }
+}
+
+/// Tries what somebody does on the cluster, without doing it.
+fn permissions(work: &Work, kafka: &Kafka) -> Outcome {
     let mut allowed: Vec<String> = Vec::new();
     let mut refused: Vec<String> = Vec::new();
     let mut missing = Vec::new();
@@ -147,21 +181,19 @@ fn permissions(plan: &Plan, role: Role, node: &Node, kafka: &Kafka) -> Outcome {
         Err(BrokerError::UnknownTopic { .. }) => missing.push(what),
         Err(error) => refused.push(format!("{what} ({error})")),
     };
-    for topic in &reads {
+    for topic in &work.reads {
         tried(format!("read {topic}"), kafka.may_read(topic));
     }
-    if let Some(input) = inputs.first() {
-        tried(format!("join {group}"), kafka.may_join(&group, input));
+    if let Some((group, input)) = &work.joins {
+        tried(format!("join {group}"), kafka.may_join(group, input));
     }
-    for topic in &writes {
+    for topic in &work.writes {
         tried(format!("write {topic}"), kafka.may_write(topic));
     }
-    // A sink commits offsets alone. A stage that keeps no state needs no transactions at least once.
-    let needs_transactions = role == Role::Source || plan.broker.delivery == Delivery::ExactlyOnce;
     let mut unsure = None;
-    if role != Role::Sink {
-        match kafka.may_transact(&group) {
-            Err(error) if !needs_transactions => {
+    if let Some((group, always)) = &work.transacts {
+        match kafka.may_transact(group) {
+            Err(error) if !always => {
                 unsure =
                     Some(format!("may not use transactions {group}-… ({error}), which it needs if it keeps state"));
             }
