@@ -12,7 +12,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,9 +27,15 @@ use tempfile::TempDir;
 
 /// Long enough that only a group that hangs reaches it.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// How often a test looks how far the pipeline is. Looking without a pause takes a core from the processes looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// A pipeline on Kafka, in a corner of the cluster of its own.
+/// One at a time: a pipeline is up to fifteen processes, which starve beside another one's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A pipeline on Kafka, in a corner of the cluster of its own, and alone on the machine.
 struct Pipeline {
+    _alone: MutexGuard<'static, ()>,
     file: PathBuf,
     prefix: String,
     settings: Vec<String>,
@@ -41,6 +50,7 @@ impl Pipeline {
             eprintln!("skipped: DRIFTLINE_KAFKA names no cluster");
             return None;
         };
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let prefix = format!("e2e-{}-{}.", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let settings = [
@@ -48,14 +58,14 @@ impl Pipeline {
             format!("broker.bootstrap_servers={servers}"),
             format!("broker.delivery={delivery}"),
             format!("broker.prefix={prefix}"),
-            // A killed process is missed after two seconds.
-            "broker.properties.\"session.timeout.ms\"=2000".to_owned(),
-            "broker.properties.\"heartbeat.interval.ms\"=300".to_owned(),
-            "broker.properties.\"transaction.timeout.ms\"=2000".to_owned(),
+            // A killed process is missed after six seconds; one that merely waits for a core is not.
+            "broker.properties.\"session.timeout.ms\"=6000".to_owned(),
+            "broker.properties.\"heartbeat.interval.ms\"=1000".to_owned(),
+            "broker.properties.\"transaction.timeout.ms\"=5900".to_owned(),
             "sinks.responses.kind=jsonl".to_owned(),
             format!("sinks.responses.path={}", folder.path().join("out.jsonl").display()),
         ];
-        Some(Self { file: driftline::root().join(file), prefix, settings: settings.into(), folder })
+        Some(Self { _alone: alone, file: driftline::root().join(file), prefix, settings: settings.into(), folder })
     }
 
     fn set(mut self, setting: String) -> Self {
@@ -110,7 +120,7 @@ impl Pipeline {
                 }
                 panic!("{} of {lines} lines\n{said}", self.lines().len());
             }
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         }
     }
 }
@@ -243,7 +253,7 @@ fn copied(lines: u64, kills: u64, delivery: &str) {
     for kill in 1..=kills {
         let enough = input.len() as u64 * kill / (kills + 1);
         while length(&pipeline.out()) < enough {
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         }
         let (process, name) = if kill % 2 == 0 { (&mut source, "input") } else { (&mut sink, "responses") };
         if process.0.try_wait().unwrap().is_none() {

@@ -139,7 +139,7 @@ impl Case {
                     .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
                 panic!("{} of {} lines\n{}", lines().lines().count(), expected.len(), logs.collect::<String>());
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(20));
         }
         assert!(source.0.wait().unwrap().success(), "the source has come to its end");
         for process in &mut running {
