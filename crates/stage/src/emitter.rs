@@ -1,9 +1,9 @@
 //! The only way out of a stage.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use driftline_types::{Code, Context, Injections, Key, Parameter, Record, RecordId, Timestamp};
+use driftline_types::{Code, Context, Injections, Key, Parameter, Probe, Record, RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{Payload, operator::Emitted};
@@ -15,7 +15,7 @@ pub const FLUSHED: u32 = 1 << 31;
 /// output from the parent record, and accounts for every input: one that was neither emitted from,
 /// held nor rejected when `process` returns counts as *dropped*.
 pub struct Emitter<'a, T> {
-    inputs: &'a [Record<()>],
+    inputs: &'a [Input],
     injections: &'a Injections,
     fates: Vec<Fate>,
     outputs: Vec<Output<T>>,
@@ -79,6 +79,21 @@ impl StateChange {
     }
 }
 
+/// What is needed of an input to account for it.
+pub(crate) struct Input {
+    pub id: RecordId,
+    pub event_time: Timestamp,
+    pub code: Option<Code>,
+    pub probe: Option<Probe>,
+}
+
+impl Input {
+    pub(crate) fn of<T>(record: &Record<T>) -> Self {
+        let Context { id, code, probe, .. } = &record.context;
+        Self { id: id.clone(), event_time: record.event_time, code: *code, probe: probe.clone() }
+    }
+}
+
 /// What became of an input of the current batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -103,8 +118,8 @@ pub(crate) enum Origins {
 }
 
 impl<'a, T: Payload> Emitter<'a, T> {
-    /// Makes an emitter for one batch; `inputs` are the batch's records without their values.
-    pub(crate) fn new(inputs: &'a [Record<()>], injections: &'a Injections) -> Self {
+    /// Makes an emitter for one batch; `inputs` are the batch's records in order.
+    pub(crate) fn new(inputs: &'a [Input], injections: &'a Injections) -> Self {
         Self {
             inputs,
             injections,
@@ -138,8 +153,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// Emits a value made from one record of the batch.
     pub fn emit<I>(&mut self, parent: &Record<I>, value: T) {
         self.settle(parent, Fate::Emitted);
-        let mut context = self.child(parent);
-        context.parents = vec![parent.context.id.clone()];
+        let context = self.child(parent, vec![parent.context.id.clone()]);
         self.push(parent, context, value, Origins::Input(parent.context.code));
     }
 
@@ -147,8 +161,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// takes its key, event time and trace, and its id names it. The trigger itself counts as a
     /// part only if it is among `parts`.
     pub fn emit_held<I>(&mut self, trigger: &Record<I>, parts: Vec<Held>, value: T) {
-        let mut context = self.child(trigger);
-        context.parents = parts.iter().map(|held| held.id.clone()).collect();
+        let context = self.child(trigger, parts.iter().map(|held| held.id.clone()).collect());
         self.push(trigger, context, value, Origins::Held(parts));
     }
 
@@ -186,7 +199,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     }
 
     /// Makes the context of an output; its index counts the outputs with the same parent so far.
-    fn child<I>(&self, parent: &Record<I>) -> Context {
+    fn child<I>(&self, parent: &Record<I>, parents: Vec<RecordId>) -> Context {
         let parent = &parent.context;
         let same_parent = |id: &RecordId| {
             id.offset == parent.id.offset && id.partition == parent.id.partition && id.topic == parent.id.topic
@@ -196,14 +209,23 @@ impl<'a, T: Payload> Emitter<'a, T> {
             Some(last) if same_parent(&last.context.id) => last.context.id.index + 1,
             _ => self.first_index,
         };
-        Context { id: RecordId { index, ..parent.id.clone() }, code: None, ..parent.clone() }
+        Context {
+            id: RecordId { index, ..parent.id.clone() },
+            trace: parent.trace.clone(),
+            parents,
+            versions: Arc::clone(&parent.versions),
+            timings: Arc::clone(&parent.timings),
+            ingested: parent.ingested,
+            code: None,
+            probe: parent.probe.clone(),
+        }
     }
 
     /// Notes the fate of a record of this batch and returns its index; records come in order, so
     /// the search starts where the last one ended.
     fn settle<I>(&mut self, record: &Record<I>, fate: Fate) -> Option<usize> {
         let n = self.inputs.len();
-        let index = (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].context.id == record.context.id)?;
+        let index = (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].id == record.context.id)?;
         self.hint = index;
         // A record that was emitted from stays so, whatever else the stage does with it.
         if self.fates[index] != Fate::Emitted {

@@ -17,13 +17,14 @@ use driftline_stats::{
     Reference, Signal, UNKNOWN, ValueHash, Window,
 };
 use driftline_types::{
-    Code, Injections, Key, Message, Outgoing, PipelineName, Record, StageName, StageVersion, Timestamp, Timing, Topic,
-    wire::{self, Origin},
+    Code, Injections, Key, Message, Outgoing, PipelineName, Record, RecordId, StageName, StageVersion, Timestamp,
+    Timing, Topic,
+    wire::{self, Origin, Reader},
 };
 
 use crate::{
     Emitter, Payload, Stage, StageError, StateChange,
-    emitter::{Fate, Origins, Output},
+    emitter::{Fate, Input, Origins, Output},
     probe,
 };
 
@@ -288,7 +289,10 @@ pub(crate) struct StageOperator<S: Stage> {
     origin: Origin,
     topic: Topic,
     observer: Observer,
-    versions: Versions,
+    reader: Reader,
+    version: (StageName, StageVersion),
+    versions: Appended<(StageName, StageVersion)>,
+    timings: Appended<Timing>,
     last_time: Timestamp,
 }
 
@@ -299,14 +303,17 @@ impl<S: Stage> StageOperator<S> {
             origin: Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA),
             topic: site.pipeline.output_topic(&site.stage),
             observer: Observer::new(Arc::clone(&site)),
-            versions: Versions::default(),
+            reader: Reader::default(),
+            version: (site.stage.clone(), site.version.clone()),
+            versions: Appended(None),
+            timings: Appended(None),
             last_time: Timestamp::default(),
             site,
         }
     }
 
     /// Decodes a message, or says why it is none of the stage's records.
-    fn decode(message: &Message) -> Result<Record<S::Input>, String> {
+    fn decode(&mut self, message: &Message) -> Result<Record<S::Input>, String> {
         let schema = S::Input::SCHEMA.as_str();
         if let Some(found) = message.headers.get_str(wire::CE_TYPE)
             && found != schema
@@ -320,7 +327,7 @@ impl<S: Stage> StageOperator<S> {
         Ok(Record {
             key: Key::new(message.key.clone().unwrap_or_default()),
             event_time: message.timestamp,
-            context: wire::context(message),
+            context: self.reader.context(message),
             value,
         })
     }
@@ -329,7 +336,7 @@ impl<S: Stage> StageOperator<S> {
     fn finish(
         &mut self,
         batch: &[Message],
-        inputs: &[Record<()>],
+        inputs: &[Input],
         emitted: Emitted<S::Output>,
         mut effects: Effects,
         took: Duration,
@@ -337,11 +344,11 @@ impl<S: Stage> StageOperator<S> {
         let Emitted { fates, mut outputs, rejected, dropped_held, state } = emitted;
         // In the order of their causes, however the stage came to them: readers rely on it to recognise repeats.
         outputs.sort_by(|a, b| a.context.id.cmp(&b.context.id));
-        for (input, fate) in inputs.iter().zip(&fates).filter(|(input, _)| input.context.probe.is_none()) {
+        for (input, fate) in inputs.iter().zip(&fates).filter(|(input, _)| input.probe.is_none()) {
             match fate {
                 Fate::Dropped => {
                     effects.counts.dropped += 1;
-                    self.observer.pair(input.event_time, input.context.code, DROPPED);
+                    self.observer.pair(input.event_time, input.code, DROPPED);
                 }
                 Fate::Emitted => effects.counts.used += 1,
                 Fate::Held => effects.counts.held += 1,
@@ -354,15 +361,13 @@ impl<S: Stage> StageOperator<S> {
             self.observer.pair(self.last_time, held.code, DROPPED);
         }
         let by_offset = |index: usize| {
-            let offset = inputs[index].context.id.offset;
-            batch.iter().find(|message| message.offset == offset && message.topic == inputs[index].context.id.topic)
+            let RecordId { topic, offset, .. } = &inputs[index].id;
+            batch.iter().find(|message| message.offset == *offset && message.topic == *topic)
         };
         for (index, reason) in rejected {
-            if let Some(probe) = &inputs[index].context.probe {
+            if let Some(probe) = &inputs[index].probe {
                 let refused = ValueHash::of(reason.as_bytes());
-                probe::part(&mut effects.probes, &self.site, probe)
-                    .outputs
-                    .insert(inputs[index].context.id.clone(), refused);
+                probe::part(&mut effects.probes, &self.site, probe).outputs.insert(inputs[index].id.clone(), refused);
                 continue;
             }
             if let Some(message) = by_offset(index) {
@@ -394,8 +399,8 @@ impl<S: Stage> StageOperator<S> {
             Some(_) => None,
             None => Some(self.count(event_time, &value, from, counts)),
         };
-        context.versions = self.versions.extend(&context.versions, &self.site);
-        context.timings.push(timing.clone());
+        context.versions = self.versions.list(&context.versions, &self.version);
+        context.timings = self.timings.list(&context.timings, timing);
         value
             .encode(buffer)
             .map_err(|error| StageError::record(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
@@ -448,7 +453,7 @@ impl<S: Stage> Operator for StageOperator<S> {
         effects.counts.read = batch.iter().filter(|message| !wire::is_probe(message)).count() as u64;
         let mut records = Vec::with_capacity(batch.len());
         for message in batch {
-            match Self::decode(message) {
+            match self.decode(message) {
                 Ok(record) if record.context.probe.is_some() => {
                     probe::read(&mut effects.probes, &self.site, &record.context, message);
                     records.push(record);
@@ -472,7 +477,7 @@ impl<S: Stage> Operator for StageOperator<S> {
                 }
             }
         }
-        let inputs: Vec<Record<()>> = records.iter().map(Record::without_value).collect();
+        let inputs: Vec<Input> = records.iter().map(Input::of).collect();
         if let Some(last) = inputs.last() {
             self.last_time = last.event_time;
         }
@@ -501,25 +506,19 @@ pub(crate) struct Emitted<T> {
     pub state: Vec<StateChange>,
 }
 
-/// Appends this stage to the versions of a record. Most records of a batch have the same list, so
-/// the last answer is kept.
-#[derive(Default)]
-struct Versions {
-    last: Option<(VersionList, VersionList)>,
-}
+/// Lists with one more element. Most records of a batch have the same list, so the last answer is kept.
+struct Appended<T>(Option<(Arc<[T]>, Arc<[T]>)>);
 
-type VersionList = Arc<[(StageName, StageVersion)]>;
-
-impl Versions {
-    fn extend(&mut self, so_far: &VersionList, site: &Site) -> VersionList {
-        if let Some((input, output)) = &self.last
-            && input == so_far
+impl<T: Clone + PartialEq> Appended<T> {
+    fn list(&mut self, so_far: &Arc<[T]>, own: &T) -> Arc<[T]> {
+        if let Some((list, longer)) = &self.0
+            && (Arc::ptr_eq(list, so_far) || list == so_far)
+            && longer.last() == Some(own)
         {
-            return Arc::clone(output);
+            return Arc::clone(longer);
         }
-        let own = (site.stage.clone(), site.version.clone());
-        let extended: VersionList = so_far.iter().cloned().chain([own]).collect();
-        self.last = Some((Arc::clone(so_far), Arc::clone(&extended)));
-        extended
+        let longer: Arc<[T]> = so_far.iter().chain([own]).cloned().collect();
+        self.0 = Some((Arc::clone(so_far), Arc::clone(&longer)));
+        longer
     }
 }

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use driftline_stats::{Direction, SignalVisitor};
 use driftline_types::{
     Context, Headers, Message, Outgoing, Parameter, Probe, RecordId, SchemaId, StageName, StageVersion, Timestamp,
+    Topic,
     config::{self, ConfigProblem},
     wire::Origin,
 };
@@ -223,6 +224,7 @@ const DUE: &[u8] = b"\0probes";
 struct SourceOperator<S: Source> {
     source: S,
     site: Arc<Site>,
+    topic: Topic,
     origin: Origin,
     observer: Observer,
     versions: Arc<[(StageName, StageVersion)]>,
@@ -236,15 +238,15 @@ impl<S: Source> SourceOperator<S> {
         let origin = Origin::new(&site.pipeline, &site.stage, S::Output::SCHEMA);
         let observer = Observer::new(Arc::clone(&site));
         let versions = Arc::new([(site.stage.clone(), site.version.clone())]);
-        Self { source, origin, observer, versions, site, sequence: 0, due: None }
+        let topic = site.pipeline.output_topic(&site.stage);
+        Self { source, topic, origin, observer, versions, site, sequence: 0, due: None }
     }
 }
 
 impl<S: Source> SourceOperator<S> {
     /// Makes the context of the next record.
     fn context(&mut self, now: Timestamp) -> Context {
-        let topic = self.site.pipeline.output_topic(&self.site.stage);
-        let id = RecordId { topic, partition: 0, offset: self.sequence, index: 0 };
+        let id = RecordId { topic: self.topic.clone(), partition: 0, offset: self.sequence, index: 0 };
         self.sequence += 1;
         Context { versions: Arc::clone(&self.versions), ..Context::at_source(id, now) }
     }
@@ -291,7 +293,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
     fn read(&mut self, now: Timestamp) -> Result<(Effects, SourceStatus), StageError> {
         let mut batch = SourceBatch::with_injections(self.site.injections.clone());
         let status = self.source.read(&mut batch)?;
-        let topic = self.site.pipeline.output_topic(&self.site.stage);
+        let topic = self.topic.clone();
         let mut effects = Effects::default();
         let mut buffer = BytesMut::new();
         let (first, was_due) = (self.sequence, self.due);

@@ -74,13 +74,18 @@ impl FromStr for RecordId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        Self::read(text, |topic| Topic::try_new(topic).ok()).ok_or(())
+    }
+}
+
+impl RecordId {
+    /// Reads an id; `topic` reads the part that most ids of a batch have in common.
+    pub(crate) fn read(text: &str, topic: impl FnOnce(&str) -> Option<Topic>) -> Option<Self> {
         let mut parts = text.rsplitn(4, '/');
-        let mut next = || parts.next().ok_or(());
-        let index = next()?.parse().map_err(drop)?;
-        let offset = next()?.parse().map_err(drop)?;
-        let partition = next()?.parse().map_err(drop)?;
-        let topic = Topic::try_new(next()?).map_err(drop)?;
-        Ok(Self { topic, partition, offset, index })
+        let index = parts.next()?.parse().ok()?;
+        let offset = parts.next()?.parse().ok()?;
+        let partition = parts.next()?.parse().ok()?;
+        Some(Self { topic: topic(parts.next()?)?, partition, offset, index })
     }
 }
 
@@ -139,8 +144,8 @@ pub struct Context {
     pub parents: Vec<RecordId>,
     /// The versions of the stages so far, in order. Shared: most records of a batch agree.
     pub versions: Arc<[(StageName, StageVersion)]>,
-    /// The time each stage so far took, in order.
-    pub timings: Vec<Timing>,
+    /// The time each stage so far took, in order. Shared likewise.
+    pub timings: Arc<[Timing]>,
     /// When the source wrote the newest record this one was made from, by the wall clock. The
     /// runtime sets and reads it to measure end-to-end latency; stages do not.
     pub ingested: Timestamp,
@@ -158,8 +163,8 @@ impl Context {
             id,
             trace: TraceContext::default(),
             parents: Vec::new(),
-            versions: Arc::new([]),
-            timings: Vec::new(),
+            versions: Arc::default(),
+            timings: Arc::default(),
             ingested,
             code: None,
             probe: None,
@@ -178,14 +183,6 @@ pub struct Record<T> {
     pub context: Context,
     /// The value.
     pub value: T,
-}
-
-impl<T> Record<T> {
-    /// Returns the record without its value: what is needed to emit something on its behalf later.
-    #[must_use]
-    pub fn without_value(&self) -> Record<()> {
-        Record { key: self.key.clone(), event_time: self.event_time, context: self.context.clone(), value: () }
-    }
 }
 
 #[cfg(test)]

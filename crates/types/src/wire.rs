@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
-    Timestamp, Timing,
+    Timestamp, Timing, Topic,
 };
 
 /// `CloudEvents` version: always `1.0`.
@@ -71,7 +71,7 @@ pub struct Origin {
     schema: SchemaId,
     time: Last<Timestamp>,
     versions: Last<Arc<[(StageName, StageVersion)]>>,
-    timings: Last<Vec<Timing>>,
+    timings: Last<Arc<[Timing]>>,
 }
 
 /// The last value that was written, and its text.
@@ -148,29 +148,71 @@ impl Origin {
     }
 }
 
-/// Reads a record's context from a message. What is absent or malformed gets its default, such as
-/// the message's timestamp for the time of entry. The id is the message's place in the log: what
-/// is made of it is named after that.
+/// Reads the contexts of records. What one has in common with the one before is read once: versions, timings, and the
+/// topic of its parents.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
+    versions: LastRead<Arc<[(StageName, StageVersion)]>>,
+    timings: LastRead<Arc<[Timing]>>,
+    topic: LastRead<Option<Topic>>,
+}
+
+/// The last text that was read, and what it says.
+#[derive(Clone, Debug)]
+struct LastRead<T>(Option<(String, T)>);
+
+impl<T> Default for LastRead<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Clone> LastRead<T> {
+    fn value(&mut self, text: &str, read: impl FnOnce(&str) -> T) -> T {
+        let known = self.0.take().filter(|(last, _)| last == text);
+        self.0.insert(known.unwrap_or_else(|| (text.to_owned(), read(text)))).1.clone()
+    }
+}
+
+impl Reader {
+    /// Reads a record's context from a message. What is absent or malformed gets its default, such as
+    /// the message's timestamp for the time of entry. The id is the message's place in the log: what
+    /// is made of it is named after that.
+    #[must_use]
+    pub fn context(&mut self, message: &Message) -> Context {
+        let Message { topic, partition, offset, timestamp, .. } = message;
+        let id = RecordId { topic: topic.clone(), partition: *partition, offset: *offset, index: 0 };
+        let mut context = Context::at_source(id, *timestamp);
+        for (name, value) in message.headers.iter() {
+            let text = || std::str::from_utf8(value).unwrap_or_default();
+            match name {
+                TRACEPARENT => context.trace.parent = Some(Bytes::copy_from_slice(value)),
+                TRACESTATE => context.trace.state = Some(Bytes::copy_from_slice(value)),
+                PARENTS => context.parents = text().split(',').filter_map(|id| self.parent(id)).collect(),
+                VERSIONS => context.versions = self.versions.value(text(), |text| items(text, version)),
+                TIMINGS => context.timings = self.timings.value(text(), |text| items(text, timing)),
+                INGESTED => context.ingested = text().parse().map_or(*timestamp, Timestamp::from_millis),
+                CODE => context.code = text().parse().ok(),
+                PROBE => context.probe = text().parse().ok(),
+                _ => {}
+            }
+        }
+        context
+    }
+
+    fn parent(&mut self, id: &str) -> Option<RecordId> {
+        RecordId::read(id, |topic| self.topic.value(topic, |topic| Topic::try_new(topic).ok()))
+    }
+}
+
+/// Reads one record's context, see [`Reader::context`].
 #[must_use]
 pub fn context(message: &Message) -> Context {
-    let id = RecordId { topic: message.topic.clone(), partition: message.partition, offset: message.offset, index: 0 };
-    let mut context = Context::at_source(id, message.timestamp);
-    for (name, value) in message.headers.iter() {
-        let text = || std::str::from_utf8(value).unwrap_or_default();
-        let items = || text().split(',');
-        match name {
-            TRACEPARENT => context.trace.parent = Some(Bytes::copy_from_slice(value)),
-            TRACESTATE => context.trace.state = Some(Bytes::copy_from_slice(value)),
-            PARENTS => context.parents = items().filter_map(|id| id.parse().ok()).collect(),
-            VERSIONS => context.versions = items().filter_map(version).collect(),
-            TIMINGS => context.timings = items().filter_map(timing).collect(),
-            INGESTED => context.ingested = text().parse().map_or(message.timestamp, Timestamp::from_millis),
-            CODE => context.code = text().parse().ok(),
-            PROBE => context.probe = text().parse().ok(),
-            _ => {}
-        }
-    }
-    context
+    Reader::default().context(message)
+}
+
+fn items<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Arc<[T]> {
+    text.split(',').filter_map(read).collect()
 }
 
 /// Says whether a message belongs to a probe.
@@ -262,7 +304,7 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Probe, Topic, TraceContext};
+    use crate::{Probe, TraceContext};
 
     fn id(offset: u64) -> RecordId {
         RecordId { topic: Topic::try_new("speech.microphone").unwrap(), partition: 0, offset, index: 0 }
@@ -276,7 +318,7 @@ mod tests {
             trace: TraceContext { parent: Some(Bytes::from_static(b"00-aa-bb-01")), state: None },
             parents: vec![id(1), id(2)],
             versions: Arc::new([(names("vad"), StageVersion::try_new("0123abcd").unwrap())]),
-            timings: vec![Timing { stage: names("vad"), ms: 1.25 }],
+            timings: Arc::new([Timing { stage: names("vad"), ms: 1.25 }]),
             ingested: Timestamp::from_millis(1_000),
             code: Some(17),
             probe: Some(Probe { name: "red@jacket".into(), round: Timestamp::from_millis(-60_000) }),
@@ -293,7 +335,23 @@ mod tests {
             timestamp: Timestamp::from_millis(5),
         };
         let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };
-        assert_eq!(context(&message), Context { id: place, ..context_in });
+        let expected = Context { id: place, ..context_in };
+        assert_eq!(context(&message), expected);
+        // A reader remembers what it has read, and takes nothing else for it.
+        let mut reader = Reader::default();
+        let other = Context {
+            versions: Arc::new([(names("asr"), StageVersion::try_new("89ab").unwrap())]),
+            timings: Arc::default(),
+            parents: vec![RecordId { topic: Topic::try_new("speech.vad").unwrap(), ..id(4) }, id(5)],
+            ..expected.clone()
+        };
+        let headers = origin.headers(&other, Timestamp::from_millis(5), "audio/wav", &mut BytesMut::new());
+        let between = Message { headers, ..message.clone() };
+        for (message, expected) in
+            [(&message, &expected), (&message, &expected), (&between, &other), (&message, &expected)]
+        {
+            assert_eq!(&reader.context(message), expected);
+        }
         assert_eq!(message.headers.get_str(CE_ID), Some("speech.microphone/0/9/0"));
         assert_eq!(message.headers.get_str(CE_SOURCE), Some("/speech/vad"));
         assert_eq!(message.headers.get_str(CE_TIME), Some("1970-01-01T00:00:00.005Z"));

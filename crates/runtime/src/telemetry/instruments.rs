@@ -210,10 +210,10 @@ impl Instruments {
     /// The attributes of all that a node says of itself.
     pub(super) fn attributes(&self, name: &StageName, version: Option<&StageVersion>) -> Vec<KeyValue> {
         let mut attributes = vec![
-            KeyValue::new(table::PIPELINE, self.pipeline.to_string()),
-            KeyValue::new(table::STAGE, name.to_string()),
+            KeyValue::new(table::PIPELINE, shared(self.pipeline.as_str())),
+            KeyValue::new(table::STAGE, shared(name.as_str())),
         ];
-        attributes.extend(version.map(|version| KeyValue::new(table::VERSION, version.to_string())));
+        attributes.extend(version.map(|version| KeyValue::new(table::VERSION, shared(version.as_str()))));
         attributes
     }
 
@@ -267,6 +267,11 @@ impl Instruments {
         names.sort_unstable();
         Some(names)
     }
+}
+
+/// Each span has a copy of its node's attributes, which costs nothing so.
+fn shared(text: &str) -> Arc<str> {
+    text.into()
 }
 
 fn seconds(meter: &Meter, row: Metric) -> Histogram<f64> {

@@ -34,7 +34,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
-    trace::{IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, SdkTracer, ShouldSample, Span},
+    trace::{IdGenerator, RandomIdGenerator, SdkTracer, Span},
 };
 
 use super::table::{ERROR_TYPE, OPERATION};
@@ -88,10 +88,26 @@ impl Kept {
     }
 }
 
+/// A share of all trace ids: the one that the SDK's `TraceIdRatioBased` samples, without its answer in allocated pieces.
+struct Share {
+    /// The first number that is not sampled, of 63 bits.
+    end: u64,
+}
+
+impl Share {
+    fn new(ratio: f64) -> Self {
+        Self { end: (ratio.clamp(0.0, 1.0) * (1_u64 << 63) as f64) as u64 }
+    }
+
+    fn holds(&self, id: TraceId) -> bool {
+        (u128::from_be_bytes(id.to_bytes()) as u64) >> 1 < self.end
+    }
+}
+
 /// Makes the spans of one node.
 pub(crate) struct NodeTracer {
     tracer: SdkTracer,
-    sampler: Sampler,
+    sampled: Share,
     ids: RandomIdGenerator,
     propagator: TraceContextPropagator,
     name: String,
@@ -107,7 +123,7 @@ impl NodeTracer {
     pub(super) fn new(tracer: SdkTracer, ratio: f64, name: String, group: String, attributes: Vec<KeyValue>) -> Self {
         Self {
             tracer,
-            sampler: Sampler::TraceIdRatioBased(ratio),
+            sampled: Share::new(ratio),
             ids: RandomIdGenerator::default(),
             propagator: TraceContextPropagator::new(),
             name,
@@ -123,8 +139,7 @@ impl NodeTracer {
         let mut spans = Vec::new();
         for output in outputs {
             let id = self.ids.new_trace_id();
-            let sampled = self.sampler.should_sample(None, id, "", &SpanKind::Producer, &[], &[]);
-            if sampled.decision != SamplingDecision::RecordAndSample {
+            if !self.sampled.holds(id) {
                 continue;
             }
             CHOSEN.set(Some(id));
@@ -182,11 +197,13 @@ impl NodeTracer {
         if effects.counts.held != 0 {
             kept.get_or_insert_default();
         }
+        if kept.is_none() && spans.is_empty() {
+            return;
+        }
         for output in &mut effects.outputs {
-            let parent = output.headers.get(wire::TRACEPARENT).is_some();
             let parts = match kept.as_mut() {
                 Some(kept) => sampled_parts(&output.headers, kept, spans),
-                None if spans.is_empty() || !is_sampled(&output.headers) => continue,
+                None if !is_sampled(&output.headers) => continue,
                 None => Vec::new(),
             };
             let cause = output.headers.get_str(wire::CE_ID).and_then(place);
@@ -196,7 +213,9 @@ impl NodeTracer {
                 for part in parts.into_iter().filter(|part| *part != own) {
                     span.add_link(part, Vec::new());
                 }
-            } else if let (false, Some(part)) = (parent, parts.first()) {
+            } else if let Some(part) = parts.first()
+                && output.headers.get(wire::TRACEPARENT).is_none()
+            {
                 output.headers.set(wire::TRACEPARENT, traceparent(part));
             }
         }
@@ -382,6 +401,19 @@ mod tests {
         }
         assert!(!is_sampled(&with_parent("")) && !is_sampled(&with_parent("00-ab-cd-01")));
         assert!(!is_sampled(&Headers::default()));
+    }
+
+    #[test]
+    fn the_share_is_that_of_the_sdk() {
+        use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample};
+        let ids = RandomIdGenerator::default();
+        for ratio in [0.0, 0.01, 0.5, 1.0] {
+            let (share, sampler) = (Share::new(ratio), Sampler::TraceIdRatioBased(ratio));
+            for id in (0..10_000).map(|_| ids.new_trace_id()) {
+                let sampled = sampler.should_sample(None, id, "", &SpanKind::Producer, &[], &[]);
+                assert_eq!(share.holds(id), sampled.decision == SamplingDecision::RecordAndSample, "{ratio} {id}");
+            }
+        }
     }
 
     #[test]
