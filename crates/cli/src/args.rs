@@ -37,8 +37,8 @@ itself does from info on.";
 pub(crate) enum Command {
     /// Runs a pipeline until its sources end.
     Run(RunArgs),
-    /// Checks a pipeline file and reports every problem in it.
-    Validate(PipelineArgs),
+    /// Checks pipeline files and reports every problem in them.
+    Validate(ValidateArgs),
     /// Draws the graph of a pipeline.
     Graph(GraphArgs),
     /// Prints what a source or stage writes, one JSON line a record.
@@ -100,6 +100,13 @@ pub(crate) enum Command {
 pub(crate) struct PipelineArgs {
     /// The pipeline file.
     pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub changes: Changes,
+}
+
+/// What the command line changes of a pipeline file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Changes {
     /// Overrides an entry of the file, such as `sources.microphone.path=recordings`. A relative
     /// path is relative to the current directory.
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
@@ -108,6 +115,15 @@ pub(crate) struct PipelineArgs {
     /// `microphone.pitch=1.3 @ 10m over 5m`; times count from the start of the sources.
     #[arg(long = "inject", value_name = "NODE.PARAMETER=VALUE @ TIME", value_parser = Override::injection)]
     pub injections: Vec<Override>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ValidateArgs {
+    /// The pipeline files.
+    #[arg(required = true)]
+    pub pipelines: Vec<PathBuf>,
+    #[command(flatten)]
+    pub changes: Changes,
 }
 
 #[derive(Debug, clap::Args)]
@@ -135,12 +151,8 @@ pub(crate) struct StageArgs {
     /// The stage.
     #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
     pub stage: StageName,
-    /// Overrides an entry of the file, such as `broker.bootstrap_servers=localhost:9092`.
-    #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
-    pub overrides: Vec<Override>,
-    /// Changes the stage at a moment of event time, such as `vad.clip_ms=200 @ 60s`.
-    #[arg(long = "inject", value_name = "NODE.PARAMETER=VALUE @ TIME", value_parser = Override::injection)]
-    pub injections: Vec<Override>,
+    #[command(flatten)]
+    pub changes: Changes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

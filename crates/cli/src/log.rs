@@ -1,6 +1,6 @@
 //! Loading a pipeline and opening its log.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use driftline_broker::{
     Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention, TokenSource,
@@ -8,12 +8,20 @@ use driftline_broker::{
 use driftline_pipeline::{self as pipeline, BrokerKind, Plan};
 use driftline_runtime::{create_topics, kinds};
 
-use crate::{args::PipelineArgs, exit::Failure, registry::REGISTRY};
+use crate::{
+    args::{Changes, PipelineArgs},
+    exit::Failure,
+    registry::REGISTRY,
+};
 
 /// Loads a pipeline; warnings go to standard error.
 pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {
-    let overrides: Vec<_> = args.overrides.iter().chain(&args.injections).cloned().collect();
-    let plan = Plan::load(&args.pipeline, &overrides, &kinds(&REGISTRY)).map_err(Failure::usage)?;
+    load_file(&args.pipeline, &args.changes)
+}
+
+pub(crate) fn load_file(pipeline: &Path, changes: &Changes) -> Result<Plan, Failure> {
+    let overrides: Vec<_> = changes.overrides.iter().chain(&changes.injections).cloned().collect();
+    let plan = Plan::load(pipeline, &overrides, &kinds(&REGISTRY)).map_err(Failure::usage)?;
     for warning in &plan.warnings {
         eprintln!("{warning}");
     }

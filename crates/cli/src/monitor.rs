@@ -13,7 +13,7 @@ use driftline_types::Timestamp;
 
 use crate::{
     Exit,
-    args::{AlarmsArgs, AlarmsCommand, MonitorArgs, PipelineArgs},
+    args::{AlarmsArgs, AlarmsCommand, Changes, MonitorArgs},
     exit::Failure,
     log, logging, probes, reference,
     run::{asked_to_stop, with_cause},
@@ -103,9 +103,8 @@ pub(crate) fn settings(plan: &Plan) -> Result<Settings, Failure> {
 
 /// Watches a pipeline that other processes run, until it is asked to stop.
 pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
-    let args =
-        PipelineArgs { pipeline: args.pipeline.clone(), overrides: args.overrides.clone(), injections: Vec::new() };
-    let plan = log::load(&args)?;
+    let changes = Changes { overrides: args.overrides.clone(), injections: Vec::new() };
+    let plan = log::load_file(&args.pipeline, &changes)?;
     if !plan.monitor.is_on() {
         let file = plan.file.display();
         return Err(Failure::usage(format!(

@@ -9,7 +9,7 @@ use driftline_types::StageName;
 
 use crate::{
     Exit,
-    args::{Format, PipelineArgs, RunArgs, StageArgs},
+    args::{Format, RunArgs, StageArgs},
     dead_letters,
     exit::Failure,
     log, logging,
@@ -54,10 +54,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Runs one stage as a process of its own.
 pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
-    let StageArgs { pipeline, stage, overrides, injections } = args;
-    let args =
-        PipelineArgs { pipeline: pipeline.clone(), overrides: overrides.clone(), injections: injections.clone() };
-    let plan = log::load(&args)?;
+    let StageArgs { pipeline, stage, changes } = args;
+    let plan = log::load_file(pipeline, changes)?;
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
     let telemetry = telemetry.map(Arc::new);
     logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.as_deref());

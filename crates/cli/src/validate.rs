@@ -1,14 +1,27 @@
 //! `driftline validate` and `driftline graph`.
 
+use std::path::Path;
+
 use crate::{
     Exit,
-    args::{GraphArgs, GraphFormat, PipelineArgs},
+    args::{Changes, GraphArgs, GraphFormat, ValidateArgs},
     exit::Failure,
     log, reference,
 };
 
-pub(crate) fn validate(args: &PipelineArgs) -> Result<Exit, Failure> {
-    let plan = log::load(args)?;
+/// Checks every file, whatever is found in those before it.
+pub(crate) fn validate(args: &ValidateArgs) -> Result<Exit, Failure> {
+    let mut problems = Vec::new();
+    for pipeline in &args.pipelines {
+        if let Err(failure) = check(pipeline, &args.changes) {
+            problems.push(failure.message);
+        }
+    }
+    if problems.is_empty() { Ok(Exit::Success) } else { Err(Failure::usage(problems.join("\n"))) }
+}
+
+fn check(pipeline: &Path, changes: &Changes) -> Result<(), Failure> {
+    let plan = log::load_file(pipeline, changes)?;
     eprintln!(
         "{}: {} is valid: {} sources, {} stages, {} sinks, {} tests",
         plan.file.display(),
@@ -21,7 +34,7 @@ pub(crate) fn validate(args: &PipelineArgs) -> Result<Exit, Failure> {
     if let Some(baseline) = reference::baseline(&plan)? {
         eprintln!("reference: {}", reference::described(&baseline));
     }
-    Ok(Exit::Success)
+    Ok(())
 }
 
 pub(crate) fn graph(args: &GraphArgs) -> Result<Exit, Failure> {

@@ -305,8 +305,8 @@ impl<S: Stage> StageOperator<S> {
             observer: Observer::new(Arc::clone(&site)),
             reader: Reader::default(),
             version: (site.stage.clone(), site.version.clone()),
-            versions: Appended(None),
-            timings: Appended(None),
+            versions: Appended::default(),
+            timings: Appended::default(),
             last_time: Timestamp::default(),
             site,
         }
@@ -507,18 +507,24 @@ pub(crate) struct Emitted<T> {
 }
 
 /// Lists with one more element. Most records of a batch have the same list, so the last answer is kept.
-struct Appended<T>(Option<(Arc<[T]>, Arc<[T]>)>);
+struct Appended<T> {
+    list: Arc<[T]>,
+    longer: Arc<[T]>,
+}
+
+impl<T> Default for Appended<T> {
+    fn default() -> Self {
+        Self { list: Arc::default(), longer: Arc::default() }
+    }
+}
 
 impl<T: Clone + PartialEq> Appended<T> {
     fn list(&mut self, so_far: &Arc<[T]>, own: &T) -> Arc<[T]> {
-        if let Some((list, longer)) = &self.0
-            && (Arc::ptr_eq(list, so_far) || list == so_far)
-            && longer.last() == Some(own)
-        {
-            return Arc::clone(longer);
+        let known = (Arc::ptr_eq(&self.list, so_far) || self.list == *so_far) && self.longer.last() == Some(own);
+        if !known {
+            self.list = Arc::clone(so_far);
+            self.longer = so_far.iter().chain([own]).cloned().collect();
         }
-        let longer: Arc<[T]> = so_far.iter().chain([own]).cloned().collect();
-        self.0 = Some((Arc::clone(so_far), Arc::clone(&longer)));
-        longer
+        Arc::clone(&self.longer)
     }
 }

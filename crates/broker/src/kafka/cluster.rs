@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use driftline_types::{GroupId, Offset, Partition, Topic, TopicPartition};
 use futures_executor::block_on;
 use parking_lot::Mutex;
@@ -34,6 +34,8 @@ pub(super) struct Cluster {
     /// Sees records of open transactions too, so it knows the true ends.
     ends: BaseConsumer<Login>,
     topics: DashMap<Topic, Limits>,
+    /// Names of topics that a broker has shown. Another one may hear of a new topic a moment later.
+    seen: DashSet<String>,
     /// Those that are polled only while they write.
     producers: Mutex<Vec<Weak<BaseProducer<Deliveries>>>>,
 }
@@ -48,6 +50,9 @@ pub(super) struct Limits {
 
 /// How long an answer is waited for before it is looked whether there was a refusal; then twice as long, and so on.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often brokers are asked again for a topic that one of them has shown, each time a millisecond later than before: 5 s in all.
+const TRIES: u64 = 100;
 
 /// How long a client is listened to before it is asked.
 const LISTEN: Duration = Duration::from_millis(10);
@@ -80,6 +85,7 @@ impl Cluster {
             admin,
             ends,
             topics: DashMap::new(),
+            seen: DashSet::new(),
             producers: Mutex::default(),
         })
     }
@@ -138,13 +144,35 @@ impl Cluster {
     /// The number of partitions; `None` if the topic does not exist. Asked of the client that goes on to ask for
     /// settings: it asks the broker that the newest answer names, which may be gone if that is an old one.
     fn partitions(&self, name: &str) -> Result<Option<u32>, BrokerError> {
-        let metadata = match &self.admin {
-            Some(admin) => admin.inner().fetch_metadata(Some(name), CALL),
-            None => self.ends.fetch_metadata(Some(name), CALL),
-        };
-        let metadata = metadata.map_err(|error| failed("describe topic", &error))?;
-        let found = metadata.topics().iter().find(|topic| topic.name() == name);
-        Ok(found.map(|topic| topic.partitions().len() as u32).filter(|&partitions| partitions > 0))
+        let found = self.until_known(name, || {
+            let metadata = match &self.admin {
+                Some(admin) => admin.inner().fetch_metadata(Some(name), CALL),
+                None => self.ends.fetch_metadata(Some(name), CALL),
+            };
+            let metadata = metadata.map_err(|error| failed("describe topic", &error))?;
+            let found = metadata.topics().iter().find(|topic| topic.name() == name);
+            Ok(found.map(|topic| topic.partitions().len() as u32).filter(|&partitions| partitions > 0))
+        })?;
+        if found.is_some() && !self.seen.contains(name) {
+            self.seen.insert(name.to_owned());
+        }
+        Ok(found)
+    }
+
+    /// Asks again for a while where the broker that is asked does not know a topic that another one has shown.
+    fn until_known<T>(
+        &self,
+        name: &str,
+        ask: impl Fn() -> Result<Option<T>, BrokerError>,
+    ) -> Result<Option<T>, BrokerError> {
+        for attempt in 0..TRIES {
+            let answer = ask()?;
+            if answer.is_some() || !self.seen.contains(name) {
+                return Ok(answer);
+            }
+            std::thread::sleep(Duration::from_millis(5 + attempt));
+        }
+        ask()
     }
 
     /// What messages for a topic must fit, looked up once.
@@ -174,11 +202,18 @@ impl Cluster {
             return Ok(vec![("cleanup.policy".to_owned(), policy.to_owned())]);
         };
         let options = AdminOptions::new().request_timeout(Some(CALL));
-        let described = block_on(admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options))
-            .map_err(|error| failed("describe topic", &error))?;
-        let resource = described.into_iter().next().ok_or_else(|| refused("describe topic", "no answer"))?;
-        let resource = resource.map_err(|code| refused("describe topic", code))?;
-        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
+        let found = self.until_known(name, || {
+            let described = block_on(admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options));
+            let described = described.map_err(|error| failed("describe topic", &error))?;
+            match described.into_iter().next() {
+                Some(Ok(resource)) => Ok(Some(resource.entries)),
+                Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(None),
+                Some(Err(code)) => Err(refused("describe topic", code)),
+                None => Err(refused("describe topic", "no answer")),
+            }
+        })?;
+        let entries = found.ok_or_else(|| refused("describe topic", RDKafkaErrorCode::UnknownTopicOrPartition))?;
+        Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 
     pub(super) fn create_topic(&self, topic: &Topic, spec: &TopicSpec) -> Result<(), BrokerError> {
@@ -225,16 +260,8 @@ impl Cluster {
             Some(Err((_, code))) => return Err(refused("create topic", format!("{name}: {code}"))),
             _ => {}
         }
-        // A new topic is known to every broker a moment later.
-        let mut found = None;
-        for attempt in 0..100_u32 {
-            found = self.partitions(name)?;
-            if found.is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(u64::from(5 + attempt)));
-        }
-        Ok(found)
+        self.seen.insert(name.to_owned());
+        self.partitions(name)
     }
 
     pub(super) fn delete_topic(&self, topic: &Topic) -> Result<(), BrokerError> {
@@ -245,6 +272,7 @@ impl Cluster {
 
     pub(super) fn delete(&self, name: &str) -> Result<(), BrokerError> {
         let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
+        self.seen.remove(name);
         let deleted = block_on(self.admin("delete topic")?.delete_topics(&[name], &options));
         deleted.map(drop).map_err(|error| failed("delete topic", &error))
     }
@@ -279,12 +307,14 @@ impl Cluster {
     /// The ends of a partition, records of open transactions included.
     pub(super) fn watermarks(&self, place: &TopicPartition) -> Result<Watermarks, BrokerError> {
         let name = self.topic_name(&place.topic);
-        ends(&self.ends, &name, place.partition).map_err(|error| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                BrokerError::UnknownTopic { topic: place.topic.clone() }
-            }
-            _ => failed("look up the ends of a partition", &error),
-        })
+        let found = self.until_known(&name, || match ends(&self.ends, &name, place.partition) {
+            Ok(ends) => Ok(Some(ends)),
+            Err(error) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(None),
+                _ => Err(failed("look up the ends of a partition", &error)),
+            },
+        })?;
+        found.ok_or_else(|| BrokerError::UnknownTopic { topic: place.topic.clone() })
     }
 
     /// Takes a topic to be there, on a cluster that cannot be asked.
