@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use driftline_broker::{Kafka, KafkaConfig, records};
+use driftline_broker::{BrokerError, Kafka, KafkaConfig, records};
 use driftline_types::{Message, PipelineName, StageName, Topic, TopicPartition, wire};
 use rdkafka::{
     ClientConfig,
@@ -67,9 +67,17 @@ fn send(producer: &BaseProducer, topic: &str, n: usize) -> Sent {
     sent
 }
 
-fn letters(kafka: &Kafka, topic: &Topic) -> Vec<Message> {
-    let all = |n| records(kafka, TopicPartition::new(topic.clone(), n)).unwrap().map(Result::unwrap);
-    (0..6).flat_map(all).collect()
+/// All records of a topic. A cluster that is busy may not know for a moment where they are.
+fn all(kafka: &Kafka, topic: &Topic) -> Vec<Message> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let each = (0..6).map(|n| records(kafka, TopicPartition::new(topic.clone(), n))?.collect());
+        match each.collect::<Result<Vec<Vec<Message>>, BrokerError>>() {
+            Ok(each) => return each.concat(),
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 #[test]
@@ -107,22 +115,23 @@ fn each_of_100_bad_records_becomes_one_dead_letter() {
         let [source, relay] = [source, relay].map(|node| StageName::try_new(node).unwrap());
         let dead = name.dead_letter_topic(&relay);
         let deadline = Instant::now() + PATIENCE;
-        while letters(&kafka, &dead).len() < 100 {
-            assert!(Instant::now() < deadline, "{} dead letters\n{}", letters(&kafka, &dead).len(), pipeline.said());
+        while all(&kafka, &dead).len() < 100 {
+            assert!(Instant::now() < deadline, "{} dead letters\n{}", all(&kafka, &dead).len(), pipeline.said());
             std::thread::sleep(LOOK);
         }
         std::thread::sleep(Duration::from_millis(500));
-        let letters = letters(&kafka, &dead);
+        let letters = all(&kafka, &dead);
         let bytes = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map(|bytes| bytes.to_vec());
         let mut found: Vec<Sent> =
             letters.iter().map(|letter| Sent { key: bytes(&letter.key), value: bytes(&letter.value) }).collect();
         found.sort();
         sent.sort();
         assert!(found == sent, "{} letters for {} bad records, or other bytes", found.len(), sent.len());
+        let originals = all(&kafka, &name.output_topic(&source));
         for letter in &letters {
             let offset: u64 = letter.headers.get_str(wire::ERROR_OFFSET).unwrap().parse().unwrap();
-            let mut place = records(&kafka, TopicPartition::new(name.output_topic(&source), letter.partition)).unwrap();
-            let original = place.find(|message| message.as_ref().unwrap().offset == offset).unwrap().unwrap();
+            let is_original = |message: &&Message| (message.partition, message.offset) == (letter.partition, offset);
+            let original = originals.iter().find(is_original).unwrap();
             let mut headers = letter.headers.clone();
             headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX));
             assert_eq!((&letter.key, &letter.value, &headers), (&original.key, &original.value, &original.headers));

@@ -124,8 +124,9 @@ fn a_storm_of_rebalances_loses_nothing_in_the_long_form() {
     storm(300, 500);
 }
 
-/// Tells processes to stop, all at once, and waits for their end; returns how long the last of them took.
-fn stop(processes: Vec<(&'static str, Process)>) -> Duration {
+/// Tells processes to stop, all at once, and waits for their end; returns how long the last of them took. An end with an
+/// error says that something was left to the next process: it is for those whose broker is down.
+fn stop(processes: Vec<(&'static str, Process)>, allowed: &[i32]) -> Duration {
     let asked = Instant::now();
     for (_, process) in &processes {
         process.signal("-TERM");
@@ -133,7 +134,7 @@ fn stop(processes: Vec<(&'static str, Process)>) -> Duration {
     for (node, mut process) in processes {
         let status = process.ends_by(asked + Duration::from_secs(25));
         let status = status.unwrap_or_else(|| panic!("{node} has not ended 25 s after SIGTERM"));
-        assert!(status.success(), "{node} ended with {status}");
+        assert!(status.code().is_some_and(|code| allowed.contains(&code)), "{node} ended with {status}");
     }
     asked.elapsed()
 }
@@ -145,7 +146,7 @@ fn processes_are_told_to_stop(times: u64, while_down: u64) {
         return;
     }
     let _alone = ALONE.lock();
-    let cluster = Cluster::start(1, 29_292);
+    let cluster = Cluster::start(1, 28_092);
     // Both at once: with the broker down a stop takes long.
     let mut pipelines = BOTH.map(|delivery| {
         let mut pipeline = Pipeline::fed(cluster.servers.clone(), delivery, "");
@@ -175,7 +176,7 @@ fn processes_are_told_to_stop(times: u64, while_down: u64) {
             // The same node of both.
             let node = (round % 3) as usize;
             let stopping = vec![processes.remove(node + 3), processes.remove(node)];
-            slowest[0] = slowest[0].max(stop(stopping));
+            slowest[0] = slowest[0].max(stop(stopping, &[0]));
             processes.insert(node, (NODES[node], pipelines[0].start(NODES[node])));
             processes.insert(node + 3, (NODES[node], pipelines[1].start(NODES[node])));
         }
@@ -186,7 +187,7 @@ fn processes_are_told_to_stop(times: u64, while_down: u64) {
             cluster.script(&["kill", "1"]);
             // Some have noticed, and some wait for an answer.
             feed(&mut pipelines, 1_000 * (round % 3));
-            slowest[1] = slowest[1].max(stop(std::mem::take(&mut processes)));
+            slowest[1] = slowest[1].max(stop(std::mem::take(&mut processes), &[0, 1]));
             cluster.script(&["revive", "1"]);
             processes = start(&pipelines);
         }
