@@ -123,7 +123,7 @@ fn network_breaks(lines_per_second: u64, cuts: &[u64], between: u64) {
 
 #[test]
 fn a_network_that_breaks_loses_nothing() {
-    network_breaks(1_500, &[2, 8], 2);
+    network_breaks(500, &[2, 8], 2);
 }
 
 #[test]

@@ -168,13 +168,23 @@ impl Pipeline {
     pub fn out(&self) -> u64 {
         let mut seen = self.seen.lock().unwrap();
         let Ok(mut file) = fs::File::open(self.path("out.jsonl")) else { return 0 };
-        if file.metadata().unwrap().len() < seen.bytes {
-            // A sink that starts again cuts off what it had not committed.
-            (seen.bytes, seen.lines) = (0, 0);
-        }
-        file.seek(SeekFrom::Start(seen.bytes)).unwrap();
         let mut more = Vec::new();
-        file.read_to_end(&mut more).unwrap();
+        if seen.bytes > 0 {
+            // From the end of the last line on.
+            file.seek(SeekFrom::Start(seen.bytes - 1)).unwrap();
+            file.read_to_end(&mut more).unwrap();
+            if more.first() == Some(&b'\n') {
+                more.remove(0);
+            } else {
+                // A sink that started again has cut off what was not committed, and perhaps written on.
+                (seen.bytes, seen.lines) = (0, 0);
+                more.clear();
+            }
+        }
+        if seen.bytes == 0 {
+            file.rewind().unwrap();
+            file.read_to_end(&mut more).unwrap();
+        }
         let whole = more.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         seen.bytes += whole as u64;
         for line in more[..whole].split_inclusive(|&byte| byte == b'\n') {
