@@ -4,8 +4,8 @@
 //! relay FILE SERVERS PREFIX DELIVERY NODE [PROPERTY=VALUE | --follow]…
 //! ```
 //!
-//! Its kinds: the source and the sink of JSON lines that ship, and the stage `relay`, which passes a line on, counts the
-//! lines of each key in its state if it is told to, and takes its time if it is told to.
+//! Its kinds: the source and the sink of JSON lines that ship, and the stage `relay`, which passes a line on and, if it is
+//! told to, counts the lines of each key in its state, takes its time, and refuses long lines.
 
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
@@ -39,6 +39,9 @@ struct RelayConfig {
     /// Whether lines are counted by key; the count is written as `seen`.
     #[serde(default)]
     count: bool,
+    /// The longest line that is taken, bytes; longer ones are refused.
+    #[serde(default)]
+    max_bytes: Option<usize>,
 }
 
 struct Relay(RelayConfig);
@@ -84,6 +87,11 @@ impl Stage for RelayStage {
         // Stands for inference that takes long.
         std::thread::sleep(Duration::from_millis(self.config.pause_ms));
         for record in batch {
+            let found = record.value.as_bytes().len();
+            if let Some(allowed) = self.config.max_bytes.filter(|&allowed| found > allowed) {
+                out.reject(record, format!("line: found {found} bytes, allowed {allowed}"));
+                continue;
+            }
             if !self.config.count {
                 out.emit(record, record.value.clone());
                 continue;

@@ -159,9 +159,9 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &E
             Err(error) => return Err(Failure::running(error)),
         };
         for letter in letters {
-            let key = letter.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap_or("no reason");
-            eprintln!("  {node}: {key}: {reason}");
+            // Its place, not its key: a key may say who it is about, and this ends in logs.
+            eprintln!("  {node}: {place} at {}: {reason}", letter.offset);
             shown += 1;
         }
     }
