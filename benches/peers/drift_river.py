@@ -32,14 +32,8 @@ def window_means(question: dict) -> dict:
     }
 
 
-def run_length(make, values) -> float:
-    """Returns the records between alarms where nothing changes; all of them if there is none."""
-    return len(values) / max(1, alarms(make(), values))
-
-
-def delay(make, before, after) -> float:
+def delay(detector, before, after) -> float:
     """Returns the records from the change to the alarm, NaN if there was none."""
-    detector = make()
     for value in before:
         detector.update(value)
     for at, value in enumerate(after):
@@ -49,33 +43,63 @@ def delay(make, before, after) -> float:
     return float("nan")
 
 
+def adwin(question: dict, quiet: list) -> tuple:
+    """Returns the boldest ADWIN whose run length is as long as asked for, its setting, and the run length."""
+    for delta in (0.5, 0.1, 0.02, 0.01, 0.005, 0.004, 0.003, 0.002):
+        length = len(quiet) / max(1, alarms(drift.ADWIN(delta=delta), quiet))
+        print(f"ADWIN, δ = {delta}: an alarm in {length:.0f} records", file=sys.stderr, flush=True)
+        if length >= question["run_length"]:
+            break
+    return lambda: drift.ADWIN(delta=delta), f"δ = {delta:g}", length
+
+
+def kswin(question: dict, quiet: list) -> tuple:
+    """The same of KSWIN, whose level decides nothing but which of its p-values are an alarm: so one pass shows all levels."""
+    detector = drift.KSWIN(alpha=0, seed=1)
+    levels = []
+    for value in quiet:
+        detector.update(value)
+        levels.append(detector.p_value if detector.n >= detector.window_size else 1.0)
+    levels = np.array(levels)
+    refill = detector.window_size - detector.stat_size
+    for alpha in np.unique(levels)[::-1]:
+        count, at = 0, 0
+        for found in np.flatnonzero(levels <= alpha):
+            if found >= at:
+                count, at = count + 1, found + refill
+        length = len(quiet) / max(1, count)
+        if length >= question["run_length"]:
+            break
+    print(f"KSWIN, α = {alpha}: an alarm in {length:.0f} records", file=sys.stderr, flush=True)
+    return lambda: drift.KSWIN(alpha=float(alpha), seed=1), f"α = {alpha:.2g}", length
+
+
 def delays(question: dict) -> list[dict]:
     """Tunes each detector to the run length wanted, then measures its delays."""
     random = np.random.default_rng(5)
     quiet = random.standard_normal(question["quiet"]).tolist()
+    few, many = question["before"]
+    # Four times fewer changes after the long run-up; KSWIN takes hundreds of times as long as ADWIN over a record.
+    repeats, limit = question["repeats"], question["limit"]
+    families = [
+        ("ADWIN (River)", adwin, quiet, {few: repeats, many: repeats // 4}, limit),
+        ("KSWIN (River)", kswin, quiet[: len(quiet) // 30], {few: repeats // 20}, limit // 6),
+    ]
     answers = []
-    families = {
-        "ADWIN": [lambda delta=delta: drift.ADWIN(delta=delta) for delta in (0.5, 0.2, 0.05, 0.01, 0.002)],
-        "KSWIN": [lambda alpha=alpha: drift.KSWIN(alpha=alpha, seed=1) for alpha in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)],
-    }
-    for name, makers in families.items():
-        values = quiet if name == "ADWIN" else quiet[: question["quiet_kswin"]]
-        for make in makers:
-            length = run_length(make, values)
-            if length >= question["run_length"] or (length == len(values)):
-                break
-        setting = f"δ = {make().delta:g}" if name == "ADWIN" else f"α = {make().alpha:g}"
-        found = {"detector": name, "setting": setting, "run_length": length, "delays": {}}
-        for change in question["changes"]:
-            repeats = question["repeats"] if name == "ADWIN" else max(5, question["repeats"] // 10)
-            limit = question["limit"] if name == "ADWIN" else question["limit"] // 4
-            runs = []
-            for _ in range(repeats):
-                before = random.standard_normal(question["before"]).tolist()
-                after = (change["mean"] + change["deviation"] * random.standard_normal(limit)).tolist()
-                runs.append(delay(make, before, after))
-            found["delays"][change["name"]] = [None if np.isnan(run) else run for run in runs]
-        answers.append(found)
+    for name, tune, healthy, befores, limit in families:
+        make, setting, length = tune(question, healthy)
+        for before, repeats in befores.items():
+            found = {"detector": name, "setting": f"{setting}, {before} records before", "run_length": length, "delays": {}}
+            for change in question["changes"]:
+                runs = []
+                for _ in range(max(5, repeats)):
+                    records = random.standard_normal(before).tolist()
+                    after = (change["mean"] + change["deviation"] * random.standard_normal(limit)).tolist()
+                    # Of what KSWIN saw earlier than its window nothing is left in it.
+                    runs.append(delay(make(), records[-1_000:] if tune is kswin else records, after))
+                found["delays"][change["name"]] = [None if np.isnan(run) else run for run in runs]
+                print(f"{name}, {found['setting']}, {change['name']}: {np.nanmean(runs):.0f} records", file=sys.stderr, flush=True)
+            answers.append(found)
     return answers
 
 

@@ -9,6 +9,8 @@
 //! moved, the predictions' law is μ = C·w, with C_ij = P(prediction i, label j) under the reference and w_j the
 //! ratio by which label j became more frequent.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// The reference's accuracy by cell.
@@ -64,6 +66,22 @@ impl Calibrated {
             variance += smooth * (1.0 - smooth) * (share * share / all as f64 + share / n);
         }
         Some(AccuracyEstimate { accuracy, standard_error: variance.sqrt(), unsupported })
+    }
+
+    /// Returns the [gap](accuracy_gap) of labelled records, (right, all) by cell, then the gap of each group of cells,
+    /// such as those of one prediction: a model that became worse for a half of its records is told by that half √2 times as
+    /// clearly as by all. NaN where there is no gap: without a record, over other cells, or beyond the last cell.
+    #[must_use]
+    pub fn gaps(&self, labelled: &[(u64, u64)], groups: &[Range<usize>]) -> Vec<f64> {
+        let gap = |group: &Range<usize>| {
+            let inside = |(at, cell): (usize, &(u64, u64))| if group.contains(&at) { *cell } else { (0, 0) };
+            let cells: Vec<(u64, u64)> = labelled.iter().enumerate().map(inside).collect();
+            let counts: Vec<u64> = cells.iter().map(|cell| cell.1).collect();
+            let right = cells.iter().map(|cell| cell.0).sum();
+            let found = self.estimate(&counts).and_then(|found| accuracy_gap(found, right, counts.iter().sum()));
+            found.unwrap_or(f64::NAN)
+        };
+        std::iter::once(&(0..labelled.len())).chain(groups).map(gap).collect()
     }
 }
 
@@ -201,6 +219,16 @@ mod tests {
         assert_eq!(calibrated.estimate(&[0, 0, 0]), None);
         assert_eq!(calibrated.estimate(&[1]), None);
         assert_eq!(Calibrated::default().estimate(&[]), None);
+    }
+
+    #[test]
+    fn a_model_that_is_worse_for_one_answer_is_told_by_that_answer() {
+        let calibrated = Calibrated::new(vec![(9_000, 10_000), (8_000, 10_000), (0, 0)]);
+        let gaps = calibrated.gaps(&[(900, 1_000), (760, 1_000), (0, 0)], &[0..1, 1..2, 2..3, 7..9]);
+        assert!(gaps[0] < -2.0 && gaps[1].abs() < 1e-9 && gaps[2] < 1.2 * gaps[0], "{gaps:?}");
+        assert!(gaps[3].is_nan() && gaps[4].is_nan(), "{gaps:?}");
+        let whole = calibrated.estimate(&[1_000, 1_000, 0]).unwrap();
+        assert_eq!(accuracy_gap(whole, 1_660, 2_000), Some(gaps[0]));
     }
 
     #[test]

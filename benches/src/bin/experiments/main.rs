@@ -10,6 +10,7 @@
 
 mod alarms;
 mod attribution;
+mod concept;
 mod delay;
 mod label_free;
 mod merge;
@@ -73,19 +74,19 @@ fn main() -> anyhow::Result<()> {
     let wanted = if arguments.experiments.is_empty() { Experiment::value_variants() } else { &arguments.experiments };
     let mut tables: Vec<Table> = Vec::new();
     for experiment in wanted {
-        let table = match experiment {
-            Experiment::E1 => merge::run(length)?,
-            Experiment::E3 => alarms::run(length)?,
-            Experiment::E4 => same_law::run(length)?,
-            Experiment::E5 => delay::run(length)?,
-            Experiment::E6 => attribution::run(length)?,
-            Experiment::E7 => label_free::run(length)?,
-            Experiment::E8 => speed::run(length)?,
+        let found = match experiment {
+            Experiment::E1 => vec![merge::run(length)?],
+            Experiment::E3 => vec![alarms::run(length)?],
+            Experiment::E4 => vec![same_law::run(length)?],
+            Experiment::E5 => vec![delay::run(length)?],
+            Experiment::E6 => vec![attribution::run(length)?],
+            Experiment::E7 => vec![label_free::run()?, concept::run(length)],
+            Experiment::E8 => vec![speed::run(length)?],
         };
         if !arguments.json {
-            writeln!(std::io::stdout(), "{table}")?;
+            found.iter().try_for_each(|table| writeln!(std::io::stdout(), "{table}"))?;
         }
-        tables.push(table);
+        tables.extend(found);
     }
     if arguments.json {
         serde_json::to_writer_pretty(std::io::stdout(), &tables)?;
