@@ -430,7 +430,8 @@ pub(crate) struct TrainInspectionArgs {
     /// Longer side of what the network sees, pixels.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(32..=1024))]
     pub side: u16,
-    /// Parts of the pieces; each is judged by a network that learned from the others.
+    /// Parts of the pieces; each is judged by a network that learned from the others. 0 trains the network that ships alone, and
+    /// judges the pieces that it was calibrated on.
     #[arg(long, default_value_t = 4)]
     pub folds: usize,
     /// Share of the defective pieces that must not be accepted.

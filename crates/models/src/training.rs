@@ -16,13 +16,13 @@ pub(crate) fn rate(step: usize, most: f64, warm_up: usize, horizon: usize) -> f6
     most * rise * (0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
 }
 
-/// Lets averaged weights follow the weights after a step, which leaves the share `averaging` of what they were.
+/// Lets averaged values follow the `current` ones after a step, which leaves the share `averaging` of what they were.
 ///
 /// # Errors
 /// If a tensor cannot be read.
-pub(crate) fn follow(
+pub(crate) fn follow<'a>(
     average: &mut Parameters,
-    variables: &BTreeMap<String, Var>,
+    current: impl Fn(&str) -> &'a Tensor,
     averaging: f64,
     step: usize,
 ) -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn follow(
     let keep = averaging.min((1 + step) as f64 / (10 + step) as f64);
     for (name, value) in average {
         // Detached: an average that remembers how it came about would keep every step's weights.
-        *value = ((&*value * keep)? + (variables[name].as_tensor() * (1.0 - keep))?)?.detach();
+        *value = ((&*value * keep)? + (current(name) * (1.0 - keep))?)?.detach();
     }
     Ok(())
 }
@@ -110,10 +110,10 @@ mod tests {
         let mut average =
             BTreeMap::from([("w".to_owned(), Tensor::zeros(2, candle_core::DType::F32, &Device::Cpu).unwrap())]);
         // The first step keeps a tenth.
-        follow(&mut average, &variables, 0.9, 0).unwrap();
+        follow(&mut average, |name| variables[name].as_tensor(), 0.9, 0).unwrap();
         let values = average["w"].to_vec1::<f32>().unwrap();
         assert!((values[0] - 0.9).abs() < 1e-6 && (values[1] - 1.8).abs() < 1e-6);
-        follow(&mut average, &variables, 0.9, 1_000).unwrap();
+        follow(&mut average, |name| variables[name].as_tensor(), 0.9, 1_000).unwrap();
         assert!((average["w"].to_vec1::<f32>().unwrap()[0] - 0.91).abs() < 1e-6);
     }
 }

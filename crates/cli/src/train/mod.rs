@@ -8,8 +8,7 @@ use driftline_models::inspection::{
     Surface,
     training::{
         augment::Grain,
-        report::Report,
-        study::{self, Ending, Judgement, Plan, Run},
+        study::{self, Conclusion, Ending, Judgement, Plan, Run},
         trainer::{Progress, Recipe},
     },
     weights::Weights,
@@ -55,8 +54,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         recipe: Recipe {
             side,
             steps: args.steps,
-            window: 96,
-            batch: 8,
+            batch: 16,
             rate: args.rate,
             grain: if args.upright { Grain::Upright } else { Grain::None },
             every: 200,
@@ -66,14 +64,25 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         },
     };
     let bars = Bars::new(&plan);
-    let Judgement { settings, report, mut endings } =
-        study::judge(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
-    bars.0.suspend(|| println!("{report}"));
-    let (weights, ending) = study::conclude(&samples, &plan, settings, |run, progress| bars.show(run, progress))
-        .map_err(Failure::running)?;
+    let (mut endings, mut judged) = (Vec::new(), None);
+    if plan.folds > 0 {
+        let Judgement { report, endings: runs } =
+            study::judge(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+        bars.0.suspend(|| println!("{report}"));
+        (endings, judged) = (runs, Some(report));
+    }
+    let Conclusion { weights, report: own, ending } =
+        study::conclude(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
     endings.push(ending);
     bars.0.finish_and_clear();
-    write(&args.output, &weights, &report, &endings)?;
+    println!("The network that ships, on the pieces it was calibrated on:\n\n{own}");
+    let figures = serde_json::json!({
+        "settings": weights.settings,
+        "report": judged,
+        "calibration": own,
+        "runs": endings,
+    });
+    write(&args.output, &weights, &figures)?;
     for Ending { run, pictures, steps, best_step, validation } in &endings {
         println!("{run}: {pictures} pictures, {steps} steps, best {best_step}, disorder {validation:.3}");
     }
@@ -81,15 +90,10 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
 }
 
 /// Writes the weights, and beside them the figures.
-fn write(path: &Path, weights: &Weights, report: &Report, endings: &[Ending]) -> Result<(), Failure> {
+fn write(path: &Path, weights: &Weights, figures: &serde_json::Value) -> Result<(), Failure> {
     let unwritable = |error| Failure::running(format!("{}: cannot be written: {error}", path.display()));
     fs::write(path, weights.to_bytes().map_err(Failure::running)?).map_err(unwritable)?;
-    let figures = serde_json::json!({
-        "settings": weights.settings,
-        "report": report,
-        "runs": endings,
-    });
-    let figures = serde_json::to_string_pretty(&figures).map_err(Failure::running)?;
+    let figures = serde_json::to_string_pretty(figures).map_err(Failure::running)?;
     fs::write(path.with_extension("evaluation.json"), figures + "\n").map_err(unwritable)
 }
 

@@ -1,6 +1,6 @@
 //! From logits to what is decided on: how much speaks for a defect, of which class, and where.
 
-use super::{layers::Size, network::Logits};
+use super::{batch::Size, network::Logits};
 use crate::error::ModelError;
 
 /// Cells of the map whose mean speaks for the map: a defect may be as small as they are.

@@ -5,6 +5,8 @@
 //!
 //! A picture's result does not depend on the pictures it is inspected with.
 
+pub mod batch;
+pub mod convolution;
 pub mod evidence;
 pub mod layers;
 pub mod network;

@@ -99,7 +99,8 @@ fn batches_make_no_difference() {
 
 #[test]
 fn thresholds_decide() {
-    let batch = [message(0, "a", encode(&picture(1, true)))];
+    // Noise alone: of the line the network is so sure that its score is 1.
+    let batch = [message(0, "a", encode(&picture(1, false)))];
     let decide = |config: &str| outputs(&operator(config).process(&batch, Duration::ZERO).unwrap()).remove(0);
     let rejected = decide("accept_below = 0.0\nreject_from = 0.0");
     assert_eq!(rejected.decision, Decision::Reject);

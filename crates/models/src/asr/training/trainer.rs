@@ -188,7 +188,7 @@ pub fn train(
         let gradients = clipped_sum(stores, &variables)?;
         optimiser.set_learning_rate(training::rate(step, recipe.rate, WARM_UP, recipe.horizon));
         optimiser.step(&gradients)?;
-        training::follow(&mut average, &variables, AVERAGING, step)?;
+        training::follow(&mut average, |name| variables[name].as_tensor(), AVERAGING, step)?;
         if (step + 1) % 50 == 0 {
             tracing::info!(step = step + 1, loss = loss_sum / loss_count as f64, "training");
             (loss_sum, loss_count) = (0.0, 0);

@@ -1,9 +1,10 @@
 //! Changes that a picture may undergo without becoming another one.
 //!
-//! Geometry: size, proportions, small turns, flips, a part instead of the whole; quarter turns where the surface has no grain. Light: gain, gamma, a lamp that
-//! stands elsewhere, saturation, noise, a lens slightly out of focus. The mask goes through the same geometry.
+//! Geometry: size, proportions, small turns, flips; quarter turns where the surface has no grain. Light: gain, gamma, a lamp that stands elsewhere, saturation,
+//! noise, a lens slightly out of focus. The mask goes through the same geometry.
 //!
-//! A window on a defective piece that lies beside the defect is a good example.
+//! An example shows the whole piece: a defect may be larger than any window on it, as the shaded half of a tile is, and batch normalisation measures what the
+//! network will see.
 
 use rand::{RngExt, rngs::StdRng};
 use rand_distr::StandardNormal;
@@ -11,7 +12,7 @@ use rand_distr::StandardNormal;
 use super::sample::Sample;
 use crate::inspection::{
     network::CELL,
-    view::{LEAST_DEVIATION, Plane},
+    view::{ALIGN, LEAST_DEVIATION, Plane},
 };
 
 /// What surfaces differ in.
@@ -34,43 +35,22 @@ pub struct Example {
     pub class: usize,
 }
 
-/// How much of a picture an example shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// All of it, or nearly.
-    Whole,
-    /// A window of so many pixels a side, on the defect if there is one: many cheap looks at what matters.
-    Window(usize),
-}
-
-/// Share of the windows on a defective piece that look beside its defect, if they can: a network that only ever sees defects on some pieces learns to know these.
-const BESIDE: f64 = 0.25;
-/// Tries for a part of a picture that still shows its defect.
+/// Tries for a change that still shows the defect.
 const TRIES: usize = 8;
-/// Cells, at least, that a part must show of a defect.
+/// Cells, at least, that an example must show of a defect.
 const VISIBLE: f32 = 0.5;
 /// Points along a side at which the light of a whole picture is measured.
 const POINTS: usize = 24;
 
-/// Draws an example from a sample; the longer side of the whole picture is about `side`.
-pub fn example(sample: &Sample, side: usize, part: Part, grain: Grain, rng: &mut StdRng) -> Example {
+/// Draws an example from a sample; its longer side is about `side`.
+pub fn example(sample: &Sample, side: usize, grain: Grain, rng: &mut StdRng) -> Example {
     let known = match (sample.mask(), sample.class) {
         (None, 1..) => None,
         (mask, _) => Some(mask),
     };
-    if let (Part::Window(_), Some(Some(mask)), 1..) = (part, known, sample.class)
-        && rng.random_bool(BESIDE)
-    {
-        let warp = Warp::draw(sample.picture(), side, part, None, grain, 1.0, rng);
-        let cells = warp.cells(Some(mask));
-        if cells.iter().all(|&share| share == 0.0) {
-            return Example { picture: relit(sample.picture(), warp, rng), cells: Some(cells), class: 0 };
-        }
-    }
     for attempt in 0.. {
         let strength = if attempt < TRIES { 1.0 } else { 0.0 };
-        let focus = sample.mask().filter(|_| sample.class > 0).and_then(|mask| marked(mask, rng));
-        let warp = Warp::draw(sample.picture(), side, part, focus, grain, strength, rng);
+        let warp = Warp::draw(sample.picture(), side, grain, strength, rng);
         let cells = known.map(|mask| warp.cells(mask));
         let seen = cells.as_ref().map_or(f32::INFINITY, |cells| cells.iter().sum());
         if sample.class == 0 || seen >= VISIBLE || attempt >= TRIES {
@@ -80,7 +60,7 @@ pub fn example(sample: &Sample, side: usize, part: Part, grain: Grain, rng: &mut
     unreachable!("the last attempt returns")
 }
 
-/// Takes a part of a picture under another light, normalised by that of the whole.
+/// Takes a picture under another light, normalised by that of the whole.
 fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
     let light = Light::draw(rng);
     let (mean, deviation) = light.measure(whole);
@@ -95,17 +75,6 @@ fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
     picture
 }
 
-/// Draws a point that is marked as defective.
-fn marked(mask: &Plane, rng: &mut StdRng) -> Option<(f32, f32)> {
-    let total: f32 = mask.values().iter().sum();
-    let mut rest = total * rng.random_range(0.0f32..1.0);
-    let place = mask.values().iter().position(|value| {
-        rest -= value;
-        rest < 0.0
-    })?;
-    Some(((place % mask.width()) as f32, (place / mask.width()) as f32))
-}
-
 /// An affine map from the example's pixels to the sample's.
 #[derive(Debug, Clone, Copy)]
 struct Warp {
@@ -118,15 +87,7 @@ struct Warp {
 }
 
 impl Warp {
-    fn draw(
-        picture: &Plane,
-        side: usize,
-        part: Part,
-        focus: Option<(f32, f32)>,
-        grain: Grain,
-        strength: f32,
-        rng: &mut StdRng,
-    ) -> Self {
+    fn draw(picture: &Plane, side: usize, grain: Grain, strength: f32, rng: &mut StdRng) -> Self {
         let mut spread = |most: f32| strength * most * rng.random_range(-1.0f32..=1.0);
         let (wide, high) = (picture.width() as f32, picture.height() as f32);
         let size = (side as f32 / wide.max(high)).min(1.0) * spread(0.25).exp();
@@ -135,23 +96,9 @@ impl Warp {
         let (sine, cosine) = spread(0.1).sin_cos();
         let mut right = (cosine / scale_x, sine / scale_y);
         let mut down = (-sine / scale_x, cosine / scale_y);
-        let cells = |length: f32| ((length / 16.0).round().max(1.0) * 16.0) as usize;
-        let (mut width, mut height) = (cells(wide * scale_x), cells(high * scale_y));
-        let mut centre = (wide / 2.0 - 0.5, high / 2.0 - 0.5);
-        if let Part::Window(most) = part {
-            (width, height) = (width.min(most), height.min(most));
-            // Half the window's reach in the sample; it stays inside as far as it fits.
-            let (reach_x, reach_y) = (width as f32 / scale_x / 2.0, height as f32 / scale_y / 2.0);
-            let mut place = |focus: Option<f32>, reach: f32, length: f32| {
-                let free = (length / 2.0 - reach).max(0.0);
-                let wanted = match focus {
-                    Some(focus) => focus + 0.8 * reach * rng.random_range(-1.0f32..=1.0),
-                    None => length * rng.random_range(0.0f32..=1.0),
-                };
-                wanted.clamp(length / 2.0 - free, length / 2.0 + free)
-            };
-            centre = (place(focus.map(|at| at.0), reach_x, wide), place(focus.map(|at| at.1), reach_y, high));
-        }
+        let aligned = |length: f32| ((length / ALIGN as f32).round().max(1.0) * ALIGN as f32) as usize;
+        let (mut width, mut height) = (aligned(wide * scale_x), aligned(high * scale_y));
+        let centre = (wide / 2.0 - 0.5, high / 2.0 - 0.5);
         if rng.random_bool(0.5) {
             right = (-right.0, -right.1);
         }
@@ -274,20 +221,11 @@ mod tests {
         let sample = Sample::try_new("s", "", 0, 1, (120, 80), &pixels, Some(&mask), 96).unwrap();
         assert!((sample.area.unwrap() - 900.0 / 9600.0).abs() < 1e-9);
         let mut rng = StdRng::seed_from_u64(7);
-        for (grain, part) in
-            [(Grain::None, Part::Whole), (Grain::Upright, Part::Whole), (Grain::None, Part::Window(48))]
-        {
-            let mut beside = 0;
+        for grain in [Grain::None, Grain::Upright] {
             for _ in 0..50 {
-                let example = example(&sample, 96, part, grain, &mut rng);
+                let example = example(&sample, 96, grain, &mut rng);
                 let (columns, cells) = (example.picture.width() / CELL, example.cells.unwrap());
                 assert_eq!(cells.len(), columns * example.picture.height() / CELL);
-                if example.class == 0 {
-                    beside += 1;
-                    assert!(cells.iter().all(|&share| share == 0.0));
-                    assert!(example.picture.values().iter().all(|&value| value < 1.5), "nothing bright");
-                    continue;
-                }
                 let mean = |wanted: fn(f32) -> bool| {
                     let (mut sum, mut count) = (0.0, 0.0f32);
                     for (i, _) in cells.iter().enumerate().filter(|(_, share)| wanted(**share)) {
@@ -299,7 +237,6 @@ mod tests {
                 };
                 assert!(mean(|share| share > 0.99) > mean(|share| share < 0.01) + 0.5);
             }
-            assert_eq!(part != Part::Whole, beside > 0, "a window may miss the square, the whole picture may not");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What is minimised, with its derivative with respect to the logits.
 //!
-//! Three parts: the class of every cell of the map, as far as it is known; the largest log odds of the map, which must tell whether there is a defect at all;
-//! and the class of the whole. Cells of defects are few: together they weigh as much as `DEFECT_SHARE` of all cells.
+//! Four parts: the class of every cell of the map, as far as it is known; how far what the map marks as defective and what is overlap (Dice; Milletari et al., "V-Net", 2016, with
+//! shares of cells); the largest log odds of the map, which must tell whether there is a defect at all; and the class of the whole. Cells of defects are few: together they weigh as
+//! much as `DEFECT_SHARE` of all cells.
 
 use crate::inspection::evidence::{PEAK, log_sum_exp, peak};
 
@@ -13,6 +14,7 @@ const HEAVIEST: f32 = 30.0;
 const SMOOTHING: f32 = 0.05;
 /// Weights of the parts.
 const CELLS: f32 = 3.0;
+const OVERLAP: f32 = 1.0;
 const PEAKS: f32 = 0.5;
 const WHOLE: f32 = 1.0;
 
@@ -57,16 +59,30 @@ pub fn loss(map: &[f32], head: &[f32], class: usize, cells: Option<&[f32]>) -> L
     }
 
     let odds: Vec<f32> = map.chunks_exact(classes).map(|row| log_sum_exp(&row[1..]) - row[0]).collect();
+    // How much the loss rises with the log odds of each cell.
+    let mut slopes = vec![0f32; odds.len()];
+    if let Some(cells) = cells.filter(|_| class > 0) {
+        let marked: Vec<f32> = odds.iter().map(|o| 1.0 / (1.0 + (-o).exp())).collect();
+        let both = 2.0 * marked.iter().zip(cells).map(|(p, share)| p * share).sum::<f32>() + 1.0;
+        let either = marked.iter().sum::<f32>() + cells.iter().sum::<f32>() + 1.0;
+        value += OVERLAP * (1.0 - both / either);
+        for ((slope, p), share) in slopes.iter_mut().zip(&marked).zip(cells) {
+            *slope = OVERLAP * (both / either - 2.0 * share) / either * p * (1.0 - p);
+        }
+    }
     let places = peak(&odds);
     let count = places.len().clamp(1, PEAK) as f32;
     let mean = places.iter().map(|&i| odds[i]).sum::<f32>() / count;
     let sign = if class == 0 { 1.0 } else { -1.0 };
     // ln(1 + e^(±mean)), without overflow.
     value += PEAKS * ((sign * mean).max(0.0) + (-(sign * mean).abs()).exp().ln_1p());
-    let slope = PEAKS * sign / (1.0 + (-sign * mean).exp()) / count;
     for &i in &places {
-        let row = &map[i * classes..][..classes];
-        let gradient = &mut map_gradient[i * classes..][..classes];
+        slopes[i] += PEAKS * sign / (1.0 + (-sign * mean).exp()) / count;
+    }
+    for ((row, gradient), slope) in map.chunks_exact(classes).zip(map_gradient.chunks_exact_mut(classes)).zip(slopes) {
+        if slope == 0.0 {
+            continue;
+        }
         let defects = log_sum_exp(&row[1..]);
         gradient[0] -= slope;
         for (g, x) in gradient[1..].iter_mut().zip(&row[1..]) {

@@ -1,7 +1,8 @@
 //! A whole training: folds for honest figures, calibration and thresholds from them, and the network that ships.
 //!
-//! Pieces are dealt into folds; each fold is judged by a network that has not seen it. The network that ships learns from all pieces; its calibration and
-//! thresholds are those of the folds, which are therefore a little cautious for it. An eighth of what a network may learn from decides when it stops.
+//! Pieces are dealt into folds; each fold is judged by a network that has not seen it, and the figures are of these judgements. An eighth of what such a network may
+//! learn from decides when it stops. The network that ships learns from all pieces but a quarter, which decides when it stops and on which its own calibration and
+//! thresholds are fitted: the log odds of two networks differ, and with another one's thresholds a network accepts too much or nothing.
 
 use serde::Serialize;
 
@@ -14,13 +15,16 @@ use super::{
 use crate::{
     error::ModelError,
     inspection::{
+        evidence::Evidence,
         network::{Network, Parameters},
         weights::{Settings, Weights},
     },
 };
 
-/// Parts of the pieces, of which one decides when training stops.
+/// Parts of the pieces, of which one decides when the training of a fold's network stops.
 const HELD_BACK: usize = 8;
+/// The same for the network that ships, which is calibrated on that part too.
+const HELD_BACK_FINAL: usize = 4;
 
 /// What is to be found out, and how.
 #[derive(Debug, Clone)]
@@ -76,12 +80,21 @@ pub struct Ending {
 /// What the folds yield.
 #[derive(Debug, Clone)]
 pub struct Judgement {
-    /// Everything but the parameters of the file that ships.
-    pub settings: Settings,
     /// Figures.
     pub report: Report,
     /// How the runs ended.
     pub endings: Vec<Ending>,
+}
+
+/// What ships.
+#[derive(Debug, Clone)]
+pub struct Conclusion {
+    /// The weights.
+    pub weights: Weights,
+    /// Figures of the pieces that they were not learned from, but calibrated on.
+    pub report: Report,
+    /// How the run ended.
+    pub ending: Ending,
 }
 
 /// Judges every sample by a network that has not seen its piece; `progress` is told how far each run is.
@@ -101,21 +114,57 @@ pub fn judge(
         });
     }
     let folds = deal(samples, plan.folds, plan.recipe.seed);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(plan.recipe.threads)
-        .build()
-        .map_err(|error| ModelError::Candle(candle_core::Error::msg(error)))?;
+    let pool = pool(plan)?;
     let mut endings = Vec::new();
     let mut found = Vec::with_capacity(samples.len());
     for fold in 0..plan.folds {
         let run = Run::Fold(fold);
-        let (parameters, ending) = train(samples, plan, run, |i| folds[i] != fold, |p| progress(run, p))?;
+        let Learned { parameters, ending, .. } = train(samples, plan, run, |i| folds[i] != fold, |p| progress(run, p))?;
         endings.push(ending);
-        let network = Network::try_new(&parameters, plan.classes.len(), "training".as_ref())?;
         let own: Vec<&Sample> = samples.iter().zip(&folds).filter(|(_, part)| **part == fold).map(|(s, _)| s).collect();
-        let evidence = trainer::observe(&network, &own, plan.recipe.side, &pool)?;
-        found.extend(own.into_iter().zip(evidence));
+        found.extend(look(plan, &parameters, &own, &pool)?);
     }
+    let (_, report) = operate(plan, samples, &found);
+    Ok(Judgement { report, endings })
+}
+
+/// Trains the network that ships, and calibrates it on pieces that it has not learned from.
+///
+/// # Errors
+/// [`ModelError::Input`] if there are too few samples of a kind.
+pub fn conclude(
+    samples: &[Sample],
+    plan: &Plan,
+    mut progress: impl FnMut(Run, Progress),
+) -> Result<Conclusion, ModelError> {
+    let learned = train(samples, plan, Run::Final, |_| true, |p| progress(Run::Final, p))?;
+    let Learned { parameters, ending, held_back } = learned;
+    let found = look(plan, &parameters, &held_back, &pool(plan)?)?;
+    let (settings, report) = operate(plan, samples, &found);
+    Ok(Conclusion { weights: Weights { parameters, settings }, report, ending })
+}
+
+/// A sample, and what a network that has not learned from it finds.
+type Seen<'a> = (&'a Sample, Evidence);
+
+fn pool(plan: &Plan) -> Result<rayon::ThreadPool, ModelError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(plan.recipe.threads).build();
+    pool.map_err(|error| ModelError::Candle(candle_core::Error::msg(error)))
+}
+
+fn look<'a>(
+    plan: &Plan,
+    parameters: &Parameters,
+    samples: &[&'a Sample],
+    pool: &rayon::ThreadPool,
+) -> Result<Vec<Seen<'a>>, ModelError> {
+    let network = Network::try_new(parameters, plan.classes.len(), "training".as_ref())?;
+    let evidence = trainer::observe(&network, samples, plan.recipe.side, pool)?;
+    Ok(samples.iter().copied().zip(evidence).collect())
+}
+
+/// Fits calibration and thresholds to what was found under the conditions that are learned from, and says how well all is judged with them.
+fn operate(plan: &Plan, samples: &[Sample], found: &[Seen<'_>]) -> (Settings, Report) {
     let trials: Vec<Trial> = found
         .iter()
         .filter(|(sample, _)| plan.learns(sample))
@@ -142,7 +191,6 @@ pub fn judge(
     let mut trained: Vec<String> = samples.iter().filter(|s| plan.learns(s)).map(|s| s.slice.clone()).collect();
     trained.dedup();
     let report = report::report(&judged, &plan.classes, &trained, accept_below, reject_from);
-
     let settings = Settings {
         surface: plan.surface.clone(),
         side: plan.recipe.side,
@@ -151,49 +199,48 @@ pub fn judge(
         accept_below,
         reject_from,
     };
-    Ok(Judgement { settings, report, endings })
+    (settings, report)
 }
 
-/// Trains the network that ships, on all pieces.
-///
-/// # Errors
-/// [`ModelError::Input`] if there are too few samples of a kind.
-pub fn conclude(
-    samples: &[Sample],
-    plan: &Plan,
-    settings: Settings,
-    mut progress: impl FnMut(Run, Progress),
-) -> Result<(Weights, Ending), ModelError> {
-    let (parameters, ending) = train(samples, plan, Run::Final, |_| true, |p| progress(Run::Final, p))?;
-    Ok((Weights { parameters, settings }, ending))
+/// A trained network.
+struct Learned<'a> {
+    parameters: Parameters,
+    ending: Ending,
+    /// What decided when it stopped.
+    held_back: Vec<&'a Sample>,
 }
 
 /// Trains a network on the samples that `may` be seen.
-fn train(
-    samples: &[Sample],
+fn train<'a>(
+    samples: &'a [Sample],
     plan: &Plan,
     run: Run,
     may: impl Fn(usize) -> bool,
     progress: impl FnMut(Progress),
-) -> Result<(Parameters, Ending), ModelError> {
+) -> Result<Learned<'a>, ModelError> {
     let classes = plan.classes.len();
     let start = match &plan.start {
         Some(from) => trainer::transferred(classes, plan.recipe.seed, from)?,
         None => trainer::initial(classes, plan.recipe.seed)?,
     };
-    let held_back = deal(samples, HELD_BACK, plan.recipe.seed + 1);
-    let part = |validation: bool| -> Vec<&Sample> {
-        let wanted = |&i: &usize| may(i) && plan.learns(&samples[i]) && (held_back[i] == 0) == validation;
+    let parts = match run {
+        Run::Fold(_) => HELD_BACK,
+        Run::Final => HELD_BACK_FINAL,
+    };
+    let parts = deal(samples, parts, plan.recipe.seed + 1);
+    let part = |held_back: bool| -> Vec<&Sample> {
+        let wanted = |&i: &usize| may(i) && plan.learns(&samples[i]) && (parts[i] == 0) == held_back;
         (0..samples.len()).filter(wanted).map(|i| &samples[i]).collect()
     };
-    let (learning, validation) = (part(false), part(true));
+    let (learning, held_back) = (part(false), part(true));
     let Trained { parameters, best_step, steps, validation } =
-        trainer::train(&learning, &validation, classes, &start, plan.recipe, progress)?;
+        trainer::train(&learning, &held_back, classes, &start, plan.recipe, progress)?;
     let run = match run {
         Run::Fold(fold) => format!("fold {}", fold + 1),
         Run::Final => "final".to_owned(),
     };
-    Ok((parameters, Ending { run, pictures: learning.len(), steps, best_step, validation }))
+    let ending = Ending { run, pictures: learning.len(), steps, best_step, validation };
+    Ok(Learned { parameters, ending, held_back })
 }
 
 fn largest(values: &[f32]) -> usize {

@@ -1,8 +1,9 @@
 //! The training loop.
 //!
-//! Every picture has a graph of its own, since pictures differ in shape; the gradients of a batch are added. Examples are drawn by piece, half of them good, so
-//! that neither a piece photographed often nor a class seen often is preferred. Given seed and samples a run repeats up to the order of floating-point sums.
-//! candle's own threads should be off (`RAYON_NUM_THREADS=1`); the pictures of a batch are shared among [`Recipe::threads`].
+//! A step computes all its pictures in one graph, since batch normalisation takes their moments together; they may differ in shape. Examples are drawn by piece, half of them good, so
+//! that neither a piece photographed often nor a class seen often is preferred. Means and deviations that the weights are saved with are averaged over the steps as the weights are. Given seed and
+//! samples a run repeats, whatever the number of threads: the pictures of a batch are shared among [`Recipe::threads`], and sums are made in order. candle's own threads should be off
+//! (`RAYON_NUM_THREADS=1`).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use rand_distr::StandardNormal;
 use rayon::prelude::*;
 
 use super::{
-    augment::{self, Grain, Part},
+    augment::{self, Example, Grain},
     loss::loss,
     report::auc,
     sample::Sample,
@@ -22,7 +23,7 @@ use crate::{
     error::ModelError,
     inspection::{
         evidence::Evidence,
-        network::{Network, Parameters, shapes},
+        network::{BatchLogits, Network, Parameters, Role, shapes},
     },
     training,
 };
@@ -37,8 +38,6 @@ const AVERAGING: f64 = 0.98;
 const GOOD: f64 = 0.5;
 /// Good pictures of which the one that was hardest of late is drawn: those without anything to be mistaken for a defect are soon learned.
 const RIVALS: usize = 3;
-/// Share of the steps that look at windows; the rest looks at a quarter as many whole pictures.
-const WINDOWS: f64 = 0.9;
 /// Share of the steps before the validation samples are looked at: the best of many early looks would be luck.
 const BLIND: f64 = 0.5;
 
@@ -49,8 +48,6 @@ pub struct Recipe {
     pub side: usize,
     /// Optimiser steps at most; the learning rate is nearly zero after them (half a cosine).
     pub steps: usize,
-    /// Side of the windows that all but the last steps look at, pixels; see [`Part::Window`].
-    pub window: usize,
     /// Pictures a step.
     pub batch: usize,
     /// Highest learning rate.
@@ -98,17 +95,18 @@ pub struct Trained {
 pub fn initial(classes: usize, seed: u64) -> Result<Parameters, ModelError> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut parameters = Parameters::new();
-    for (name, shape) in shapes(classes) {
+    for (name, role, shape) in shapes(classes) {
         let count: usize = shape.iter().product();
         let fan = shape[0] as f32;
-        let deviation = match name.rsplit('.').next() {
-            Some("weight") if name.contains(".widen.") => (2.0 / fan).sqrt(),
-            Some("narrow") => 0.3 / fan.sqrt(),
-            Some("around") => 1.0 / fan.sqrt(),
-            Some("weight") => 1.0 / fan.sqrt(),
-            _ => 0.0,
+        let mut values: Vec<f32> = match role {
+            Role::Weight => {
+                let last = name.starts_with("map.") || name.starts_with("head.");
+                let deviation = if last { 1.0 } else { 2.0f32.sqrt() } / fan.sqrt();
+                (0..count).map(|_| deviation * rng.sample::<f32, _>(StandardNormal)).collect()
+            }
+            Role::Gain | Role::Deviation => vec![1.0; count],
+            Role::Bias | Role::Mean => vec![0.0; count],
         };
-        let mut values: Vec<f32> = (0..count).map(|_| deviation * rng.sample::<f32, _>(StandardNormal)).collect();
         // Most cells are good: a network that has to learn that first takes hundreds of steps for it.
         if name == "map.bias" {
             values[0] = 4.0;
@@ -149,13 +147,20 @@ pub fn train(
     if validation.is_empty() {
         return Err(nothing("validation samples"));
     }
-    let variables: BTreeMap<String, Var> = start
-        .iter()
-        .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(&tensor.copy()?)?)))
-        .collect::<candle_core::Result<_>>()?;
-    let parameters: Parameters = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
-    let network = Network::try_new(&parameters, classes, "training".as_ref())?;
-    let mut average = copy(start)?;
+    let mut variables = BTreeMap::new();
+    // What is averaged over the steps: weights as they are learned, moments as they are measured.
+    let (mut average, mut measured) = (Parameters::new(), Parameters::new());
+    for (name, role, _) in shapes(classes) {
+        let value = start.get(&name).ok_or_else(|| nothing(&name))?.copy()?;
+        if matches!(role, Role::Mean | Role::Deviation) {
+            measured.insert(name, value);
+        } else {
+            variables.insert(name.clone(), Var::from_tensor(&value)?);
+            average.insert(name, value.copy()?);
+        }
+    }
+    let learned: Parameters = variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    let network = Network::learning(&learned, classes)?;
     let mut optimiser = AdamW::new(
         variables.values().cloned().collect(),
         ParamsAdamW { lr: 0.0, beta2: 0.99, weight_decay: 0.05, ..ParamsAdamW::default() },
@@ -168,47 +173,46 @@ pub fn train(
     let mut best = Trained { parameters: copy(start)?, best_step: 0, steps: 0, validation: f64::INFINITY };
     let (mut sum, mut count, mut without) = (0f64, 0usize, 0usize);
     for step in 0..recipe.steps {
-        let (part, batch) = if (step as f64) < WINDOWS * recipe.steps as f64 {
-            (Part::Window(recipe.window), recipe.batch)
-        } else {
-            (Part::Whole, recipe.batch.div_ceil(4))
-        };
-        let results: Vec<(usize, f64, GradStore)> = pool.install(|| {
-            (0..batch)
+        let (losses, gradients, moments) = pool.install(|| -> Result<_, ModelError> {
+            let examples: Vec<(usize, Example)> = (0..recipe.batch)
                 .into_par_iter()
                 .map(|i| {
                     let number = (step * recipe.batch + i) as u64;
                     let seed = recipe.seed.wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
                     let mut rng = StdRng::seed_from_u64(seed);
                     let place = deck.draw(&mut rng);
-                    let example = augment::example(samples[place], recipe.side, part, recipe.grain, &mut rng);
-                    gradient(&network, &example).map(|(loss, gradients)| (place, loss, gradients))
+                    (place, augment::example(samples[place], recipe.side, recipe.grain, &mut rng))
                 })
-                .collect::<Result<_, _>>()
+                .collect();
+            let (losses, gradients, moments) = gradient(&network, &examples)?;
+            let losses: Vec<(usize, f64)> = examples.iter().map(|(place, _)| *place).zip(losses).collect();
+            Ok((losses, gradients, moments))
         })?;
-        for (place, loss, _) in &results {
-            deck.learned(*place, *loss);
+        for (place, loss) in losses {
+            deck.learned(place, loss);
             sum += loss;
             count += 1;
         }
-        let gradients = clipped_mean(results.into_iter().map(|(_, _, store)| store).collect(), &variables)?;
+        let gradients = clipped(gradients, &variables)?;
         optimiser.set_learning_rate(training::rate(step, recipe.rate, WARM_UP, recipe.steps));
         if let Some(gradients) = gradients {
             optimiser.step(&gradients)?;
         }
-        training::follow(&mut average, &variables, AVERAGING, step)?;
+        training::follow(&mut measured, |name| &moments[name], AVERAGING, step)?;
+        training::follow(&mut average, |name| variables[name].as_tensor(), AVERAGING, step)?;
         best.steps = step + 1;
         let seeing = best.steps as f64 >= BLIND * recipe.steps as f64;
         let look = seeing && best.steps.is_multiple_of(recipe.every) || best.steps == recipe.steps;
         if look {
-            let averaged = Network::try_new(&average, classes, "training".as_ref())?;
+            let all: Parameters = average.iter().chain(&measured).map(|(name, t)| (name.clone(), t.clone())).collect();
+            let averaged = Network::try_new(&all, classes, "training".as_ref())?;
             let found = validate(&averaged, validation, recipe.side, &pool)?;
             without += 1;
             if found < best.validation {
                 without = 0;
                 best.validation = found;
                 best.best_step = best.steps;
-                best.parameters = copy(&average)?;
+                best.parameters = copy(&all)?;
             }
             progress(Progress {
                 step: best.steps,
@@ -283,28 +287,37 @@ impl Deck {
     }
 }
 
-/// Returns the loss of an example and its gradients.
-fn gradient(network: &Network, example: &augment::Example) -> Result<(f64, GradStore), ModelError> {
-    let logits = network.forward(&example.picture)?;
-    let map = logits.map.flatten_all()?.to_vec1::<f32>()?;
-    let head = logits.head.flatten_all()?.to_vec1::<f32>()?;
-    let found = loss(&map, &head, example.class, example.cells.as_deref());
+/// Returns the loss of each example, the gradients of their mean, and the moments of the batch.
+fn gradient(network: &Network, examples: &[(usize, Example)]) -> Result<(Vec<f64>, GradStore, Parameters), ModelError> {
+    let pictures: Vec<_> = examples.iter().map(|(_, example)| &example.picture).collect();
+    let BatchLogits { batch, map, head, moments } = network.forward_batch(&pictures)?;
+    let maps = map.flatten_all()?.to_vec1::<f32>()?;
+    let heads = head.to_vec2::<f32>()?;
+    let share = 1.0 / examples.len() as f32;
+    let mut losses = Vec::with_capacity(examples.len());
+    let (mut map_gradient, mut head_gradient) = (Vec::with_capacity(maps.len()), Vec::new());
+    for (((_, example), head), (_, map)) in examples.iter().zip(&heads).zip(batch.split(&maps, heads[0].len())) {
+        let found = loss(map, head, example.class, example.cells.as_deref());
+        losses.push(f64::from(found.value));
+        map_gradient.extend(found.map.into_iter().map(|g| g * share));
+        head_gradient.extend(found.head.into_iter().map(|g| g * share));
+    }
     // A sum whose derivative with respect to the logits is the loss's gradient.
-    let map = (&logits.map * Tensor::from_vec(found.map, logits.map.shape(), &Device::Cpu)?)?.sum_all()?;
-    let head = (&logits.head * Tensor::from_vec(found.head, logits.head.shape(), &Device::Cpu)?)?.sum_all()?;
-    Ok((f64::from(found.value), (map + head)?.backward()?))
+    let along_map = (&map * Tensor::from_vec(map_gradient, map.shape(), &Device::Cpu)?)?.sum_all()?;
+    let along_head = (&head * Tensor::from_vec(head_gradient, head.shape(), &Device::Cpu)?)?.sum_all()?;
+    Ok((losses, (along_map + along_head)?.backward()?, moments))
 }
 
-/// Averages the gradients and scales the mean down to [`CLIP_NORM`]. `None` if it is not finite.
-fn clipped_mean(stores: Vec<GradStore>, variables: &BTreeMap<String, Var>) -> Result<Option<GradStore>, ModelError> {
-    let count = stores.len() as f64;
-    let Some(mut sum) = training::sum(stores, variables)? else { return Ok(None) };
-    let norm = training::norm(&sum, variables)? / count;
+/// Scales gradients down to [`CLIP_NORM`]. `None` if they are not finite.
+fn clipped(mut gradients: GradStore, variables: &BTreeMap<String, Var>) -> Result<Option<GradStore>, ModelError> {
+    let norm = training::norm(&gradients, variables)?;
     if !norm.is_finite() {
         return Ok(None);
     }
-    training::scale(&mut sum, variables, (CLIP_NORM / norm.max(1e-12)).min(1.0) / count)?;
-    Ok(Some(sum))
+    if norm > CLIP_NORM {
+        training::scale(&mut gradients, variables, CLIP_NORM / norm)?;
+    }
+    Ok(Some(gradients))
 }
 
 /// Returns the evidence that a network finds in each sample.
@@ -389,7 +402,6 @@ mod tests {
         let recipe = Recipe {
             side: 48,
             steps: 150,
-            window: 32,
             batch: 4,
             rate: 3e-3,
             grain: Grain::None,
