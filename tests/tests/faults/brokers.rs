@@ -123,7 +123,8 @@ fn network_breaks(lines_per_second: u64, cuts: &[u64], between: u64) {
 
 #[test]
 fn a_network_that_breaks_loses_nothing() {
-    network_breaks(500, &[2, 8], 2);
+    // Once for longer than a session.
+    network_breaks(500, &[8], 2);
 }
 
 #[test]
