@@ -301,11 +301,12 @@ impl Builder<'_> {
         let mut log = Log::default();
         let mut used: HashSet<(Topic, Partition, Offset)> = HashSet::new();
         let mut versions: BTreeMap<StageVersion, u64> = BTreeMap::new();
+        let mut reader = wire::Reader::default();
         self.each(&node.name, |message| {
             let Some(value) = &message.value else { return Ok(()) };
             let (start, counts) = (self.window_of(message.timestamp), self.holds(message.timestamp));
             let code = counting.observe_output(start, counts, |visit| drop((self.show)(node, value, visit)));
-            let context = wire::context(message);
+            let context = reader.context(message);
             if counts && let Some((_, version)) = context.versions.iter().rev().find(|(stage, _)| *stage == node.name) {
                 *versions.entry(version.clone()).or_default() += 1;
             }

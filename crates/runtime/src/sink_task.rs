@@ -160,7 +160,7 @@ impl SinkTask {
         self.flow.add_backlog(-(read as i64));
         let now = now().as_millis();
         for message in batch {
-            let entered = wire::context(message).ingested.as_millis();
+            let entered = wire::ingested(message).as_millis();
             let since = std::time::Duration::from_millis(now.saturating_sub(entered).max(0) as u64);
             let since = since.max(first.elapsed());
             self.metrics.latency(since, 1);

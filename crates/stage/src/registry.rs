@@ -293,7 +293,6 @@ impl<S: Source> OpenSource for SourceOperator<S> {
     fn read(&mut self, now: Timestamp) -> Result<(Effects, SourceStatus), StageError> {
         let mut batch = SourceBatch::with_injections(self.site.injections.clone());
         let status = self.source.read(&mut batch)?;
-        let topic = self.topic.clone();
         let mut effects = Effects::default();
         let mut buffer = BytesMut::new();
         let (first, was_due) = (self.sequence, self.due);
@@ -307,7 +306,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
                 .encode(&mut buffer)
                 .map_err(|error| StageError::fatal(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;
             effects.outputs.push(Outgoing {
-                topic: topic.clone(),
+                topic: self.topic.clone(),
                 partition: None,
                 key: Some(key.as_bytes().clone()),
                 value: Some(buffer.split().freeze()),
@@ -319,7 +318,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
         effects.counts.rejected = batch.rejected.len() as u64;
         for rejected in batch.rejected {
             let message = Message {
-                topic: topic.clone(),
+                topic: self.topic.clone(),
                 partition: 0,
                 offset: self.sequence,
                 key: Some(rejected.key.as_bytes().clone()),

@@ -191,7 +191,7 @@ impl Reader {
                 PARENTS => context.parents = text().split(',').filter_map(|id| self.parent(id)).collect(),
                 VERSIONS => context.versions = self.versions.value(text(), |text| items(text, version)),
                 TIMINGS => context.timings = self.timings.value(text(), |text| items(text, timing)),
-                INGESTED => context.ingested = text().parse().map_or(*timestamp, Timestamp::from_millis),
+                INGESTED => context.ingested = entry(text(), *timestamp),
                 CODE => context.code = text().parse().ok(),
                 PROBE => context.probe = text().parse().ok(),
                 _ => {}
@@ -205,10 +205,14 @@ impl Reader {
     }
 }
 
-/// Reads one record's context, see [`Reader::context`].
+/// Reads of a record's context only when it entered the pipeline, as [`Reader::context`] does.
 #[must_use]
-pub fn context(message: &Message) -> Context {
-    Reader::default().context(message)
+pub fn ingested(message: &Message) -> Timestamp {
+    message.headers.get_str(INGESTED).map_or(message.timestamp, |text| entry(text, message.timestamp))
+}
+
+fn entry(text: &str, otherwise: Timestamp) -> Timestamp {
+    text.parse().map_or(otherwise, Timestamp::from_millis)
 }
 
 fn items<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Arc<[T]> {
@@ -336,7 +340,8 @@ mod tests {
         };
         let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };
         let expected = Context { id: place, ..context_in };
-        assert_eq!(context(&message), expected);
+        assert_eq!(Reader::default().context(&message), expected);
+        assert_eq!(ingested(&message), expected.ingested);
         // A reader remembers what it has read, and takes nothing else for it.
         let mut reader = Reader::default();
         let other = Context {
@@ -368,7 +373,8 @@ mod tests {
             headers: Headers::default(),
             timestamp: Timestamp::from_millis(7),
         };
-        let context = context(&message);
+        let context = Reader::default().context(&message);
+        assert_eq!(ingested(&message), message.timestamp);
         assert_eq!(context.id.to_string(), "clicks/2/40/0");
         assert_eq!(context.ingested, message.timestamp);
     }

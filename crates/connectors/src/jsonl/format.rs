@@ -1,6 +1,6 @@
 //! One record as one line.
 
-use driftline_types::{Context, Message, Timestamp, wire};
+use driftline_types::{Context, Message, Timestamp};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -13,7 +13,7 @@ pub(super) enum Ids {
     Hidden,
 }
 
-/// Appends a record's line, newline included: the members of its value as they are, then
+/// Appends a record's line, with what its context says, newline included: the members of its value as they are, then
 ///
 /// ```json
 /// "timings_ms": {"vad": 0.41, "asr": 12.5, "search": 0.2, "total": 19.87}, "versions": {"vad": "…"}
@@ -28,11 +28,11 @@ pub(super) enum Ids {
 /// If the value is no JSON.
 pub(super) fn write_line(
     message: &Message,
+    context: &Context,
     now: Timestamp,
     ids: Ids,
     out: &mut Vec<u8>,
 ) -> Result<(), serde_json::Error> {
-    let context = wire::context(message);
     let bytes = message.value.as_deref().unwrap_or(b"null");
     let value: &RawValue = serde_json::from_slice(bytes)?;
     let before = out.len();
@@ -52,9 +52,9 @@ pub(super) fn write_line(
         out.extend_from_slice(format!("\"record\":\"{}\",", context.id).as_bytes());
     }
     out.extend_from_slice(b"\"timings_ms\":");
-    let result = serde_json::to_writer(&mut *out, &Timings(&context, now)).and_then(|()| {
+    let result = serde_json::to_writer(&mut *out, &Timings(context, now)).and_then(|()| {
         out.extend_from_slice(b",\"versions\":");
-        serde_json::to_writer(&mut *out, &Versions(&context))
+        serde_json::to_writer(&mut *out, &Versions(context))
     });
     if result.is_err() {
         out.truncate(before);
@@ -107,7 +107,10 @@ impl Serialize for Versions<'_> {
 
 #[cfg(test)]
 mod tests {
-    use driftline_types::{Headers, Topic};
+    use driftline_types::{
+        Headers, Topic,
+        wire::{self, Reader},
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -128,9 +131,14 @@ mod tests {
         }
     }
 
+    fn written(message: &Message, now: i64, ids: Ids, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let context = Reader::default().context(message);
+        write_line(message, &context, Timestamp::from_millis(now), ids, out)
+    }
+
     fn line(value: Option<&[u8]>) -> String {
         let mut out = Vec::new();
-        write_line(&message(value), Timestamp::from_millis(1_020), Ids::Hidden, &mut out).unwrap();
+        written(&message(value), 1_020, Ids::Hidden, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -146,7 +154,7 @@ mod tests {
     #[test]
     fn a_line_may_name_its_record() {
         let mut out = Vec::new();
-        write_line(&message(Some(b"{}")), Timestamp::from_millis(1_020), Ids::Shown, &mut out).unwrap();
+        written(&message(Some(b"{}")), 1_020, Ids::Shown, &mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), format!("{{\"record\":\"speech.search/0/0/0\",{ADDED}\n"));
     }
 
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_no_json_is_an_error_and_leaves_nothing() {
         let mut out = b"before\n".to_vec();
-        assert!(write_line(&message(Some(b"RIFF")), Timestamp::from_millis(0), Ids::Shown, &mut out).is_err());
+        assert!(written(&message(Some(b"RIFF")), 0, Ids::Shown, &mut out).is_err());
         assert_eq!(out, b"before\n");
     }
 

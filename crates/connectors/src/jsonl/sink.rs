@@ -21,7 +21,7 @@ use std::{
 
 use driftline_payloads::JsonValue;
 use driftline_stage::{Checks, ConfigProblem, Payload, Sink, SinkKind, StageError, Timestamp};
-use driftline_types::Message;
+use driftline_types::{Message, wire::Reader};
 use serde::Deserialize;
 
 use super::format::{Ids, write_line};
@@ -146,8 +146,9 @@ impl Sink for JsonLinesSink {
         self.lines.clear();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+        let mut reader = Reader::default();
         for record in records {
-            write_line(record, now, self.ids, &mut self.lines).map_err(|error| {
+            write_line(record, &reader.context(record), now, self.ids, &mut self.lines).map_err(|error| {
                 let place = format!("{}[{}] offset {}", record.topic, record.partition, record.offset);
                 StageError::record(format!("{place}: found a value that is no JSON, allowed is JSON")).caused_by(error)
             })?;
