@@ -38,6 +38,14 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
         Format::Json => windows.iter().for_each(|window| println!("{}", describe(window))),
         Format::Table => println!("{}", rows(&windows)),
     }
+    // As often without a change as an alarm of the monitor.
+    let level = plan.monitor.run_length as f64;
+    if let Some(window) = windows.iter().find(|window| window.evidence >= level) {
+        let (start, evidence) = (window.start, window.evidence);
+        eprintln!(
+            "{stage}: by {start} it is evident ({evidence:.0} of {level:.0}) that confidences no longer mean what they did"
+        );
+    }
     let Uncounted { unmatched, late, duplicated } = uncounted;
     eprintln!("{stage}: {} reactions, {unmatched} of unknown records, {late} late, {duplicated} repeated", given.len());
     Ok(if refused > 0 { Exit::Failed } else { Exit::Success })
@@ -82,7 +90,7 @@ fn describe(window: &FeedbackWindow) -> Value {
         "click_through": rate(window.clicked), "redo": rate(window.redone), "corrected": rate(window.corrected),
         "contradictory": rate(window.contradictory), "word_error": window.word_error(),
         "labelled": window.labelled.0, "accuracy": window.accuracy(),
-        "estimate": window.estimate, "gap": window.gap,
+        "estimate": window.estimate, "gap": window.gap, "evidence": window.evidence,
     })
 }
 
@@ -98,6 +106,7 @@ fn rows(windows: &[FeedbackWindow]) -> comfy_table::Table {
         "accuracy",
         "estimated",
         "gap",
+        "evidence",
     ];
     let mut table = table::table(&header, 1);
     let percent = |share: Option<f64>| share.map_or_else(String::new, |share| format!("{:.1} %", 100.0 * share));
@@ -113,6 +122,7 @@ fn rows(windows: &[FeedbackWindow]) -> comfy_table::Table {
             percent(window.accuracy()),
             percent(window.estimate.map(|estimate| estimate.accuracy)),
             window.gap.map_or_else(String::new, |gap| format!("{gap:+.1}")),
+            format!("{:.0}", window.evidence),
         ]);
     }
     table

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 use driftline_types::{RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccuracyEstimate, Calibrated, accuracy_gap};
+use crate::{AccuracyEstimate, Calibrated, Detector, HourOfWeek, accuracy_gap};
 
 /// What a user did with a prediction: `feedback.v1`, one JSON object.
 ///
@@ -121,6 +121,10 @@ pub struct FeedbackWindow {
     pub estimate: Option<AccuracyEstimate>,
     /// The distance of the realised accuracy from the estimate, in standard errors; below 0 it is worse.
     pub gap: Option<f64>,
+    /// The evidence of the mature windows up to this one that confidences no longer mean what they did, 0 or more: without a
+    /// change it reaches A after A windows on average ([`Detector`]). It is 0 until there are
+    /// [`MIN_HISTORY`](crate::MIN_HISTORY) gaps to compare with.
+    pub evidence: f64,
 }
 
 impl FeedbackWindow {
@@ -137,6 +141,7 @@ impl FeedbackWindow {
             labelled: (0, 0),
             estimate: None,
             gap: None,
+            evidence: 0.0,
         }
     }
 
@@ -231,12 +236,21 @@ pub fn join(
         count(prediction, reactions, window, cells);
     }
     let mut past = Cells::default();
+    // The gap of all predictions, of the unsure and of the sure ones.
+    let mut detector = Detector::new(3);
     let windows = windows.into_iter().map(|(start, (mut window, cells))| {
         window.mature = start.plus_millis(rules.window_ms.saturating_add(rules.maturity_ms)) <= now;
-        estimate(&mut window, &cells, &past);
+        if let Some(calibrated) = past.calibrated() {
+            estimate(&mut window, &cells, &calibrated);
+            if window.mature {
+                let gaps = calibrated.gaps(&cells.labelled, &[0..BINS / 2, BINS / 2..BINS]);
+                detector.observe(HourOfWeek::of(start), &gaps);
+            }
+        }
         if window.mature {
             past.add(&cells);
         }
+        window.evidence = detector.evidence();
         window
     });
     (windows.collect(), uncounted)
@@ -255,6 +269,12 @@ impl Cells {
         for (mine, (right, all)) in self.labelled.iter_mut().zip(other.labelled) {
             *mine = (mine.0 + right, mine.1 + all);
         }
+    }
+
+    /// What was true of the confidences; `None` with fewer than [`MIN_LABELLED`] labels.
+    fn calibrated(&self) -> Option<Calibrated> {
+        let labelled: u64 = self.labelled.iter().map(|(_, all)| all).sum();
+        (labelled >= MIN_LABELLED).then(|| Calibrated::new(self.labelled.to_vec()))
     }
 }
 
@@ -291,11 +311,8 @@ fn count(prediction: &Prediction, reactions: &Reactions, window: &mut FeedbackWi
     }
 }
 
-fn estimate(window: &mut FeedbackWindow, cells: &Cells, past: &Cells) {
-    if past.labelled.iter().map(|(_, all)| all).sum::<u64>() < MIN_LABELLED {
-        return;
-    }
-    window.estimate = Calibrated::new(past.labelled.to_vec()).estimate(&cells.all);
+fn estimate(window: &mut FeedbackWindow, cells: &Cells, calibrated: &Calibrated) {
+    window.estimate = calibrated.estimate(&cells.all);
     if let (Some(estimate), true) = (window.estimate, window.mature) {
         window.gap = accuracy_gap(estimate, window.labelled.1, window.labelled.0);
     }
@@ -428,6 +445,30 @@ mod tests {
         }
         assert!((windows[3].estimate.unwrap().accuracy - windows[2].accuracy().unwrap()).abs() < 0.03);
         assert!(windows[3].gap.unwrap() < -3.0, "{:?}", windows[3]);
+    }
+
+    #[test]
+    fn confidences_that_no_longer_mean_what_they_did_are_evident() {
+        // Two hundred predictions a window, as right as they are sure; from window 200 on the sure ones are too sure.
+        let mut state = 1_u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        let (mut predictions, mut feedback) = (Vec::new(), Vec::new());
+        for n in 0..43_000 {
+            let window = (n / 200) as i64;
+            let confidence = uniform();
+            let chance = if window >= 200 && confidence > 0.5 { 0.75 * confidence } else { confidence };
+            let kind = if uniform() < chance { Reaction::Clicked } else { Reaction::SearchedAgain };
+            predictions.push(Prediction { confidence: Some(confidence), ..prediction(n, window * 10, "desk") });
+            feedback.push(reaction(n, window * 10 + 5, kind));
+        }
+        let (windows, _) = join(&predictions, &feedback, RULES, at(100_000));
+        assert_eq!(windows[30].evidence, 0.0);
+        let most = windows[..200].iter().map(|window| window.evidence).fold(0.0, f64::max);
+        assert!(most < 1_000.0, "{most}");
+        assert!(windows[209].evidence > 10_000.0, "{}", windows[209].evidence);
     }
 
     #[test]
