@@ -54,31 +54,8 @@ pub(super) fn message(topic: Topic, from: &BorrowedMessage<'_>) -> Message {
     }
 }
 
-/// The last event time that was read: messages of one moment mostly come together, and reading one takes a while.
-#[derive(Default)]
-pub(super) struct Times(Option<(Vec<u8>, Option<Timestamp>)>);
-
-impl Times {
-    /// Whether a text is this event time.
-    fn tells(&mut self, text: &[u8], time: Timestamp) -> bool {
-        let parsed = match &self.0 {
-            Some((known, parsed)) if known == text => *parsed,
-            _ => {
-                let parsed = std::str::from_utf8(text).ok().and_then(Timestamp::parse);
-                self.0.insert((text.to_owned(), parsed)).1
-            }
-        };
-        parsed == Some(time)
-    }
-}
-
 /// Describes a message to the producer, which copies it. `topic` is the name on the cluster.
-pub(super) fn record<'a>(
-    topic: &'a str,
-    partition: Partition,
-    from: &'a Outgoing,
-    times: &mut Times,
-) -> BaseRecord<'a, [u8], [u8]> {
+pub(super) fn record<'a>(topic: &'a str, partition: Partition, from: &'a Outgoing) -> BaseRecord<'a, [u8], [u8]> {
     let mut record = BaseRecord::to(topic).partition(partition as i32);
     if let Some(key) = &from.key {
         record = record.key(&key[..]);
@@ -91,7 +68,7 @@ pub(super) fn record<'a>(
         headers = headers.insert(Header { key: name, value: Some(value) });
     }
     // Written by the readers' rule: a time that the other header does not tell.
-    if !from.headers.get(wire::CE_TIME).is_some_and(|text| times.tells(text, from.timestamp)) {
+    if !from.headers.get(wire::CE_TIME).is_some_and(|text| from.timestamp.is_told_by(text)) {
         let time = from.timestamp.as_millis().to_string();
         headers = headers.insert(Header { key: TIME, value: Some(time.as_str()) });
     }

@@ -272,7 +272,6 @@ fn abort(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
 /// Hands messages over; waits where the client's buffer is full.
 fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoing]) -> Result<(), KafkaError> {
     let mut named: Option<(&driftline_types::Topic, String, u32)> = None;
-    let mut times = convert::Times::default();
     let mut full_since = None;
     for output in outputs {
         let (name, partitions) = match &named {
@@ -287,7 +286,7 @@ fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoin
             Some(key) => driftline_types::wire::partition_of(key, partitions),
             None => spread(partitions),
         });
-        let mut record = convert::record(name, partition, output, &mut times);
+        let mut record = convert::record(name, partition, output);
         loop {
             match client.send(record) {
                 Ok(()) => break,
