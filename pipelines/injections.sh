@@ -25,7 +25,7 @@ report() {
     local name=$1
     shift
     # shellcheck disable=SC2046
-    $driftline report pipelines/speech.toml $(traffic 1200 2) --set "monitor.reference=$reference" \
+    $driftline report pipelines/speech.toml $(traffic 800 2) --set "monitor.reference=$reference" \
         "${asked[@]}" --json "$@" \
         >"$out/$name.json" 2>"$out/$name.log"
     printf '%-40s %s\n' "$name" "$(grep -o '"sentence":"[^"]*"' "$out/$name.json" | head -1)"

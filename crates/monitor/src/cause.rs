@@ -421,14 +421,24 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Says of which stages the probes show that they are as before, though what they make of the same cells is not.
+/// Says of which stages the probes show that they are as before, though what they make of the same cells is not. Where no
+/// stage has changed, what they wrote otherwise came in with the origin.
 fn hidden(cause: &Cause) -> String {
     let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput);
     let names: Vec<String> = hidden.map(|node| format!("`{}`", node.node)).collect();
     if names.is_empty() {
         return String::new();
     }
-    format!("; {} unchanged by the probes: something moved in the input that its cells do not show", names.join(", "))
+    let cleared =
+        |node: &NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved | Verdict::HiddenInput);
+    let mut said = format!("; {} unchanged by the probes: ", names.join(", "));
+    said.push_str(&match &cause.origin {
+        Some(origin) if cause.nodes.iter().all(|node| node.node == *origin || cleared(node)) => {
+            format!("all that they write otherwise comes from `{origin}`, of which cells show only a part")
+        }
+        _ => "something moved in the input that its cells do not show".to_owned(),
+    });
+    said
 }
 
 /// Says it all in one sentence.
@@ -467,8 +477,13 @@ pub(crate) fn sentence(
         } else {
             format!(", its cells show {part} % ({low} to {high}) of the change in `{target}`")
         });
-        for other in trace.shares.iter().filter(|other| other.node != origin.as_str() && other.share.abs() >= 0.05) {
-            said.push_str(&format!(", {} % stand at `{}`", percent(other.share), other.node));
+        // Together: how a change that its cells do not show is split among the stages after it says little.
+        let others: Vec<&Share> =
+            trace.shares.iter().filter(|other| other.node != origin.as_str() && other.share.abs() >= 0.05).collect();
+        let rest: f64 = others.iter().map(|other| other.share).sum();
+        if !others.is_empty() {
+            let names: Vec<String> = others.iter().map(|other| format!("`{}`", other.node)).collect();
+            said.push_str(&format!(", {} % stand at {}", percent(rest), names.join(" and ")));
         }
     }
     let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);

@@ -56,6 +56,15 @@ static CENTROID: Signal = Signal {
     help: "middle of the power on the mel scale; missing for silence",
     kind: SignalKind::Number { scale: Scale::Log { lo: 100.0, hi: 8_000.0 } },
 };
+/// Samples of an edge: 30 ms.
+const EDGE: usize = 480;
+/// Of a segment with its padding the edges are quiet. Where they are not, speech is cut off, and a recogniser will not hear what
+/// is missing.
+static EDGES: Signal = Signal::embedding(
+    "segment.edges",
+    "levels of its first and of its last 30 ms against that of the whole, in units of 60 dB; missing for silence",
+    2,
+);
 static SPEECH_RATIO: Signal = Signal {
     name: "segment.speech_ratio",
     unit: "1",
@@ -81,6 +90,17 @@ static SILENCE_AFTER: Signal = Signal {
     kind: SignalKind::Number { scale: Scale::Log { lo: 10.0, hi: 60_000.0 } },
 };
 
+/// Returns the levels of both edges against that of the whole, in units of 60 dB and at least -1; `None` for digital silence.
+fn edges(samples: &[f32], power: f64) -> Option<[f32; 2]> {
+    let whole = audio::level_dbfs(power)?;
+    let edge = samples.len().min(EDGE);
+    let level = |samples: &[f32]| {
+        let below = audio::level_dbfs(audio::power(samples)).map_or(-1.0, |level| (level - whole) / 60.0);
+        below.max(-1.0) as f32
+    };
+    Some([level(&samples[..edge]), level(&samples[samples.len() - edge..])])
+}
+
 impl Payload for SpeechSegment {
     const SCHEMA: SchemaId = SchemaId::new("speech-segment.v1");
     const CONTENT_TYPE: &'static str = wav::CONTENT_TYPE;
@@ -101,9 +121,28 @@ impl Payload for SpeechSegment {
         visit.number(&LEVEL, audio::level_dbfs(power));
         visit.embedding(&COLOUR, spectrum.as_ref().map(|spectrum| spectrum.shape.as_slice()));
         visit.number(&CENTROID, spectrum.map(|spectrum| spectrum.centroid));
+        visit.embedding(&EDGES, edges(&self.samples, power).as_ref().map(<[f32; 2]>::as_slice));
         visit.number(&SPEECH_RATIO, Some(f64::from(self.speech_ratio)));
         visit.number(&NUMBER, Some(f64::from(self.segment) + 1.0));
         visit.number(&SILENCE_BEFORE, Some(self.silence_before_ms as f64));
         visit.number(&SILENCE_AFTER, self.silence_after_ms.map(|ms| ms as f64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_is_as_loud_as_it_is_against_the_whole() {
+        // A tenth of the amplitude is 20 dB less; the whole is as loud as its middle, but for a thousandth.
+        let samples: Vec<f32> = (0..48_000).map(|at| if at < EDGE { 0.05 } else { 0.5 }).collect();
+        let [first, last] = edges(&samples, audio::power(&samples)).unwrap();
+        assert!((first + 1.0 / 3.0).abs() < 1e-3 && last.abs() < 1e-3, "{first} {last}");
+        let mut quiet = samples;
+        quiet[..EDGE].fill(0.0);
+        assert_eq!(edges(&quiet, audio::power(&quiet)).unwrap()[0], -1.0);
+        assert_eq!(edges(&[0.0; 100], 0.0), None);
+        assert_eq!(edges(&[], 0.0), None);
     }
 }
