@@ -68,6 +68,11 @@ pub trait Broker: Send + Sync {
     /// [`BrokerError::UnknownTopic`], or [`BrokerError::OutOfRange`] if `from` lies before the
     /// first record kept or beyond the end.
     fn read(&self, partition: &TopicPartition, from: Offset, limit: FetchLimit) -> Result<Vec<Message>, BrokerError>;
+
+    /// Whether calls wait until moments of the wall clock, so that one lasts longer by as much as the clock is set back.
+    fn waits_by_the_wall_clock(&self) -> bool {
+        false
+    }
 }
 
 /// One consumer of a group. It lives on one thread; dropping it leaves the group without

@@ -19,6 +19,7 @@
 //! and for the threads to end.
 
 mod batch;
+mod clock;
 mod failure;
 pub mod feedback;
 mod flow;

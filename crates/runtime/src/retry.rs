@@ -35,7 +35,7 @@ pub(crate) fn until_available<T>(
     }
 }
 
-/// Exponential backoff with full jitter: the n-th wait is uniform in [0, min(30 s, 100 ms · 2ⁿ)].
+/// Exponential backoff with full jitter: the n-th wait is uniform in [0, min(5 s, 100 ms · 2ⁿ)].
 ///
 /// Full jitter: <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
-    const LAST: Duration = Duration::from_secs(30);
+    const LAST: Duration = Duration::from_secs(5);
 
     pub(crate) fn new(seed: u64) -> Self {
         Self { attempt: 0, random: seed | 1 }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::{
     Limits, Metrics, Monitoring, NodeKind, NodeReport, Nodes, Report, Telemetry,
     batch::BatchLimits,
+    clock::WallClock,
     failure::with_causes,
     flow::{Flow, Stop},
     sink_task::SinkTask,
@@ -77,6 +78,9 @@ pub enum RunError {
     /// The broker failed for good.
     #[error(transparent)]
     Broker(BrokerError),
+    /// The wall clock was set back, and the broker's client may wait for as long: a new process does not.
+    #[error("the clock was set back by {} s, for which the broker's client may hang: start again", .0.as_secs())]
+    ClockSetBack(Duration),
     /// Anything else, already in words.
     #[error("{0}")]
     Text(String),
@@ -127,6 +131,7 @@ pub async fn run(
     let mut failure = None;
     let mut end = End::Finished;
     let mut memory = Memory::new();
+    let mut clock = broker.waits_by_the_wall_clock().then(WallClock::new);
     let mut sample = tokio::time::interval(SAMPLE);
     let deadline = tokio::time::sleep(Duration::MAX);
     tokio::pin!(shutdown, deadline);
@@ -156,7 +161,18 @@ pub async fn run(
                 flow.stop(Stop::Now);
                 deadline.as_mut().reset(tokio::time::Instant::now() + NOTICE);
             }
-            _ = sample.tick() => memory.sample(options.telemetry.as_deref()),
+            _ = sample.tick() => {
+                memory.sample(options.telemetry.as_deref());
+                if let Some(back) = clock.as_mut().and_then(WallClock::set_back) {
+                    flow.stop(Stop::Now);
+                    failure.get_or_insert(RunError::ClockSetBack(back));
+                    // Whoever closed its client would wait for as long: it ends with the process.
+                    std::mem::forget(Arc::clone(&broker));
+                    if end == End::Finished {
+                        deadline.as_mut().reset(tokio::time::Instant::now() + NOTICE);
+                    }
+                }
+            }
         }
     }
     memory.sample(options.telemetry.as_deref());

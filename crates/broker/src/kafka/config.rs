@@ -112,7 +112,11 @@ impl KafkaConfig {
     /// What every client of the cluster is made with. The user's properties come last.
     fn client(&self, own: &[(&str, &str)]) -> ClientConfig {
         let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", &self.bootstrap_servers).set("client.id", "driftline");
+        client
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "driftline")
+            // librdkafka's own 10 s hold a client up after a network that is whole again, and outlast a session.
+            .set("reconnect.backoff.max.ms", "1000");
         for (name, value) in own {
             client.set(*name, *value);
         }

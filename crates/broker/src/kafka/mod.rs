@@ -118,6 +118,10 @@ impl Broker for Kafka {
     fn read(&self, partition: &TopicPartition, from: Offset, limit: FetchLimit) -> Result<Vec<Message>, BrokerError> {
         self.0.readers.read(&self.0, partition, from, limit)
     }
+
+    fn waits_by_the_wall_clock(&self) -> bool {
+        true
+    }
 }
 
 /// Writes units as transactions.
