@@ -13,22 +13,24 @@ const FETCH: FetchLimit = FetchLimit { records: 4_096, bytes: 8 << 20 };
 /// is reached: records written meanwhile are read too.
 ///
 /// # Errors
-/// [`BrokerError::UnknownTopic`]. The iterator fails where [`Broker::read`] does, among others if retention overtakes
-/// it, and ends after that.
+/// As [`Broker::read`]. The iterator fails where that does, among others if retention overtakes it, and ends after that.
 pub fn records(broker: &dyn Broker, partition: TopicPartition) -> Result<Records<'_>, BrokerError> {
-    let Some(topic) = broker.describe_topic(&partition.topic)? else {
-        return Err(BrokerError::UnknownTopic { topic: partition.topic });
+    let first = match broker.read(&partition, 0, FETCH) {
+        Err(BrokerError::OutOfRange { low, .. }) => broker.read(&partition, low, FETCH)?,
+        first => first?,
     };
-    // Of a partition that does not exist, the first read says so.
-    let low = topic.partitions.get(partition.partition as usize).map_or(0, |ends| ends.low);
-    Ok(Records { broker, partition, next: Some(low), fetched: VecDeque::new() })
+    Ok(Records { broker, partition, next: after(&first), fetched: first.into() })
+}
+
+/// Where the next fetch begins; `None` after the last.
+fn after(fetched: &[Message]) -> Option<Offset> {
+    fetched.last().map(|last| last.offset + 1)
 }
 
 /// The iterator that [`records`] returns.
 pub struct Records<'a> {
     broker: &'a dyn Broker,
     partition: TopicPartition,
-    /// Where the next fetch begins; `None` after the last.
     next: Option<Offset>,
     fetched: VecDeque<Message>,
 }
@@ -41,10 +43,12 @@ impl Iterator for Records<'_> {
             // Taken, so that nothing follows the end or an error.
             let from = self.next.take()?;
             match self.broker.read(&self.partition, from, FETCH) {
-                Ok(messages) => self.fetched = messages.into(),
+                Ok(messages) => {
+                    self.next = after(&messages);
+                    self.fetched = messages.into();
+                }
                 Err(error) => return Some(Err(error)),
             }
-            self.next = self.fetched.back().map(|last| last.offset + 1);
         }
         self.fetched.pop_front().map(Ok)
     }
@@ -90,13 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_an_error_and_then_the_end() {
+    fn what_does_not_exist_is_an_error() {
         let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
         assert!(matches!(records(&broker, place(0)), Err(BrokerError::UnknownTopic { .. })));
         let spec = TopicSpec { partitions: 1, cleanup: Cleanup::Compact };
         broker.create_topic(&place(0).topic, &spec).unwrap();
-        let mut beyond = records(&broker, place(1)).unwrap();
-        assert!(matches!(beyond.next(), Some(Err(BrokerError::UnknownPartition { .. }))));
-        assert!(beyond.next().is_none());
+        assert!(matches!(records(&broker, place(1)), Err(BrokerError::UnknownPartition { .. })));
     }
 }

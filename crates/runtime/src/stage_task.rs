@@ -1,10 +1,11 @@
 //! One stage: poll, batch, process, commit; the next batch is worked on while the ones before are committed.
 
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::ControlFlow,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -32,6 +33,8 @@ use crate::{
 pub(crate) const IDLE: Duration = Duration::from_millis(20);
 /// The same while batches are being committed.
 const COMMITTING: Duration = Duration::from_millis(5);
+/// States that are read at a time.
+const RESTORED_AT_ONCE: usize = 8;
 /// Bytes of batches that are being committed, beyond which the next one waits.
 const IN_FLIGHT: u64 = 32 << 20;
 
@@ -133,10 +136,12 @@ impl StageTask {
                     self.work(&mut hands, batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
-                    for (assigned, committed) in partitions {
-                        hands.repeats.resume(&assigned, &committed);
-                        self.operator(&mut hands.operators, assigned.partition)?;
+                    for (assigned, committed) in &partitions {
+                        hands.repeats.resume(assigned, committed);
                     }
+                    let partitions: BTreeSet<Partition> =
+                        partitions.iter().map(|(assigned, _)| assigned.partition).collect();
+                    self.restore(&mut hands.operators, partitions)?;
                     self.metrics.set_ready(true);
                 }
                 Next::Event(Poll::Revoking(partitions)) => {
@@ -168,15 +173,27 @@ impl StageTask {
         }
     }
 
-    /// Makes the operator of a partition, with the state of its last commit, if there is none yet.
-    fn operator(&self, operators: &mut Operators, partition: Partition) -> Result<(), RunError> {
-        if let Entry::Vacant(entry) = operators.entry(partition) {
-            let mut operator = self.stage.instance(Arc::clone(&self.site));
-            let read = || read_state(&*self.broker, &self.site, partition);
-            let state = until_available(&self.site.stage, &self.flow, &self.metrics, read);
-            let entries = state.map_err(RunError::Broker)?.into_iter().collect();
-            operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, &error))?;
-            entry.insert(operator);
+    /// Makes the operators of partitions that have none yet, with the state of their last commit. Several states are read at
+    /// a time, as each takes some round trips.
+    fn restore(
+        &self,
+        operators: &mut Operators,
+        partitions: impl IntoIterator<Item = Partition>,
+    ) -> Result<(), RunError> {
+        let new: Vec<Partition> = partitions.into_iter().filter(|place| !operators.contains_key(place)).collect();
+        let (broker, site, flow, metrics) = (&*self.broker, &*self.site, &*self.flow, &*self.metrics);
+        let read = |partition| until_available(&site.stage, flow, metrics, || read_state(broker, site, partition));
+        for some in new.chunks(RESTORED_AT_ONCE) {
+            let states: Vec<_> = thread::scope(|scope| {
+                let reading: Vec<_> = some.iter().map(|&partition| scope.spawn(move || read(partition))).collect();
+                reading.into_iter().map(|state| state.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            });
+            for (&partition, state) in some.iter().zip(states) {
+                let mut operator = self.stage.instance(Arc::clone(&self.site));
+                let entries = state.map_err(RunError::Broker)?.into_iter().collect();
+                operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, &error))?;
+                operators.insert(partition, operator);
+            }
         }
         Ok(())
     }
@@ -378,7 +395,7 @@ impl StageTask {
 
     /// Processes messages of one partition from the committed state and commits them.
     fn attempt(&self, turn: &mut Turn<'_>, partition: Partition, messages: &[Message]) -> Result<(), Failure> {
-        self.operator(turn.operators, partition).map_err(|error| Failure::Fatal(error.to_string()))?;
+        self.restore(turn.operators, [partition]).map_err(|error| Failure::Fatal(error.to_string()))?;
         let outcome = self.process(turn.operators, turn.watch, partition, messages, Duration::ZERO);
         let outcome = outcome.and_then(|mut effects| {
             let settled = (effects.counts, std::mem::take(&mut effects.tallies));
@@ -427,7 +444,7 @@ impl StageTask {
                 turn.repeats.settle(offsets);
                 self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
                 self.metrics.set_ready(true);
-                self.operator(turn.operators, partition).map(Done::Continue)
+                self.restore(turn.operators, [partition]).map(Done::Continue)
             }
             Err(Failure::Fenced | Failure::Transient(_)) => Ok(Done::Break(())),
             Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),

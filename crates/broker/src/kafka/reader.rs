@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How long a reader is kept that shows a token.
 const IDLE: Duration = Duration::from_secs(2);
 /// How many readers are kept for the next call: one a thread that restores at the same time.
-const KEPT: usize = 4;
+const KEPT: usize = 8;
 
 /// Readers for the next calls. One that goes on where it stopped need not ask again.
 pub(super) struct Readers {
