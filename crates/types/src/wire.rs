@@ -69,7 +69,6 @@ pub const MAX_PARENTS: usize = 16;
 pub struct Origin {
     source: String,
     schema: SchemaId,
-    time: Last<Timestamp>,
     versions: Last<Arc<[(StageName, StageVersion)]>>,
     timings: Last<Arc<[Timing]>>,
 }
@@ -92,13 +91,7 @@ impl Origin {
     /// Describes the output of a source or stage.
     #[must_use]
     pub fn new(pipeline: &PipelineName, stage: &StageName, schema: SchemaId) -> Self {
-        Self {
-            source: format!("/{pipeline}/{stage}"),
-            schema,
-            time: Last(None),
-            versions: Last(None),
-            timings: Last(None),
-        }
+        Self { source: format!("/{pipeline}/{stage}"), schema, versions: Last(None), timings: Last(None) }
     }
 
     /// Writes a record's context as headers; `content_type` is the media type of its value. `buffer` is empty, and is so
@@ -116,7 +109,7 @@ impl Origin {
         headers.push_text(CE_ID, &context.id);
         headers.push(CE_SOURCE, &self.source);
         headers.push(CE_TYPE, self.schema.as_str());
-        headers.push(CE_TIME, self.time.text(&event_time, || event_time.to_string()));
+        headers.push_text(CE_TIME, event_time);
         headers.push(CONTENT_TYPE, content_type);
         if let Some(parent) = &context.trace.parent {
             headers.push(TRACEPARENT, parent);
