@@ -9,7 +9,10 @@
 //! from a source to each last stage. A stage that reads several nodes ends such a line: what goes into it stands there as
 //! one player, under the names of those it reads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use driftline_stats::{
     Findings, JointProfile, MIN_ROW, Mechanism, Probes, Verdict, attribute, output_cells, share_intervals, verdict,
@@ -425,13 +428,13 @@ impl<'a> Line<'a> {
 /// stage has changed, what they wrote otherwise came in with the origin.
 fn hidden(cause: &Cause) -> String {
     let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput);
-    let names: Vec<String> = hidden.map(|node| format!("`{}`", node.node)).collect();
+    let names = names(hidden.map(|node| &node.node), ", ");
     if names.is_empty() {
         return String::new();
     }
     let cleared =
         |node: &NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved | Verdict::HiddenInput);
-    let mut said = format!("; {} unchanged by the probes: ", names.join(", "));
+    let mut said = format!("; {names} unchanged by the probes: ");
     said.push_str(&match &cause.origin {
         Some(origin) if cause.nodes.iter().all(|node| node.node == *origin || cleared(node)) => {
             format!("all that they write otherwise comes from `{origin}`, of which cells show only a part")
@@ -439,6 +442,11 @@ fn hidden(cause: &Cause) -> String {
         _ => "something moved in the input that its cells do not show".to_owned(),
     });
     said
+}
+
+/// Names of nodes as a sentence has them.
+fn names(nodes: impl Iterator<Item = impl Display>, between: &str) -> String {
+    nodes.map(|node| format!("`{node}`")).collect::<Vec<_>>().join(between)
 }
 
 /// Says it all in one sentence.
@@ -482,14 +490,14 @@ pub(crate) fn sentence(
             trace.shares.iter().filter(|other| other.node != origin.as_str() && other.share.abs() >= 0.05).collect();
         let rest: f64 = others.iter().map(|other| other.share).sum();
         if !others.is_empty() {
-            let names: Vec<String> = others.iter().map(|other| format!("`{}`", other.node)).collect();
-            said.push_str(&format!(", {} % stand at {}", percent(rest), names.join(" and ")));
+            let names = names(others.iter().map(|other| &other.node), " and ");
+            said.push_str(&format!(", {} % stand at {names}", percent(rest)));
         }
     }
     let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);
-    let unchanged: Vec<String> = cause.nodes.iter().filter(as_before).map(|node| format!("`{}`", node.node)).collect();
+    let unchanged = names(cause.nodes.iter().filter(as_before).map(|node| &node.node), ", ");
     if !unchanged.is_empty() {
-        said.push_str(&format!("; {} unchanged", unchanged.join(", ")));
+        said.push_str(&format!("; {unchanged} unchanged"));
     }
     said.push_str(&hidden(cause));
     said

@@ -64,8 +64,13 @@ fn supervise(pipeline: &Pipeline, processes: &mut [Process; 3], ends: usize) {
     let deadline = Instant::now() + PATIENCE;
     let mut ended = 0;
     while !pipeline.comes_to(pipeline.lines, LOOK) || ended < ends {
-        let (out, lines, said) = (pipeline.out(), pipeline.lines, pipeline.said());
-        assert!(Instant::now() < deadline, "{out} of {lines} lines, {ended} of {ends} processes ended\n{said}");
+        assert!(
+            Instant::now() < deadline,
+            "{} of {} lines, {ended} of {ends} processes ended\n{}",
+            pipeline.out(),
+            pipeline.lines,
+            pipeline.said()
+        );
         for (process, node) in processes.iter_mut().zip(NODES) {
             if process.0.try_wait().unwrap().is_some() {
                 *process = pipeline.start(node);
