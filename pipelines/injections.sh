@@ -25,7 +25,7 @@ report() {
     local name=$1
     shift
     # shellcheck disable=SC2046
-    $driftline report pipelines/speech.toml $(traffic 800 2) --set "monitor.reference=$reference" \
+    $driftline report pipelines/speech.toml $(traffic "${SESSIONS:-800}" 2) --set "monitor.reference=$reference" \
         "${asked[@]}" --json "$@" \
         >"$out/$name.json" 2>"$out/$name.log"
     printf '%-40s %s\n' "$name" "$(grep -o '"sentence":"[^"]*"' "$out/$name.json" | head -1)"
@@ -39,3 +39,5 @@ for injection in \
     report "$injection" --inject "$injection @ 60s"
 done
 report microphone.gain_db=-12 --inject "microphone.gain_db=-12 @ 60s over 30s"
+# A second change while the first goes on: it shows in what the alarm says, whose windows are counted on.
+SESSIONS=1500 report "two" --inject "microphone.lowpass_hz=1800 @ 60s" --inject "search.stale=0.5 @ 130s"

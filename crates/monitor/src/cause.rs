@@ -5,7 +5,13 @@
 //! the tables of suspects are compared; all others count as one law before and now. Inputs that move within their cells
 //! leak into the stages behind, and what a stage makes of several records depends on all of them, not on the one whose cell is
 //! known: a stage whose own shift is small beside that of a suspect before it is no suspect. Above all that stand the probes: a stage that
-//! answers them otherwise has changed, one that answers as before has not. Shares follow the line of nodes
+//! answers them otherwise has changed, one that answers as before has not.
+//!
+//! Two stages seldom change in the same moment. A stage whose P(output | input) moved together with what went into it from the origin
+//! is taken for one that the origin's change reaches by what cells do not show, and its share counts as the origin's,
+//! unless its version or the probes say otherwise. One that moved earlier or later changed by itself.
+//!
+//! Shares follow the line of nodes
 //! from a source to each last stage. A stage that reads several nodes ends such a line: what goes into it stands there as
 //! one player, under the names of those it reads.
 
@@ -15,7 +21,8 @@ use std::{
 };
 
 use driftline_stats::{
-    Findings, JointProfile, MIN_ROW, Mechanism, Probes, Verdict, attribute, output_cells, share_intervals, verdict,
+    Attribution, Findings, JointProfile, MIN_ROW, Mechanism, Probes, Verdict, attribute, output_cells, share_intervals,
+    verdict,
 };
 use driftline_types::{Code, StageName, StageVersion, Timestamp};
 
@@ -28,8 +35,6 @@ use crate::{
 
 /// The resamples of windows behind the interval of a share.
 const RESAMPLES: usize = 64;
-/// The share of its own from which a node's cells are said to explain a change.
-const EXPLAINED: f64 = 0.25;
 /// How many times the evidence of a suspect makes one certain: that of an alarm of its own.
 const CERTAIN: f64 = 10.0;
 /// The share of the evidence of a suspect below which a node has not moved.
@@ -41,6 +46,8 @@ const LEAK: f64 = 0.25;
 const LEAK_OF_MANY: f64 = 1.0;
 /// The inputs of an output from which a stage is such a one.
 const MANY: f64 = 1.2;
+/// The windows that lie between two onsets, at most, of one change.
+const TOGETHER: usize = 3;
 
 /// What nodes saw over several windows.
 pub(crate) struct Span<'a> {
@@ -130,15 +137,13 @@ pub(crate) fn cause(
 
     let read = |name: &StageName| baseline.nodes.iter().any(|node| node.inputs.contains(name));
     let targets = baseline.nodes.iter().filter(|node| !node.inputs.is_empty() && !read(&node.name));
-    let mut traces = Vec::new();
-    let mut changed: BTreeMap<StageName, bool> = BTreeMap::new();
-    for target in targets {
-        if let Some((trace, tables)) = Line::new(baseline, target, span).and_then(|line| line.trace(&suspect)) {
-            for (name, differs) in tables {
-                *changed.entry(name).or_default() |= differs;
-            }
-            traces.push(trace);
-        }
+    let lines = targets.filter_map(|target| Line::new(baseline, target, span));
+    let lines: Vec<(Line<'_>, Attribution)> =
+        lines.filter_map(|line| line.attribution(&suspect).map(|found| (line, found))).collect();
+    let mut changed: BTreeMap<&StageName, bool> = BTreeMap::new();
+    for (line, found) in &lines {
+        let players = line.players.iter().zip(&found.changed).filter(|(player, _)| player.rows != Rows::Entry);
+        players.for_each(|(player, differs)| *changed.entry(player.node).or_default() |= differs);
     }
     let mut nodes = Vec::new();
     for node in &baseline.nodes {
@@ -170,8 +175,75 @@ pub(crate) fn cause(
         let own = if first(name) { own.max(evidence(name)) } else { own };
         own >= CERTAIN * level || proven(name)
     };
-    let origin = origin(&nodes, &traces, certain);
+    let share = |name: &StageName| lines.iter().map(|(line, found)| line.share(found, name)).fold(0.0, f64::max);
+    let origin = origin(&nodes, share, certain);
+    let followers = origin.as_ref().map_or_else(BTreeSet::new, |origin| followers(baseline, detectors, &nodes, origin));
+    for node in nodes.iter_mut().filter(|node| followers.contains(&node.node)) {
+        node.verdict = Verdict::HiddenInput;
+    }
+    let itself = |name: &StageName| {
+        nodes
+            .iter()
+            .any(|node| node.node == *name && matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged))
+    };
+    let traces = lines.iter().map(|(line, found)| {
+        let Some(at) = origin.as_ref().and_then(|origin| line.place(origin)) else {
+            return line.trace(found, &suspect, &|shares| shares);
+        };
+        if found.shares.is_none()
+            && moved(&line.target)
+            && line.players.iter().enumerate().all(|(other, player)| other == at || !itself(player.node))
+        {
+            return line.all_from(at, found);
+        }
+        line.trace(found, &suspect, &|mut shares| {
+            for (other, player) in line.players.iter().enumerate() {
+                if player.rows != Rows::Entry && followers.contains(player.node) {
+                    shares[at] += std::mem::take(&mut shares[other]);
+                }
+            }
+            shares
+        })
+    });
+    let traces = traces.collect();
     Cause { nodes, traces, origin }
+}
+
+/// Returns the stages behind the origin whose P(output | input) moved in the same moment, and of which nothing proves that they changed.
+fn followers(
+    baseline: &Baseline,
+    detectors: &Detectors,
+    nodes: &[NodeFinding],
+    origin: &StageName,
+) -> BTreeSet<StageName> {
+    let of = |name: &StageName, conditional: bool| {
+        let watches = detectors.watches.iter().filter(|watch| watch.node == *name);
+        let watches = watches.filter(|watch| match watch.what {
+            What::Input(_) => false,
+            What::Output(_) => !conditional,
+            What::Conditional => true,
+        });
+        watches.max_by(|a, b| a.evidence().total_cmp(&b.evidence()))
+    };
+    let began = of(origin, false).and_then(onset_of);
+    let together = |name: &StageName| match (began, of(name, true)) {
+        (Some(began), Some(watch)) => onset_of(watch).is_none_or(|onset| {
+            let between = began.min(onset)..began.max(onset);
+            watch.series().0.iter().filter(|start| between.contains(start)).count() <= TOGETHER
+        }),
+        _ => true,
+    };
+    let mut behind = BTreeSet::from([origin]);
+    let mut followers = BTreeSet::new();
+    for (node, found) in baseline.nodes.iter().zip(nodes) {
+        if node.inputs.iter().any(|input| behind.contains(input)) {
+            behind.insert(&node.name);
+            if found.verdict == Verdict::StageChanged && found.probes == Probes::None && together(&node.name) {
+                followers.insert(node.name.clone());
+            }
+        }
+    }
+    followers
 }
 
 /// Where nothing is known to have changed, yet the probes clear a stage that makes something else of its input: if they clear all before
@@ -265,16 +337,16 @@ fn unattributable(node: &NodeBaseline, span: &Span<'_>) -> f64 {
 /// Returns the node in which it began: of those that changed themselves, the first in the graph that is certain, whatever its share: a
 /// change goes down the graph and never up, and what a cell does not show (the words of a transcript) changes the stages behind as
 /// if by themselves. Else the one with the largest share, else the first.
-fn origin(nodes: &[NodeFinding], traces: &[Trace], certain: impl Fn(&StageName) -> bool) -> Option<StageName> {
+fn origin(
+    nodes: &[NodeFinding],
+    share: impl Fn(&StageName) -> f64,
+    certain: impl Fn(&StageName) -> bool,
+) -> Option<StageName> {
     let changed: Vec<&StageName> = nodes
         .iter()
         .filter(|node| matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged))
         .map(|node| &node.node)
         .collect();
-    let share = |name: &StageName| {
-        let shares = traces.iter().flat_map(|trace| &trace.shares).filter(|share| share.node == name.as_str());
-        shares.map(|share| share.share).fold(0.0, f64::max)
-    };
     let first = changed.iter().find(|name| certain(name));
     let most = changed.iter().filter(|name| share(name) > 0.0).max_by(|a, b| share(a).total_cmp(&share(b)));
     first.or(most).or(changed.first()).map(|name| (*name).clone())
@@ -361,11 +433,71 @@ impl<'a> Line<'a> {
         counts
     }
 
-    /// Shares out the change of the last output. Also returns whose table differs.
-    fn trace(&self, suspect: &dyn Fn(&StageName) -> bool) -> Option<(Trace, Vec<(StageName, bool)>)> {
-        let before: Vec<Vec<u64>> = (0..self.players.len()).map(|at| self.dense(at, self.players[at].before)).collect();
-        let now: Vec<Vec<u64>> = (0..self.players.len()).map(|at| self.dense(at, &self.players[at].now)).collect();
-        let found = self.attribute(&before, &now, suspect)?;
+    /// Returns the counts of all players, in the reference and now.
+    fn tables(&self) -> [Vec<Vec<u64>>; 2] {
+        let players = self.players.iter().enumerate();
+        players.map(|(at, player)| (self.dense(at, player.before), self.dense(at, &player.now))).unzip().into()
+    }
+
+    /// Shares out the change of the last output.
+    fn attribution(&self, suspect: &dyn Fn(&StageName) -> bool) -> Option<Attribution> {
+        let [before, now] = self.tables();
+        self.attribute(&before, &now, suspect)
+    }
+
+    /// Returns which player a node is.
+    fn place(&self, name: &StageName) -> Option<usize> {
+        self.players.iter().position(|player| player.name == name.as_str())
+    }
+
+    /// Returns the share of a node, 0 if there is none.
+    fn share(&self, found: &Attribution, name: &StageName) -> f64 {
+        self.place(name).zip(found.shares.as_ref()).map_or(0.0, |(at, shares)| shares[at])
+    }
+
+    /// Says what became of the last output. `laid` moves shares from one player to another.
+    fn trace(
+        &self,
+        found: &Attribution,
+        suspect: &dyn Fn(&StageName) -> bool,
+        laid: &dyn Fn(Vec<f64>) -> Vec<f64>,
+    ) -> Trace {
+        let shares = found.shares.clone().map(laid);
+        let intervals = if shares.is_some() { self.intervals(suspect, laid) } else { Vec::new() };
+        let shares = shares.into_iter().flatten().enumerate().map(|(at, share)| Share {
+            node: self.players[at].name.clone(),
+            share,
+            // Resamples repeat windows, which makes tables differ more: the interval holds at least the share itself.
+            interval: intervals.get(at).map_or((share, share), |&(low, high)| (low.min(share), high.max(share))),
+        });
+        Trace {
+            target: self.target.clone(),
+            divergence: found.divergence,
+            floor: found.floor,
+            shares: shares.collect(),
+        }
+    }
+
+    /// Says that the last output moved by the doing of one player alone, though no table on the way shows how.
+    fn all_from(&self, origin: usize, found: &Attribution) -> Trace {
+        let last = self.players.len() - 1;
+        let outputs = |joint: &JointProfile| {
+            let mut counts = vec![0; self.players[last].outputs.len()];
+            let dense = self.dense(last, joint);
+            dense.chunks_exact(counts.len()).for_each(|row| counts.iter_mut().zip(row).for_each(|(sum, n)| *sum += n));
+            counts
+        };
+        let divergence = shift(&outputs(self.players[last].before), &outputs(&self.players[last].now));
+        let shares = self.players.iter().enumerate().map(|(at, player)| {
+            let share = f64::from(u8::from(at == origin));
+            Share { node: player.name.clone(), share, interval: (share, share) }
+        });
+        Trace { target: self.target.clone(), divergence, floor: found.floor, shares: shares.collect() }
+    }
+
+    /// Returns how far each share reaches over resamples of windows.
+    fn intervals(&self, suspect: &dyn Fn(&StageName) -> bool, laid: &dyn Fn(Vec<f64>) -> Vec<f64>) -> Vec<(f64, f64)> {
+        let [before, _] = self.tables();
         let by_window: Vec<Vec<Option<Vec<u64>>>> = self
             .windows
             .iter()
@@ -374,33 +506,16 @@ impl<'a> Line<'a> {
                 (0..self.players.len()).map(|at| joint(at).map(|joint| self.dense(at, joint))).collect()
             })
             .collect();
-        let intervals = match found.shares {
-            None => Vec::new(),
-            Some(_) => share_intervals(by_window.len(), RESAMPLES, 1, |drawn| {
-                let mut sums: Vec<Vec<u64>> = before.iter().map(|counts| vec![0; counts.len()]).collect();
-                for &window in drawn {
-                    for (sum, counts) in sums.iter_mut().zip(&by_window[window]) {
-                        let counts = counts.iter().flatten();
-                        sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
-                    }
+        share_intervals(by_window.len(), RESAMPLES, 1, |drawn| {
+            let mut sums: Vec<Vec<u64>> = before.iter().map(|counts| vec![0; counts.len()]).collect();
+            for &window in drawn {
+                for (sum, counts) in sums.iter_mut().zip(&by_window[window]) {
+                    let counts = counts.iter().flatten();
+                    sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
                 }
-                self.attribute(&before, &sums, suspect)?.shares
-            }),
-        };
-        let shares = found.shares.iter().flatten().enumerate().map(|(at, &share)| Share {
-            node: self.players[at].name.clone(),
-            share,
-            // Resamples repeat windows, which makes tables differ more: the interval holds at least the share itself.
-            interval: intervals.get(at).map_or((share, share), |&(low, high)| (low.min(share), high.max(share))),
-        });
-        let trace = Trace {
-            target: self.target.clone(),
-            divergence: found.divergence,
-            floor: found.floor,
-            shares: shares.collect(),
-        };
-        let tables = self.players.iter().zip(found.changed).filter(|(player, _)| player.rows != Rows::Entry);
-        Some((trace, tables.map(|(player, differs)| (player.node.clone(), differs)).collect()))
+            }
+            self.attribute(&before, &sums, suspect)?.shares.map(laid)
+        })
     }
 
     fn attribute(
@@ -408,7 +523,7 @@ impl<'a> Line<'a> {
         before: &[Vec<u64>],
         now: &[Vec<u64>],
         suspect: &dyn Fn(&StageName) -> bool,
-    ) -> Option<driftline_stats::Attribution> {
+    ) -> Option<Attribution> {
         let mechanism = |at: usize| {
             let player = &self.players[at];
             let parents = if player.rows == Rows::Inputs { vec![at - 1] } else { Vec::new() };
@@ -427,7 +542,7 @@ impl<'a> Line<'a> {
 /// Says of which stages the probes show that they are as before, though what they make of the same cells is not. Where no
 /// stage has changed, what they wrote otherwise came in with the origin.
 fn hidden(cause: &Cause) -> String {
-    let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput);
+    let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == Probes::Same);
     let names = names(hidden.map(|node| &node.node), ", ");
     if names.is_empty() {
         return String::new();
@@ -442,6 +557,18 @@ fn hidden(cause: &Cause) -> String {
         _ => "something moved in the input that its cells do not show".to_owned(),
     });
     said
+}
+
+/// Says which stages moved together with the origin.
+fn followed(cause: &Cause) -> String {
+    let followed =
+        cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == Probes::None);
+    let names = names(followed.map(|node| &node.node), ", ");
+    if names.is_empty() {
+        names
+    } else {
+        format!("; {names} moved in the same moment, by what the cells of their input do not show")
+    }
 }
 
 /// Names of nodes as a sentence has them.
@@ -478,20 +605,13 @@ pub(crate) fn sentence(
     if let Some(trace) = cause.traces.iter().find(|trace| !trace.shares.is_empty())
         && let Some(share) = trace.shares.iter().find(|share| share.node == origin.as_str())
     {
-        let (low, high) = share.interval;
-        let (part, low, high, target) = (percent(share.share), percent(low), percent(high), &trace.target);
-        said.push_str(&if share.share >= EXPLAINED {
-            format!(", {part} % ({low} to {high}) of the change in `{target}`")
-        } else {
-            format!(", its cells show {part} % ({low} to {high}) of the change in `{target}`")
-        });
-        // Together: how a change that its cells do not show is split among the stages after it says little.
-        let others: Vec<&Share> =
-            trace.shares.iter().filter(|other| other.node != origin.as_str() && other.share.abs() >= 0.05).collect();
-        let rest: f64 = others.iter().map(|other| other.share).sum();
-        if !others.is_empty() {
-            let names = names(others.iter().map(|other| &other.node), " and ");
-            said.push_str(&format!(", {} % stand at {names}", percent(rest)));
+        let (part, low, high) = (percent(share.share), percent(share.interval.0), percent(share.interval.1));
+        let interval = if low < high { format!(" ({low} to {high})") } else { String::new() };
+        said.push_str(&format!(", {part} %{interval} of the change in `{}`", trace.target));
+        for other in &trace.shares {
+            if other.node != origin.as_str() && other.share.abs() >= 0.05 {
+                said.push_str(&format!(", {} % at `{}`", percent(other.share), other.node));
+            }
         }
     }
     let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);
@@ -499,6 +619,7 @@ pub(crate) fn sentence(
     if !unchanged.is_empty() {
         said.push_str(&format!("; {unchanged} unchanged"));
     }
+    said.push_str(&followed(cause));
     said.push_str(&hidden(cause));
     said
 }

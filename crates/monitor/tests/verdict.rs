@@ -125,6 +125,28 @@ fn a_stage_that_changed_is_named() {
     }
 }
 
+/// What moves behind the origin in the same moment is taken for what cells do not show, and is laid at the origin; what moves later
+/// changed by itself.
+#[test]
+fn a_second_change_is_told_by_its_moment() {
+    let at = |paint: u64| {
+        let changes = Changes { scale: Some(CHANGE), paint: Some(paint), ..Changes::default() };
+        let (_, alarms) = run_with(changes, "");
+        let alarm = last(&alarms).clone();
+        assert!(alarm.summary.starts_with("began in `scale`"), "{}", alarm.summary);
+        let verdict = |node: &str| alarm.nodes.iter().find(|found| found.node.as_str() == node).unwrap().verdict;
+        let share = |node: &str| alarm.traces[0].shares.iter().find(|share| share.node == node).unwrap().share;
+        assert_eq!(verdict("scale"), Verdict::StageChanged);
+        (verdict("paint"), share("paint"), alarm.summary)
+    };
+    let (together, share, said) = at(CHANGE);
+    assert_eq!((together, share), (Verdict::HiddenInput, 0.0), "{said}");
+    assert!(said.contains("`paint` moved in the same moment"), "{said}");
+    let (later, share, said) = at(CHANGE + 12);
+    assert_eq!(later, Verdict::StageChanged, "{said}");
+    assert!(share > 0.1, "{share}: {said}");
+}
+
 #[test]
 fn a_source_that_changed_is_named() {
     let alarm = blames(&run_with(Changes::default(), &format!("wider_from = {CHANGE}")), "parts");

@@ -42,8 +42,8 @@ pub enum Verdict {
     StageChanged,
     /// It does something else, and is another version.
     VersionChanged,
-    /// P(output | input) changed, yet every probe is answered as before: something that the input's code
-    /// does not show has moved.
+    /// P(output | input) changed, yet every probe is answered as before, or something before the stage changed in the same moment:
+    /// what the input's code does not show has moved.
     HiddenInput,
     /// Too much of the input is new to say.
     Undetermined,
