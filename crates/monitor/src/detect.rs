@@ -19,7 +19,7 @@ pub(crate) const EPOCH: u64 = 1_024;
 /// The windows of which standardised scores are kept, for onset and speed.
 const KEPT: usize = 256;
 /// The last windows of the baseline that stand before them.
-pub(crate) const HEALTHY: usize = 64;
+const HEALTHY: usize = 64;
 
 /// One thing that is watched.
 pub(crate) struct Watch {
@@ -52,6 +52,13 @@ impl Watch {
     pub(crate) fn series(&self) -> (Vec<Timestamp>, Vec<f64>) {
         let score = self.strongest();
         self.recent.iter().filter_map(|(start, z)| Some((*start, f64::from(*z.get(score)?)))).unzip()
+    }
+
+    /// Says when its change began.
+    pub(crate) fn onset(&self) -> Option<Timestamp> {
+        let (starts, series) = self.series();
+        let healthy = HEALTHY.min(series.len() / 2).max(1);
+        driftline_stats::onset(&series, healthy).map(|at| starts[at])
     }
 
     fn is_armed(&self) -> bool {

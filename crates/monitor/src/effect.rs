@@ -3,16 +3,12 @@
 use std::collections::BTreeMap;
 
 use driftline_stats::{
-    Effect, EmbeddingProfile, JointProfile, MIN_ROW, NumberProfile, ProfileSet, SignalProfile, jensen_shannon_effect,
-    wasserstein_effect,
+    Effect, EmbeddingProfile, JointProfile, MIN_ROW, NumberProfile, ProfileSet, SignalProfile, jensen_shannon,
+    jensen_shannon_effect, wasserstein_effect,
 };
 use driftline_types::Code;
 
-use crate::{
-    Baseline, Measure, NodeWindow, SignalFinding, What,
-    cause::{Span, onset_of},
-    detect::Watch,
-};
+use crate::{Baseline, Measure, NodeWindow, SignalFinding, What, cause::Span, detect::Watch};
 
 /// The chance that the lower bound of an effect is too high.
 const ERROR: f64 = 0.05;
@@ -28,7 +24,7 @@ pub(crate) fn finding(baseline: &Baseline, span: &Span<'_>, watch: &Watch) -> Si
         effect: None,
         measure: Measure::Divergence,
         change: String::new(),
-        onset: onset_of(watch),
+        onset: watch.onset(),
     };
     let (Some(reference), Some(current)) = (reference, current) else { return finding };
     if watch.what == What::Conditional {
@@ -161,4 +157,11 @@ pub(crate) fn expected_and_found(before: &JointProfile, now: &JointProfile) -> (
         codes.iter().map(|code| (expected.get(code).copied().unwrap_or(0.0) * scale).round() as u64).collect();
     let right: Vec<u64> = codes.iter().map(|code| found.get(code).copied().unwrap_or(0)).collect();
     (left, right)
+}
+/// Returns the divergence of two counts less what chance makes of it, bits.
+pub(crate) fn shift(left: &[u64], right: &[u64]) -> f64 {
+    let total = |counts: &[u64]| counts.iter().sum::<u64>().max(1) as f64;
+    let degrees = left.iter().zip(right).filter(|(a, b)| **a + **b > 0).count().saturating_sub(1) as f64;
+    let chance = degrees * (1.0 / total(left) + 1.0 / total(right)) / (8.0 * std::f64::consts::LN_2);
+    jensen_shannon(left, right).map_or(0.0, |found| (found - chance).max(0.0))
 }

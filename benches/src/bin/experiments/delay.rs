@@ -117,6 +117,9 @@ struct Answer {
 
 fn cell(delays: &[Option<f64>]) -> String {
     let seen: Vec<f64> = delays.iter().copied().flatten().collect();
+    if seen.is_empty() {
+        return "never".to_owned();
+    }
     let missed = 100.0 * (delays.len() - seen.len()) as f64 / delays.len().max(1) as f64;
     format!("{:.1} ({:.1}; {missed:.0} %)", mean(&seen), quantile(&seen, 0.95))
 }

@@ -10,6 +10,7 @@ use crate::{
     cause::{self, Cause, Span},
     effect, report,
     rules::{self, Crossing},
+    sentence::sentence,
     state::Held,
     windows::Closed,
 };
@@ -154,7 +155,7 @@ impl Monitor {
         let first = self.detectors.watches.get(*listed.first()?)?;
         let first_seen = self.recent.front()?.start;
         let known = held.filter(|alarm| alarm.state.is_active()).and_then(|alarm| alarm.onset);
-        let onset = known.or_else(|| cause::onset_of(first)).map(|onset| onset.max(first_seen));
+        let onset = known.or_else(|| first.onset()).map(|onset| onset.max(first_seen));
         let since: Vec<&Closed> =
             self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
         let span = Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since });
@@ -173,7 +174,7 @@ impl Monitor {
         let evident = held.map_or(end, |alarm| alarm.since);
         let probes = self.probes.says(onset.unwrap_or(evident), evident, end);
         let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0, &probes);
-        let summary = cause::sentence(&self.baseline, &found, &signals, onset);
+        let summary = sentence(&self.baseline, &found, &signals, onset);
         let Cause { nodes, traces, origin } = found;
         let before = held.cloned();
         let (id, since, fired, state, examples) = match before {

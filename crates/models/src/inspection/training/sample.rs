@@ -31,8 +31,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Takes a picture of brightness from 0 to 255 and, if there is one, its mask of the same size, in which a defect's pixels are not 0. `side` is the longer
-    /// side of the network's view.
+    /// Takes a picture of brightness from 0 to 255 and, if there is one, its mask of the same size, in which a defect's pixels are not 0. An empty mask of a
+    /// defective picture is none: nobody marked the defect. `side` is the longer side of the network's view.
     ///
     /// # Errors
     /// [`ModelError::Input`] if the sizes do not fit.
@@ -49,6 +49,7 @@ impl Sample {
     ) -> Result<Self, ModelError> {
         let kept = (side as f64 * MARGIN) as usize;
         let picture = reduce(width, height, pixels, kept)?;
+        let mask = mask.filter(|mask| class == 0 || mask.iter().any(|&m| m != 0));
         let mask = mask.map(|mask| mask.iter().map(|&m| if m == 0 { 0 } else { 255 }).collect::<Vec<u8>>());
         let area = mask.as_ref().map(|mask| mask.iter().filter(|&&m| m > 0).count() as f64 / mask.len().max(1) as f64);
         let mask = match mask {
@@ -101,4 +102,21 @@ pub fn deal(samples: &[Sample], count: usize, seed: u64) -> Vec<usize> {
     let parts: std::collections::BTreeMap<usize, usize> =
         order.into_iter().enumerate().map(|(i, (piece, _))| (piece, i % count.max(1))).collect();
     samples.iter().map(|sample| parts[&sample.piece]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_that_nobody_marked_has_no_mask() {
+        let sample = |class, marked: u8| {
+            let mut mask = [0; 256];
+            mask[17] = marked;
+            Sample::try_new("", "", 0, class, (16, 16), &[80; 256], Some(&mask), 16).unwrap()
+        };
+        assert_eq!((sample(1, 0).area, sample(1, 0).mask().is_none()), (None, true));
+        assert_eq!((sample(1, 1).area, sample(1, 1).mask().is_none()), (Some(1.0 / 256.0), false));
+        assert_eq!(sample(0, 0).area, Some(0.0));
+    }
 }

@@ -1,0 +1,236 @@
+//! The nodes from a source to a last stage, and whose doing the change of its output is.
+//!
+//! Shares are Shapley values ([`attribute`]) over the tables of the nodes. A stage that reads several nodes ends a line: what goes into it
+//! stands there as one player, under the names of those it reads.
+
+use std::collections::BTreeSet;
+
+use driftline_stats::{Attribution, JointProfile, MIN_ROW, Mechanism, attribute, output_cells, share_intervals};
+use driftline_types::{Code, StageName};
+
+use crate::{Baseline, NodeBaseline, Share, Trace, cause::Span, effect::shift, windows::Closed};
+
+/// The resamples of windows behind the interval of a share.
+const RESAMPLES: usize = 64;
+
+/// The nodes from a source to a last stage, each with its joints.
+pub(crate) struct Line<'a> {
+    players: Vec<Player<'a>>,
+    target: StageName,
+    windows: Vec<&'a Closed>,
+}
+
+struct Player<'a> {
+    name: String,
+    node: &'a StageName,
+    /// A source has one row; so has what goes into a stage that reads several nodes.
+    rows: Rows,
+    outputs: Vec<Code>,
+    before: &'a JointProfile,
+    now: JointProfile,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Rows {
+    /// By input code.
+    Inputs,
+    /// What a source wrote, whatever it is.
+    Source,
+    /// What went in, whatever became of it.
+    Entry,
+}
+
+impl<'a> Line<'a> {
+    /// Walks back from a last stage. `None` where a node was not seen, or on other cells.
+    pub(crate) fn new(baseline: &'a Baseline, target: &'a NodeBaseline, span: &Span<'a>) -> Option<Self> {
+        let mut line = vec![target];
+        while let [parent] = line[line.len() - 1].inputs.as_slice() {
+            line.push(baseline.node(parent)?);
+        }
+        line.reverse();
+        let mut players: Vec<Player<'a>> = Vec::new();
+        for (at, node) in line.into_iter().enumerate() {
+            let before = node.profiles.joint.as_ref()?;
+            let now = span.nodes.get(&node.name)?.joint.clone()?;
+            if now.output() != before.output() || now.input() != before.input() {
+                return None;
+            }
+            let outputs = output_cells(&[before, &now]);
+            if at == 0 && !node.inputs.is_empty() {
+                let names: Vec<&str> = node.inputs.iter().map(StageName::as_str).collect();
+                let mut outputs: Vec<Code> =
+                    [before, &now].iter().flat_map(|joint| joint.pairs()).map(|pair| pair.0).collect();
+                outputs.sort_unstable();
+                outputs.dedup();
+                let (name, now) = (names.join(" + "), now.clone());
+                players.push(Player { name, node: &node.name, rows: Rows::Entry, outputs, before, now });
+            }
+            let rows = if node.inputs.is_empty() { Rows::Source } else { Rows::Inputs };
+            players.push(Player { name: node.name.to_string(), node: &node.name, rows, outputs, before, now });
+        }
+        Some(Self { players, target: target.name.clone(), windows: span.windows.clone() })
+    }
+
+    /// Returns the counts of one player, row by row.
+    fn dense(&self, at: usize, joint: &JointProfile) -> Vec<u64> {
+        let player = &self.players[at];
+        let inputs: &[Code] = if at > 0 { &self.players[at - 1].outputs } else { &[] };
+        let width = player.outputs.len();
+        let mut counts = vec![0u64; width * if player.rows == Rows::Inputs { inputs.len() } else { 1 }];
+        for (input, output, n) in joint.pairs() {
+            let (row, code) = match player.rows {
+                Rows::Inputs => (inputs.binary_search(&input).ok(), output),
+                Rows::Source => (Some(0), output),
+                Rows::Entry => (Some(0), input),
+            };
+            if let (Some(row), Ok(column)) = (row, player.outputs.binary_search(&code)) {
+                counts[row * width + column] += n;
+            }
+        }
+        // What was dropped before stays dropped.
+        let dropped = |codes: &[Code]| codes.binary_search(&driftline_stats::DROPPED).ok();
+        if let (Rows::Inputs, Some(row), Some(column)) = (player.rows, dropped(inputs), dropped(&player.outputs)) {
+            counts[row * width + column] = MIN_ROW;
+        }
+        counts
+    }
+
+    /// Returns the counts of all players, in the reference and now.
+    fn tables(&self) -> [Vec<Vec<u64>>; 2] {
+        let players = self.players.iter().enumerate();
+        players.map(|(at, player)| (self.dense(at, player.before), self.dense(at, &player.now))).unzip().into()
+    }
+
+    /// Shares out the change of the last output.
+    pub(crate) fn attribution(&self, suspect: &dyn Fn(&StageName) -> bool) -> Option<Attribution> {
+        let [before, now] = self.tables();
+        self.attribute(&before, &now, suspect)
+    }
+
+    /// Returns the last stage.
+    pub(crate) fn target(&self) -> &StageName {
+        &self.target
+    }
+
+    /// Returns its nodes from the source on.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &'a StageName> {
+        self.players.iter().filter(|player| player.rows != Rows::Entry).map(|player| player.node)
+    }
+
+    /// Says of each node whether its table differs.
+    pub(crate) fn changed(&self, found: &Attribution) -> impl Iterator<Item = (&'a StageName, bool)> {
+        let players = self.players.iter().zip(&found.changed).filter(|(player, _)| player.rows != Rows::Entry);
+        players.map(|(player, differs)| (player.node, *differs))
+    }
+
+    /// Returns which player a node is.
+    fn place(&self, name: &StageName) -> Option<usize> {
+        self.players.iter().position(|player| player.name == name.as_str())
+    }
+
+    /// Returns the share of a node, 0 if there is none.
+    pub(crate) fn share(&self, found: &Attribution, name: &StageName) -> f64 {
+        self.place(name).zip(found.shares.as_ref()).map_or(0.0, |(at, shares)| shares[at])
+    }
+
+    /// Says what became of the last output. The shares of `followers` count as the origin's. Where no table shows how the change gets to the
+    /// last output, all of it is the origin's if that is `alone` in having changed by itself.
+    pub(crate) fn trace(
+        &self,
+        found: &Attribution,
+        suspect: &dyn Fn(&StageName) -> bool,
+        origin: Option<&StageName>,
+        followers: &BTreeSet<StageName>,
+        alone: bool,
+    ) -> Trace {
+        let origin = origin.and_then(|origin| self.place(origin));
+        if let (None, Some(origin), true) = (&found.shares, origin, alone) {
+            return self.all_from(origin, found);
+        }
+        let laid = |mut shares: Vec<f64>| {
+            for (at, player) in self.players.iter().enumerate() {
+                if let Some(origin) = origin
+                    && player.rows != Rows::Entry
+                    && followers.contains(player.node)
+                {
+                    shares[origin] += std::mem::take(&mut shares[at]);
+                }
+            }
+            shares
+        };
+        let shares = found.shares.clone().map(laid);
+        let intervals = if shares.is_some() { self.intervals(suspect, &laid) } else { Vec::new() };
+        let shares = shares.into_iter().flatten().enumerate().map(|(at, share)| Share {
+            node: self.players[at].name.clone(),
+            share,
+            // Resamples repeat windows, which makes tables differ more: the interval holds at least the share itself.
+            interval: intervals.get(at).map_or((share, share), |&(low, high)| (low.min(share), high.max(share))),
+        });
+        Trace {
+            target: self.target.clone(),
+            divergence: found.divergence,
+            floor: found.floor,
+            shares: shares.collect(),
+        }
+    }
+
+    /// Says that the last output moved by the doing of one player alone, though no table on the way shows how.
+    fn all_from(&self, origin: usize, found: &Attribution) -> Trace {
+        let last = self.players.len() - 1;
+        let outputs = |joint: &JointProfile| {
+            let mut counts = vec![0; self.players[last].outputs.len()];
+            let dense = self.dense(last, joint);
+            dense.chunks_exact(counts.len()).for_each(|row| counts.iter_mut().zip(row).for_each(|(sum, n)| *sum += n));
+            counts
+        };
+        let divergence = shift(&outputs(self.players[last].before), &outputs(&self.players[last].now));
+        let shares = self.players.iter().enumerate().map(|(at, player)| {
+            let share = f64::from(u8::from(at == origin));
+            Share { node: player.name.clone(), share, interval: (share, share) }
+        });
+        Trace { target: self.target.clone(), divergence, floor: found.floor, shares: shares.collect() }
+    }
+
+    /// Returns how far each share reaches over resamples of windows.
+    fn intervals(&self, suspect: &dyn Fn(&StageName) -> bool, laid: &dyn Fn(Vec<f64>) -> Vec<f64>) -> Vec<(f64, f64)> {
+        let [before, _] = self.tables();
+        let by_window: Vec<Vec<Option<Vec<u64>>>> = self
+            .windows
+            .iter()
+            .map(|closed| {
+                let joint = |at: usize| closed.nodes.get(self.players[at].node)?.window.joint.as_ref();
+                (0..self.players.len()).map(|at| joint(at).map(|joint| self.dense(at, joint))).collect()
+            })
+            .collect();
+        share_intervals(by_window.len(), RESAMPLES, 1, |drawn| {
+            let mut sums: Vec<Vec<u64>> = before.iter().map(|counts| vec![0; counts.len()]).collect();
+            for &window in drawn {
+                for (sum, counts) in sums.iter_mut().zip(&by_window[window]) {
+                    let counts = counts.iter().flatten();
+                    sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+                }
+            }
+            self.attribute(&before, &sums, suspect)?.shares.map(laid)
+        })
+    }
+
+    fn attribute(
+        &self,
+        before: &[Vec<u64>],
+        now: &[Vec<u64>],
+        suspect: &dyn Fn(&StageName) -> bool,
+    ) -> Option<Attribution> {
+        let mechanism = |at: usize| {
+            let player = &self.players[at];
+            let parents = if player.rows == Rows::Inputs { vec![at - 1] } else { Vec::new() };
+            let (mut before, mut now) = (before[at].clone(), now[at].clone());
+            if player.rows != Rows::Entry && !suspect(player.node) {
+                before.iter_mut().zip(&now).for_each(|(before, now)| *before += now);
+                now.clone_from(&before);
+            }
+            Mechanism::try_new(parents, player.outputs.len(), before, now).ok()
+        };
+        let nodes = (0..self.players.len()).map(mechanism).collect::<Option<Vec<_>>>()?;
+        attribute(&nodes).ok()
+    }
+}

@@ -1,0 +1,93 @@
+//! What is said of a change, in one sentence.
+
+use std::fmt::Display;
+
+use driftline_stats::{Probes, Verdict};
+use driftline_types::Timestamp;
+
+use crate::{Baseline, NodeFinding, SignalFinding, cause::Cause};
+
+/// Says it all in one sentence.
+pub(crate) fn sentence(
+    baseline: &Baseline,
+    cause: &Cause,
+    signals: &[SignalFinding],
+    onset: Option<Timestamp>,
+) -> String {
+    let at = onset.map_or_else(String::new, |onset| format!(", {onset}"));
+    let Some(origin) = &cause.origin else {
+        let most = signals.first().map_or_else(String::new, |signal| {
+            let said = if signal.change.is_empty() { String::new() } else { format!(" ({})", signal.change) };
+            format!("`{} {}` changed{said}{at}; ", signal.node, signal.what)
+        });
+        return format!("{most}where it began cannot be told{}", hidden(cause));
+    };
+    let is_source = baseline.node(origin).is_some_and(|node| node.inputs.is_empty());
+    let found = cause.nodes.iter().find(|node| node.node == *origin);
+    let what = match (is_source, found.map(|node| (node.verdict, node.probes))) {
+        (true, _) => "what it writes changed",
+        (false, Some((Verdict::VersionChanged, Probes::Different))) => "another version, it answers probes otherwise",
+        (false, Some((Verdict::VersionChanged, _))) => "another version, P(output | input) changed",
+        (false, Some((_, Probes::Different))) => "it answers probes otherwise",
+        (false, _) => "P(output | input) changed",
+    };
+    let mut said = format!("began in `{origin}` ({what}{at})");
+    let percent = |share: f64| (100.0 * share).round();
+    if let Some(trace) = cause.traces.iter().find(|trace| !trace.shares.is_empty())
+        && let Some(share) = trace.shares.iter().find(|share| share.node == origin.as_str())
+    {
+        let (part, low, high) = (percent(share.share), percent(share.interval.0), percent(share.interval.1));
+        let interval = if low < high { format!(" ({low} to {high})") } else { String::new() };
+        said.push_str(&format!(", {part} %{interval} of the change in `{}`", trace.target));
+        for other in &trace.shares {
+            if other.node != origin.as_str() && other.share.abs() >= 0.05 {
+                said.push_str(&format!(", {} % at `{}`", percent(other.share), other.node));
+            }
+        }
+    }
+    let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);
+    let unchanged = names(cause.nodes.iter().filter(as_before).map(|node| &node.node), ", ");
+    if !unchanged.is_empty() {
+        said.push_str(&format!("; {unchanged} unchanged"));
+    }
+    said.push_str(&followed(cause));
+    said.push_str(&hidden(cause));
+    said
+}
+
+/// Says of which stages the probes show that they are as before, though what they make of the same cells is not. Where no
+/// stage has changed, what they wrote otherwise came in with the origin.
+fn hidden(cause: &Cause) -> String {
+    let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == Probes::Same);
+    let names = names(hidden.map(|node| &node.node), ", ");
+    if names.is_empty() {
+        return String::new();
+    }
+    let cleared =
+        |node: &NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved | Verdict::HiddenInput);
+    let mut said = format!("; {names} unchanged by the probes: ");
+    said.push_str(&match &cause.origin {
+        Some(origin) if cause.nodes.iter().all(|node| node.node == *origin || cleared(node)) => {
+            format!("all that they write otherwise comes from `{origin}`, of which cells show only a part")
+        }
+        _ => "something moved in the input that its cells do not show".to_owned(),
+    });
+    said
+}
+
+/// Says which stages moved together with the origin.
+fn followed(cause: &Cause) -> String {
+    let followed =
+        cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == Probes::None);
+    let names = names(followed.map(|node| &node.node), ", ");
+    if names.is_empty() {
+        names
+    } else {
+        format!("; {names} moved in the same moment, by what the cells of their input do not show")
+    }
+}
+
+/// Names of nodes as a sentence has them.
+fn names(nodes: impl Iterator<Item = impl Display>, between: &str) -> String {
+    nodes.map(|node| format!("`{node}`")).collect::<Vec<_>>().join(between)
+}
