@@ -90,11 +90,7 @@ pub(crate) fn cause(
     let probed = |name: &StageName| probes.get(name).copied().unwrap_or_default();
     let other_version =
         |node: &NodeBaseline| !node.inputs.is_empty() && span.version(&node.name).is_some_and(|v| *v != node.version);
-    let evidence = |name: &StageName| {
-        let of_it =
-            detectors.watches.iter().filter(|watch| watch.node == *name && !matches!(watch.what, What::Input(_)));
-        of_it.map(Watch::evidence).fold(0.0, f64::max)
-    };
+    let evidence = |name: &StageName| detectors.strongest(name).map_or(0.0, Watch::evidence);
     let moved = |name: &StageName| evidence(name) >= level;
     let before = evidence_before(baseline, &evidence);
     let first = |name: &StageName| before.get(name).copied().unwrap_or(0.0) < STILL * level;
@@ -164,11 +160,7 @@ pub(crate) fn cause(
     for node in nodes.iter_mut().filter(|node| followers.contains(&node.node)) {
         node.verdict = Verdict::HiddenInput;
     }
-    let itself = |name: &StageName| {
-        nodes
-            .iter()
-            .any(|node| node.node == *name && matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged))
-    };
+    let itself = |name: &StageName| nodes.iter().any(|node| node.node == *name && node.verdict.is_change());
     let traces = lines.iter().map(|(line, found)| {
         // Whether nothing but the origin can have moved its end.
         let alone = moved(line.target()) && line.nodes().all(|name| origin.as_ref() == Some(name) || !itself(name));
@@ -185,22 +177,17 @@ fn followers(
     nodes: &[NodeFinding],
     origin: &StageName,
 ) -> BTreeSet<StageName> {
-    let of = |name: &StageName, conditional: bool| {
-        let watches = detectors.watches.iter().filter(|watch| watch.node == *name);
-        let watches = watches.filter(|watch| match watch.what {
-            What::Input(_) => false,
-            What::Output(_) => !conditional,
-            What::Conditional => true,
-        });
-        watches.max_by(|a, b| a.evidence().total_cmp(&b.evidence()))
-    };
-    let began = of(origin, false).and_then(Watch::onset);
-    let together = |name: &StageName| match (began, of(name, true)) {
-        (Some(began), Some(watch)) => watch.onset().is_none_or(|onset| {
-            let between = began.min(onset)..began.max(onset);
-            watch.series().0.iter().filter(|start| between.contains(start)).count() <= TOGETHER
-        }),
-        _ => true,
+    let began = detectors.strongest(origin).and_then(Watch::onset);
+    let together = |name: &StageName| {
+        let mut watches = detectors.watches.iter();
+        let conditional = watches.find(|watch| watch.node == *name && watch.what == What::Conditional);
+        match (began, conditional) {
+            (Some(began), Some(watch)) => watch.onset().is_none_or(|onset| {
+                let between = began.min(onset)..began.max(onset);
+                watch.series().0.iter().filter(|start| between.contains(start)).count() <= TOGETHER
+            }),
+            _ => true,
+        }
     };
     let mut behind = BTreeSet::from([origin]);
     let mut followers = BTreeSet::new();
@@ -218,8 +205,7 @@ fn followers(
 /// Where nothing is known to have changed, yet the probes clear a stage that makes something else of its input: if they clear all before
 /// it but one, it is that one.
 fn name_what_is_left(baseline: &Baseline, nodes: &mut [NodeFinding]) {
-    let changed = |node: &NodeFinding| matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged);
-    if nodes.iter().any(changed) {
+    if nodes.iter().any(|node| node.verdict.is_change()) {
         return;
     }
     let mut before: BTreeSet<&StageName> = BTreeSet::new();
@@ -303,11 +289,8 @@ fn origin(
     share: impl Fn(&StageName) -> f64,
     certain: impl Fn(&StageName) -> bool,
 ) -> Option<StageName> {
-    let changed: Vec<&StageName> = nodes
-        .iter()
-        .filter(|node| matches!(node.verdict, Verdict::StageChanged | Verdict::VersionChanged))
-        .map(|node| &node.node)
-        .collect();
+    let changed: Vec<&StageName> =
+        nodes.iter().filter(|node| node.verdict.is_change()).map(|node| &node.node).collect();
     let first = changed.iter().find(|name| certain(name));
     let most = changed.iter().filter(|name| share(name) > 0.0).max_by(|a, b| share(a).total_cmp(&share(b)));
     first.or(most).or(changed.first()).map(|name| (*name).clone())

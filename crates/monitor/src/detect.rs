@@ -200,6 +200,12 @@ impl Detectors {
         driftline_stats::listed(&evidence, level)
     }
 
+    /// Returns the watch of what a node writes, or of P(output | input), that has the most evidence.
+    pub(crate) fn strongest(&self, node: &StageName) -> Option<&Watch> {
+        let of_it = self.watches.iter().filter(|watch| watch.node == *node && !matches!(watch.what, What::Input(_)));
+        of_it.max_by(|a, b| a.evidence().total_cmp(&b.evidence()))
+    }
+
     /// Returns the evidence of P(output | input) of each node.
     pub(crate) fn conditional(&self) -> BTreeMap<&StageName, f64> {
         let conditional = self.watches.iter().filter(|watch| watch.what == What::Conditional);

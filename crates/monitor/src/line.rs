@@ -13,9 +13,12 @@ use crate::{Baseline, NodeBaseline, Share, Trace, cause::Span, effect::shift, wi
 /// The resamples of windows behind the interval of a share.
 const RESAMPLES: usize = 64;
 
-/// The nodes from a source to a last stage, each with its joints.
+/// The nodes from a source to a last stage, each with its table.
 pub(crate) struct Line<'a> {
     players: Vec<Player<'a>>,
+    /// The counts of each player in the reference, row by row, and now.
+    before: Vec<Vec<u64>>,
+    now: Vec<Vec<u64>>,
     target: StageName,
     windows: Vec<&'a Closed>,
 }
@@ -26,8 +29,6 @@ struct Player<'a> {
     /// A source has one row; so has what goes into a stage that reads several nodes.
     rows: Rows,
     outputs: Vec<Code>,
-    before: &'a JointProfile,
-    now: JointProfile,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -48,27 +49,33 @@ impl<'a> Line<'a> {
             line.push(baseline.node(parent)?);
         }
         line.reverse();
-        let mut players: Vec<Player<'a>> = Vec::new();
+        let (mut players, mut joints) = (Vec::new(), Vec::new());
         for (at, node) in line.into_iter().enumerate() {
             let before = node.profiles.joint.as_ref()?;
-            let now = span.nodes.get(&node.name)?.joint.clone()?;
+            let now = span.nodes.get(&node.name)?.joint.as_ref()?;
             if now.output() != before.output() || now.input() != before.input() {
                 return None;
             }
-            let outputs = output_cells(&[before, &now]);
+            let outputs = output_cells(&[before, now]);
             if at == 0 && !node.inputs.is_empty() {
                 let names: Vec<&str> = node.inputs.iter().map(StageName::as_str).collect();
                 let mut outputs: Vec<Code> =
-                    [before, &now].iter().flat_map(|joint| joint.pairs()).map(|pair| pair.0).collect();
+                    [before, now].iter().flat_map(|joint| joint.pairs()).map(|pair| pair.0).collect();
                 outputs.sort_unstable();
                 outputs.dedup();
-                let (name, now) = (names.join(" + "), now.clone());
-                players.push(Player { name, node: &node.name, rows: Rows::Entry, outputs, before, now });
+                players.push(Player { name: names.join(" + "), node: &node.name, rows: Rows::Entry, outputs });
+                joints.push((before, now));
             }
             let rows = if node.inputs.is_empty() { Rows::Source } else { Rows::Inputs };
-            players.push(Player { name: node.name.to_string(), node: &node.name, rows, outputs, before, now });
+            players.push(Player { name: node.name.to_string(), node: &node.name, rows, outputs });
+            joints.push((before, now));
         }
-        Some(Self { players, target: target.name.clone(), windows: span.windows.clone() })
+        let (before, now) = (Vec::new(), Vec::new());
+        let mut line = Self { players, before, now, target: target.name.clone(), windows: span.windows.clone() };
+        let tables = joints.into_iter().enumerate();
+        (line.before, line.now) =
+            tables.map(|(at, (before, now))| (line.dense(at, before), line.dense(at, now))).unzip();
+        Some(line)
     }
 
     /// Returns the counts of one player, row by row.
@@ -95,16 +102,9 @@ impl<'a> Line<'a> {
         counts
     }
 
-    /// Returns the counts of all players, in the reference and now.
-    fn tables(&self) -> [Vec<Vec<u64>>; 2] {
-        let players = self.players.iter().enumerate();
-        players.map(|(at, player)| (self.dense(at, player.before), self.dense(at, &player.now))).unzip().into()
-    }
-
     /// Shares out the change of the last output.
     pub(crate) fn attribution(&self, suspect: &dyn Fn(&StageName) -> bool) -> Option<Attribution> {
-        let [before, now] = self.tables();
-        self.attribute(&before, &now, suspect)
+        self.attribute(&self.now, suspect)
     }
 
     /// Returns the last stage.
@@ -148,11 +148,9 @@ impl<'a> Line<'a> {
             return self.all_from(origin, found);
         }
         let laid = |mut shares: Vec<f64>| {
+            let Some(origin) = origin else { return shares };
             for (at, player) in self.players.iter().enumerate() {
-                if let Some(origin) = origin
-                    && player.rows != Rows::Entry
-                    && followers.contains(player.node)
-                {
+                if player.rows != Rows::Entry && followers.contains(player.node) {
                     shares[origin] += std::mem::take(&mut shares[at]);
                 }
             }
@@ -177,13 +175,12 @@ impl<'a> Line<'a> {
     /// Says that the last output moved by the doing of one player alone, though no table on the way shows how.
     fn all_from(&self, origin: usize, found: &Attribution) -> Trace {
         let last = self.players.len() - 1;
-        let outputs = |joint: &JointProfile| {
+        let outputs = |table: &[u64]| {
             let mut counts = vec![0; self.players[last].outputs.len()];
-            let dense = self.dense(last, joint);
-            dense.chunks_exact(counts.len()).for_each(|row| counts.iter_mut().zip(row).for_each(|(sum, n)| *sum += n));
+            table.chunks_exact(counts.len()).for_each(|row| counts.iter_mut().zip(row).for_each(|(sum, n)| *sum += n));
             counts
         };
-        let divergence = shift(&outputs(self.players[last].before), &outputs(&self.players[last].now));
+        let divergence = shift(&outputs(&self.before[last]), &outputs(&self.now[last]));
         let shares = self.players.iter().enumerate().map(|(at, player)| {
             let share = f64::from(u8::from(at == origin));
             Share { node: player.name.clone(), share, interval: (share, share) }
@@ -193,7 +190,6 @@ impl<'a> Line<'a> {
 
     /// Returns how far each share reaches over resamples of windows.
     fn intervals(&self, suspect: &dyn Fn(&StageName) -> bool, laid: &dyn Fn(Vec<f64>) -> Vec<f64>) -> Vec<(f64, f64)> {
-        let [before, _] = self.tables();
         let by_window: Vec<Vec<Option<Vec<u64>>>> = self
             .windows
             .iter()
@@ -203,27 +199,22 @@ impl<'a> Line<'a> {
             })
             .collect();
         share_intervals(by_window.len(), RESAMPLES, 1, |drawn| {
-            let mut sums: Vec<Vec<u64>> = before.iter().map(|counts| vec![0; counts.len()]).collect();
+            let mut sums: Vec<Vec<u64>> = self.before.iter().map(|counts| vec![0; counts.len()]).collect();
             for &window in drawn {
                 for (sum, counts) in sums.iter_mut().zip(&by_window[window]) {
                     let counts = counts.iter().flatten();
                     sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
                 }
             }
-            self.attribute(&before, &sums, suspect)?.shares.map(laid)
+            self.attribute(&sums, suspect)?.shares.map(laid)
         })
     }
 
-    fn attribute(
-        &self,
-        before: &[Vec<u64>],
-        now: &[Vec<u64>],
-        suspect: &dyn Fn(&StageName) -> bool,
-    ) -> Option<Attribution> {
+    fn attribute(&self, now: &[Vec<u64>], suspect: &dyn Fn(&StageName) -> bool) -> Option<Attribution> {
         let mechanism = |at: usize| {
             let player = &self.players[at];
             let parents = if player.rows == Rows::Inputs { vec![at - 1] } else { Vec::new() };
-            let (mut before, mut now) = (before[at].clone(), now[at].clone());
+            let (mut before, mut now) = (self.before[at].clone(), now[at].clone());
             if player.rows != Rows::Entry && !suspect(player.node) {
                 before.iter_mut().zip(&now).for_each(|(before, now)| *before += now);
                 now.clone_from(&before);

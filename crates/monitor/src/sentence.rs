@@ -46,7 +46,7 @@ pub(crate) fn sentence(
         }
     }
     let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);
-    let unchanged = names(cause.nodes.iter().filter(as_before).map(|node| &node.node), ", ");
+    let unchanged = names(cause.nodes.iter().filter(as_before).map(|node| &node.node));
     if !unchanged.is_empty() {
         said.push_str(&format!("; {unchanged} unchanged"));
     }
@@ -58,8 +58,7 @@ pub(crate) fn sentence(
 /// Says of which stages the probes show that they are as before, though what they make of the same cells is not. Where no
 /// stage has changed, what they wrote otherwise came in with the origin.
 fn hidden(cause: &Cause) -> String {
-    let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == Probes::Same);
-    let names = names(hidden.map(|node| &node.node), ", ");
+    let names = of_hidden_input(cause, Probes::Same);
     if names.is_empty() {
         return String::new();
     }
@@ -77,9 +76,7 @@ fn hidden(cause: &Cause) -> String {
 
 /// Says which stages moved together with the origin.
 fn followed(cause: &Cause) -> String {
-    let followed =
-        cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == Probes::None);
-    let names = names(followed.map(|node| &node.node), ", ");
+    let names = of_hidden_input(cause, Probes::None);
     if names.is_empty() {
         names
     } else {
@@ -87,7 +84,13 @@ fn followed(cause: &Cause) -> String {
     }
 }
 
+/// Names the nodes of hidden input of which the probes say this.
+fn of_hidden_input(cause: &Cause, probes: Probes) -> String {
+    let hidden = cause.nodes.iter().filter(|node| node.verdict == Verdict::HiddenInput && node.probes == probes);
+    names(hidden.map(|node| &node.node))
+}
+
 /// Names of nodes as a sentence has them.
-fn names(nodes: impl Iterator<Item = impl Display>, between: &str) -> String {
-    nodes.map(|node| format!("`{node}`")).collect::<Vec<_>>().join(between)
+fn names(nodes: impl Iterator<Item = impl Display>) -> String {
+    nodes.map(|node| format!("`{node}`")).collect::<Vec<_>>().join(", ")
 }

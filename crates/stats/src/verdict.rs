@@ -49,6 +49,14 @@ pub enum Verdict {
     Undetermined,
 }
 
+impl Verdict {
+    /// Says whether the stage itself is what changed.
+    #[must_use]
+    pub fn is_change(self) -> bool {
+        matches!(self, Self::StageChanged | Self::VersionChanged)
+    }
+}
+
 /// The share of new input from which nothing is said about the stage.
 pub const TOO_NEW: f64 = 0.5;
 
