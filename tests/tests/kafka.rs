@@ -10,9 +10,8 @@ mod driftline;
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -20,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline::driftline;
+use driftline::{
+    driftline,
+    process::{LOOK, Process},
+};
 use driftline_broker::{Broker, Embedded, EmbeddedConfig, Kafka, KafkaConfig, records};
 use driftline_types::{PipelineName, TopicPartition};
 use serde_json::Value;
@@ -28,8 +30,6 @@ use tempfile::TempDir;
 
 /// Long enough that only a group that hangs reaches it.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How often a test looks how far the pipeline is. Looking without a pause takes a core from the processes looked at.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// One at a time: a pipeline is up to fifteen processes, which starve beside another one's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -123,32 +123,6 @@ impl Pipeline {
             }
             std::thread::sleep(LOOK);
         }
-    }
-}
-
-/// A process that does not outlive its test.
-struct Process(Child);
-
-impl Process {
-    /// Asks it to stop, waits, and checks that it did so in order. One that has hardly begun, because others had done all the
-    /// work before it came to it, does not listen yet and ends of the signal itself.
-    fn stop(&mut self, in_order: i32) {
-        let id = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        let status = self.0.wait().unwrap();
-        assert!(status.code() == Some(in_order) || status.signal() == Some(15), "{status}");
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

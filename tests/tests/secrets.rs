@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline::driftline;
+use driftline::{driftline, process::LOOK};
 use driftline_broker::{ALLOWED_PROPERTIES, Broker, Kafka, KafkaConfig, records};
 use driftline_pipeline::Plan;
 use driftline_stage::Registry;
@@ -30,7 +30,6 @@ use serde_json::json;
 
 const SPEECH: &str = "pipelines/speech.toml";
 const PATIENCE: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(20);
 /// Letters of a secret: far too many for one to stand anywhere by chance.
 const LETTERS: usize = 12;
 

@@ -388,7 +388,7 @@ impl Series {
     /// Trains a detector on the windows, all of which are healthy; `each` sees it after every window that says something.
     #[must_use]
     pub fn train(&self, windows: &[Timestamp], mut each: impl FnMut(Timestamp, &Detector)) -> Detector {
-        let mut detector = Detector::new(self.basis.len());
+        let mut detector = Detector::weighted(&self.basis.weights());
         for (start, scores) in windows.iter().zip(self.scores.chunks_exact(self.basis.len().max(1))) {
             if scores.iter().all(|score| score.is_finite()) {
                 let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();

@@ -7,9 +7,9 @@
 //! known: a stage whose own shift is small beside that of a suspect before it is no suspect. Above all that stand the probes: a stage that
 //! answers them otherwise has changed, one that answers as before has not.
 //!
-//! Two stages seldom change in the same moment. A stage whose P(output | input) moved together with what went into it from the origin
-//! is taken for one that the origin's change reaches by what cells do not show, and its share counts as the origin's,
-//! unless its version or the probes say otherwise. One that moved earlier or later changed by itself.
+//! Two stages seldom change in the same moment. A stage whose P(output | input) began to move when the origin did, or while the origin went
+//! on moving, is taken for one that the origin's change reaches by what cells do not show, and its share counts as the origin's,
+//! unless its version or the probes say otherwise. One that moved while the origin stood still changed by itself.
 //!
 //! Shares follow the [`Line`] of nodes from a source to each last stage.
 
@@ -156,7 +156,10 @@ pub(crate) fn cause(
     };
     let share = |name: &StageName| lines.iter().map(|(line, found)| line.share(found, name)).fold(0.0, f64::max);
     let origin = origin(&nodes, share, certain);
-    let followers = origin.as_ref().map_or_else(BTreeSet::new, |origin| followers(baseline, detectors, &nodes, origin));
+    let followers = match &origin {
+        Some(origin) => followers(baseline, detectors, &nodes, origin, level),
+        None => BTreeSet::new(),
+    };
     for node in nodes.iter_mut().filter(|node| followers.contains(&node.node)) {
         node.verdict = Verdict::HiddenInput;
     }
@@ -170,21 +173,23 @@ pub(crate) fn cause(
     Cause { nodes, traces, origin }
 }
 
-/// Returns the stages behind the origin whose P(output | input) moved in the same moment, and of which nothing proves that they changed.
+/// Returns the stages behind the origin whose P(output | input) moved with it, and of which nothing proves that they changed.
 fn followers(
     baseline: &Baseline,
     detectors: &Detectors,
     nodes: &[NodeFinding],
     origin: &StageName,
+    level: f64,
 ) -> BTreeSet<StageName> {
     let began = detectors.strongest(origin).and_then(Watch::onset);
+    let goes_on = |at| detectors.of(origin).any(|watch| watch.evidence() >= level && watch.moves_at(at));
     let together = |name: &StageName| {
         let mut watches = detectors.watches.iter();
         let conditional = watches.find(|watch| watch.node == *name && watch.what == What::Conditional);
         match (began, conditional) {
             (Some(began), Some(watch)) => watch.onset().is_none_or(|onset| {
                 let between = began.min(onset)..began.max(onset);
-                watch.series().0.iter().filter(|start| between.contains(start)).count() <= TOGETHER
+                watch.windows_in(between) <= TOGETHER || goes_on(onset)
             }),
             _ => true,
         }

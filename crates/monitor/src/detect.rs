@@ -20,6 +20,13 @@ pub(crate) const EPOCH: u64 = 1_024;
 const KEPT: usize = 256;
 /// The last windows of the baseline that stand before them.
 const HEALTHY: usize = 64;
+/// The windows on either side of a moment by which it is told whether something goes on moving there.
+const AROUND: usize = 8;
+/// The least windows on either side.
+const FEWEST: usize = 2;
+/// By how many standard errors the two sides differ where something moves: of a dozen things that stand still, one does by chance in
+/// two cases of a hundred.
+const MOVING: f64 = 3.5;
 
 /// One thing that is watched.
 pub(crate) struct Watch {
@@ -32,7 +39,9 @@ pub(crate) struct Watch {
     adaptive: Detector,
     anchored: Detector,
     /// Standardised scores of the last windows, newest last, with the start of each.
-    pub recent: VecDeque<(Timestamp, Vec<f32>)>,
+    recent: VecDeque<(Timestamp, Vec<f32>)>,
+    /// How many of them, at the front, are the baseline's, whose times may be any.
+    healthy: usize,
 }
 
 impl Watch {
@@ -61,6 +70,32 @@ impl Watch {
         driftline_stats::onset(&series, healthy).map(|at| starts[at])
     }
 
+    /// Counts the windows since the baseline that start in `span`.
+    pub(crate) fn windows_in(&self, span: std::ops::Range<Timestamp>) -> usize {
+        self.recent.iter().skip(self.healthy).filter(|(start, _)| span.contains(start)).count()
+    }
+
+    /// Says whether its strongest score goes on moving away from what is healthy at `at`: whether the windows from there on lie beyond
+    /// those before, by Welch's t (1947). A step before `at` does not count, because it makes the windows before differ.
+    pub(crate) fn moves_at(&self, at: Timestamp) -> bool {
+        let (starts, series) = self.series();
+        let split = self.healthy + starts[self.healthy..].partition_point(|start| *start < at);
+        let before = &series[split.saturating_sub(AROUND)..split];
+        let after = &series[split..series.len().min(split + AROUND)];
+        if before.len() < FEWEST || after.len() < FEWEST {
+            return false;
+        }
+        let moments = |part: &[f64]| {
+            let n = part.len() as f64;
+            let mean = part.iter().sum::<f64>() / n;
+            let variance = part.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / (n - 1.0);
+            // Standardised windows of health have a variance of 1.
+            (mean, variance.max(1.0) / n)
+        };
+        let ((left, left_error), (right, right_error)) = (moments(before), moments(after));
+        (right - left) * right.signum() > MOVING * (left_error + right_error).sqrt()
+    }
+
     fn is_armed(&self) -> bool {
         self.anchored.history() >= MIN_HISTORY
     }
@@ -70,7 +105,9 @@ impl Watch {
         let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();
         self.adaptive.observe(hour, &scores);
         self.anchored.observe(hour, &scores);
-        keep(&mut self.recent, start, &self.anchored);
+        if keep(&mut self.recent, start, &self.anchored) {
+            self.healthy = self.healthy.saturating_sub(1);
+        }
     }
 
     fn reset(&mut self) {
@@ -200,10 +237,14 @@ impl Detectors {
         driftline_stats::listed(&evidence, level)
     }
 
-    /// Returns the watch of what a node writes, or of P(output | input), that has the most evidence.
+    /// Returns the watches of what a node writes, and of P(output | input).
+    pub(crate) fn of<'a>(&'a self, node: &StageName) -> impl Iterator<Item = &'a Watch> {
+        self.watches.iter().filter(move |watch| watch.node == *node && !matches!(watch.what, What::Input(_)))
+    }
+
+    /// Returns that of them that has the most evidence.
     pub(crate) fn strongest(&self, node: &StageName) -> Option<&Watch> {
-        let of_it = self.watches.iter().filter(|watch| watch.node == *node && !matches!(watch.what, What::Input(_)));
-        of_it.max_by(|a, b| a.evidence().total_cmp(&b.evidence()))
+        self.of(node).max_by(|a, b| a.evidence().total_cmp(&b.evidence()))
     }
 
     /// Returns the evidence of P(output | input) of each node.
@@ -224,11 +265,10 @@ fn feed(watches: &mut [Watch], scored: &Scored) {
     }
 }
 
-fn keep(recent: &mut VecDeque<(Timestamp, Vec<f32>)>, start: Timestamp, detector: &Detector) {
+/// Adds a window; returns whether the oldest had to go.
+fn keep(recent: &mut VecDeque<(Timestamp, Vec<f32>)>, start: Timestamp, detector: &Detector) -> bool {
     recent.push_back((start, detector.standardised().map(|z| z as f32).collect()));
-    if recent.len() > KEPT {
-        recent.pop_front();
-    }
+    recent.len() > KEPT && recent.pop_front().is_some()
 }
 
 fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
@@ -238,7 +278,9 @@ fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
         .filter(|(_, series)| !is_ignored(&series.what))
         .map(|(node, series)| {
             let mut recent = VecDeque::new();
-            let adaptive = series.train(&baseline.windows, |start, detector| keep(&mut recent, start, detector));
+            let adaptive = series.train(&baseline.windows, |start, detector| {
+                keep(&mut recent, start, detector);
+            });
             recent.drain(..recent.len().saturating_sub(HEALTHY));
             Watch {
                 node: node.name.clone(),
@@ -248,6 +290,7 @@ fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
                 inflation: series.inflation(),
                 anchored: adaptive.anchored(),
                 adaptive,
+                healthy: recent.len(),
                 recent,
             }
         })

@@ -93,6 +93,15 @@ impl Basis {
         }
     }
 
+    /// Returns what the evidence of each score counts for.
+    #[must_use]
+    pub fn weights(&self) -> Vec<f64> {
+        match self {
+            Self::Signal(basis) => basis.weights(),
+            Self::Conditional(basis) => vec![1.0; basis.aspects().len()],
+        }
+    }
+
     /// Says whether there are no scores.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -46,6 +46,12 @@ pub(crate) fn sentence(
         }
     }
     let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);
+    let changed = names(
+        cause.nodes.iter().filter(|node| node.verdict.is_change() && node.node != *origin).map(|node| &node.node),
+    );
+    if !changed.is_empty() {
+        said.push_str(&format!("; {changed} changed too"));
+    }
     let unchanged = names(cause.nodes.iter().filter(as_before).map(|node| &node.node));
     if !unchanged.is_empty() {
         said.push_str(&format!("; {unchanged} unchanged"));
@@ -74,13 +80,13 @@ fn hidden(cause: &Cause) -> String {
     said
 }
 
-/// Says which stages moved together with the origin.
+/// Says which stages moved with the origin.
 fn followed(cause: &Cause) -> String {
     let names = of_hidden_input(cause, Probes::None);
     if names.is_empty() {
         names
     } else {
-        format!("; {names} moved in the same moment, by what the cells of their input do not show")
+        format!("; {names} moved with it, by what the cells of their input do not show")
     }
 }
 

@@ -84,11 +84,22 @@ fn watched_on(
 }
 
 fn run_with(changes: Changes, source: &str) -> (Status, Vec<Alarm>) {
-    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    run_after(plant::baseline(changes, HEALTHY), changes, source)
+}
+
+fn run_after(baseline: Baseline, changes: Changes, source: &str) -> (Status, Vec<Alarm>) {
     let plan = plant::plan(changes, 2, HEALTHY, RUN, source, MONITOR);
-    let (status, alarms, _) = watched(&plan, &baseline);
+    let (status, alarms, _) = watched(&plan, &Arc::new(baseline));
     eprintln!("{}", status.sentence);
     (status, alarms)
+}
+
+/// A baseline whose windows bear the times of the run.
+fn baseline_of_the_same_times(changes: Changes) -> Baseline {
+    let mut baseline = plant::baseline(changes, HEALTHY);
+    let later = RUN as i64 * plant::WINDOW;
+    baseline.windows.iter_mut().for_each(|start| *start = start.plus_millis(later));
+    baseline
 }
 
 /// The one alarm that fires, which names this node with the largest share.
@@ -125,26 +136,48 @@ fn a_stage_that_changed_is_named() {
     }
 }
 
+/// Returns what the last alarm says of a node: its verdict, its share and the sentence.
+fn said_of(alarm: &Alarm, node: &str) -> (Verdict, f64, String) {
+    let found = alarm.nodes.iter().find(|found| found.node.as_str() == node).unwrap();
+    let share = alarm.traces[0].shares.iter().find(|share| share.node == node);
+    (found.verdict, share.map_or(0.0, |share| share.share), alarm.summary.clone())
+}
+
 /// What moves behind the origin in the same moment is taken for what cells do not show, and is laid at the origin; what moves later
-/// changed by itself.
+/// changed by itself. Of what times the baseline is does not matter.
 #[test]
 fn a_second_change_is_told_by_its_moment() {
-    let at = |paint: u64| {
+    let at = |paint: u64, baseline: fn(Changes) -> Baseline| {
         let changes = Changes { scale: Some(CHANGE), paint: Some(paint), ..Changes::default() };
-        let (_, alarms) = run_with(changes, "");
+        let (_, alarms) = run_after(baseline(changes), changes, "");
         let alarm = last(&alarms).clone();
         assert!(alarm.summary.starts_with("began in `scale`"), "{}", alarm.summary);
-        let verdict = |node: &str| alarm.nodes.iter().find(|found| found.node.as_str() == node).unwrap().verdict;
-        let share = |node: &str| alarm.traces[0].shares.iter().find(|share| share.node == node).unwrap().share;
-        assert_eq!(verdict("scale"), Verdict::StageChanged);
-        (verdict("paint"), share("paint"), alarm.summary)
+        assert_eq!(said_of(&alarm, "scale").0, Verdict::StageChanged);
+        said_of(&alarm, "paint")
     };
-    let (together, share, said) = at(CHANGE);
-    assert_eq!((together, share), (Verdict::HiddenInput, 0.0), "{said}");
-    assert!(said.contains("`paint` moved in the same moment"), "{said}");
-    let (later, share, said) = at(CHANGE + 12);
-    assert_eq!(later, Verdict::StageChanged, "{said}");
-    assert!(share > 0.1, "{share}: {said}");
+    for baseline in [|changes| plant::baseline(changes, HEALTHY), baseline_of_the_same_times] {
+        let (together, share, said) = at(CHANGE, baseline);
+        assert_eq!((together, share), (Verdict::HiddenInput, 0.0), "{said}");
+        assert!(said.contains("`paint` moved with it"), "{said}");
+        let (later, share, said) = at(CHANGE + 12, baseline);
+        assert_eq!(later, Verdict::StageChanged, "{said}");
+        assert!(share > 0.1, "{share}: {said}");
+        assert!(said.contains("`paint` changed too"), "{said}");
+    }
+}
+
+/// A change that comes slowly reaches the stages behind it when it is large enough for them, which is later: what moves while the origin goes
+/// on moving is laid at the origin, too.
+#[test]
+fn what_moves_while_the_origin_moves_is_laid_at_it() {
+    let from = HEALTHY + RUN / 4;
+    let changes = Changes { paint: Some(from + 14), ..Changes::default() };
+    let ramp = format!("wider_from = {from}\nwider_over = 30");
+    let (_, alarms) = run_after(baseline_of_the_same_times(changes), changes, &ramp);
+    let alarm = last(&alarms);
+    assert!(alarm.summary.starts_with("began in `parts`"), "{}", alarm.summary);
+    let (verdict, share, said) = said_of(alarm, "paint");
+    assert_eq!((verdict, share), (Verdict::HiddenInput, 0.0), "{said}");
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! stopping time τ without a change, so the first time that R ≥ A takes at least A windows on average
 //! (Shin, Ramdas, Rinaldo 2022, arXiv 2203.03532). A mean of e-detectors is one, whatever the
 //! dependence between them: so means are taken, over bets, over scores, over signals, over lanes, and
-//! the one number at the end has the same threshold and the same promise.
+//! the one number at the end has the same threshold and the same promise. A mean may be weighted as long as the weights
+//! do not depend on what is seen: scores that move more often than others are given more.
 //!
 //! A window is learned from only once [`QUARANTINE`] more have passed without an alarm.
 
@@ -66,6 +67,8 @@ struct Stream {
     running: [f64; BETS],
     /// The standardised score of the last window.
     last: f64,
+    /// What its evidence counts for; over all scores 1.
+    weight: f64,
 }
 
 /// A window that is not yet known to be healthy.
@@ -81,7 +84,16 @@ impl Detector {
     /// Makes a detector of so many scores that has learned nothing.
     #[must_use]
     pub fn new(scores: usize) -> Self {
-        Self { lane: Lane::Adaptive, streams: vec![Stream::default(); scores], evidence: 0.0 }
+        Self::weighted(&vec![1.0; scores])
+    }
+
+    /// Makes a detector that has learned nothing, with a score for each weight. Only how much larger one weight is than
+    /// another counts; all are above 0.
+    #[must_use]
+    pub fn weighted(weights: &[f64]) -> Self {
+        let sum: f64 = weights.iter().sum();
+        let streams = weights.iter().map(|weight| Stream { weight: weight / sum, ..Stream::default() });
+        Self { lane: Lane::Adaptive, streams: streams.collect(), evidence: 0.0 }
     }
 
     /// Returns a detector that judges by what this one has learned and learns no more.
@@ -102,21 +114,16 @@ impl Detector {
     /// [evidence](Self::evidence). Scores that are missing or not finite leave their part as it was, as
     /// does a window that is left out.
     pub fn observe(&mut self, hour: HourOfWeek, scores: &[f64]) -> f64 {
-        let mut sum = 0.0;
         for (stream, score) in self.streams.iter_mut().zip(scores) {
             if score.is_finite() {
                 stream.observe(hour, *score, self.lane);
             }
-            sum += stream.evidence();
         }
-        for stream in self.streams.iter().skip(scores.len()) {
-            sum += stream.evidence();
-        }
-        self.evidence = sum / self.streams.len().max(1) as f64;
+        self.evidence = self.streams.iter().map(|stream| stream.weight * stream.evidence()).sum();
         self.evidence
     }
 
-    /// Returns the evidence for a change since the last reset: the mean of all Shiryaev–Roberts
+    /// Returns the evidence for a change since the last reset: the weighted mean of all Shiryaev–Roberts
     /// statistics, 0 or more. Without a change it reaches A after at least A windows on average.
     #[must_use]
     pub fn evidence(&self) -> f64 {
@@ -212,16 +219,7 @@ pub fn listed(evidence: &[f64], level: f64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Uniform numbers from a linear congruential generator (Knuth's MMIX), as normal ones.
-    struct Noise(u64);
-
-    impl Noise {
-        fn next(&mut self) -> f64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            crate::normal::quantile(((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64)
-        }
-    }
+    use crate::noise::Noise;
 
     fn hour(window: usize) -> HourOfWeek {
         HourOfWeek::of(driftline_types::Timestamp::from_millis(window as i64 * 3_600_000))
@@ -229,15 +227,15 @@ mod tests {
 
     #[test]
     fn a_change_is_seen_and_noise_is_not() {
-        let (mut detector, mut noise) = (Detector::new(2), Noise(3));
+        let (mut detector, mut noise) = (Detector::new(2), Noise::new(3));
         for window in 0..3000 {
-            let evidence = detector.observe(hour(window), &[noise.next(), noise.next()]);
+            let evidence = detector.observe(hour(window), &[noise.normal(), noise.normal()]);
             assert!(evidence < 10_000.0, "window {window}: {evidence}");
         }
         let mut anchored = detector.anchored();
         assert_eq!(anchored.evidence(), 0.0);
         let delay = (0..50).position(|after| {
-            let scores = [noise.next(), noise.next() + 3.0];
+            let scores = [noise.normal(), noise.normal() + 3.0];
             anchored.observe(hour(3000 + after), &scores);
             detector.observe(hour(3000 + after), &scores) > 10_000.0
         });
@@ -250,9 +248,9 @@ mod tests {
     #[test]
     fn more_healthy_windows_allow_an_earlier_alarm() {
         let soonest = |healthy: usize| {
-            let (mut detector, mut noise) = (Detector::new(1), Noise(9));
+            let (mut detector, mut noise) = (Detector::new(1), Noise::new(9));
             for window in 0..healthy {
-                detector.observe(hour(window), &[noise.next()]);
+                detector.observe(hour(window), &[noise.normal()]);
             }
             detector.trust();
             let mut anchored = detector.anchored();
@@ -262,14 +260,27 @@ mod tests {
     }
 
     #[test]
+    fn evidence_is_a_weighted_mean() {
+        let mut detectors = [Detector::weighted(&[3.0, 1.0]), Detector::new(2)];
+        let mut noise = Noise::new(11);
+        for window in 0..200 {
+            let scores = [noise.normal() + f64::from(u8::from(window >= 190)), noise.normal()];
+            let [uneven, even] = detectors.each_mut().map(|detector| detector.observe(hour(window), &scores));
+            let parts: Vec<f64> = detectors[1].by_score().collect();
+            assert!((uneven - (0.75 * parts[0] + 0.25 * parts[1])).abs() <= 1e-9 * uneven);
+            assert!((even - (parts[0] + parts[1]) / 2.0).abs() <= 1e-9 * even);
+        }
+    }
+
+    #[test]
     fn an_anchored_detector_learns_nothing() {
-        let (mut detector, mut noise) = (Detector::new(1), Noise(5));
+        let (mut detector, mut noise) = (Detector::new(1), Noise::new(5));
         for window in 0..500 {
-            detector.observe(hour(window), &[noise.next()]);
+            detector.observe(hour(window), &[noise.normal()]);
         }
         let mut anchored = detector.anchored();
         for window in 0..500 {
-            anchored.observe(hour(window), &[9.0 + noise.next()]);
+            anchored.observe(hour(window), &[9.0 + noise.normal()]);
         }
         assert_eq!(anchored.streams[0].healthy, detector.streams[0].healthy);
         assert_eq!(anchored.streams[0].season, detector.streams[0].season);
@@ -278,9 +289,9 @@ mod tests {
 
     #[test]
     fn state_survives_a_restart() {
-        let (mut detector, mut noise) = (Detector::new(2), Noise(7));
+        let (mut detector, mut noise) = (Detector::new(2), Noise::new(7));
         for window in 0..300 {
-            detector.observe(hour(window), &[noise.next(), f64::NAN]);
+            detector.observe(hour(window), &[noise.normal(), f64::NAN]);
         }
         let text = serde_json::to_string(&detector).unwrap();
         let mut again: Detector = serde_json::from_str(&text).unwrap();

@@ -93,6 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::noise::Noise;
 
     proptest! {
         #[test]
@@ -122,15 +123,10 @@ mod tests {
     #[test]
     fn windows_that_go_on_varying_count_for_fewer_records() {
         let windows = |rho: f64| {
-            let (mut state, mut level) = (1u64, 0.0);
-            let mut noise = || {
-                // Knuth's MMIX, spread over a normal law.
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                crate::normal::quantile(((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64)
-            };
+            let (mut noise, mut level) = (Noise::new(1), 0.0);
             let scores: Vec<[f32; 1]> = (0..4096)
                 .map(|_| {
-                    level = rho * level + noise();
+                    level = rho * level + noise.normal();
                     [level as f32]
                 })
                 .collect();

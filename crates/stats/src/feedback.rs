@@ -330,6 +330,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::noise::Noise;
 
     const RULES: FeedbackRules = FeedbackRules { window_ms: 10_000, maturity_ms: 30_000 };
 
@@ -450,17 +451,13 @@ mod tests {
     #[test]
     fn confidences_that_no_longer_mean_what_they_did_are_evident() {
         // Two hundred predictions a window, as right as they are sure; from window 200 on the sure ones are too sure.
-        let mut state = 1_u64;
-        let mut uniform = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 11) as f64 / (1_u64 << 53) as f64
-        };
+        let mut noise = Noise::new(1);
         let (mut predictions, mut feedback) = (Vec::new(), Vec::new());
         for n in 0..43_000 {
             let window = (n / 200) as i64;
-            let confidence = uniform();
+            let confidence = noise.uniform();
             let chance = if window >= 200 && confidence > 0.5 { 0.75 * confidence } else { confidence };
-            let kind = if uniform() < chance { Reaction::Clicked } else { Reaction::SearchedAgain };
+            let kind = if noise.uniform() < chance { Reaction::Clicked } else { Reaction::SearchedAgain };
             predictions.push(Prediction { confidence: Some(confidence), ..prediction(n, window * 10, "desk") });
             feedback.push(reaction(n, window * 10 + 5, kind));
         }

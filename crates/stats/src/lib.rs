@@ -26,6 +26,8 @@ mod fit;
 mod joint;
 mod label_free;
 mod new_values;
+#[cfg(test)]
+mod noise;
 mod normal;
 mod number;
 mod onset;

@@ -217,19 +217,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn noise(seed: u64, n: usize) -> Vec<f64> {
-        let mut state = seed | 1;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            crate::normal::quantile(((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64)
-        };
-        // The first numbers of near seeds are alike.
-        (0..n + 8).map(|_| next()).skip(8).collect()
-    }
+    use crate::noise::Noise;
 
     fn with(seed: u64, curve: impl Fn(f64) -> f64) -> Vec<f64> {
-        noise(seed, 168).into_iter().enumerate().map(|(t, z)| z + curve(t as f64)).collect()
+        let mut noise = Noise::new(seed);
+        (0..168).map(|t| noise.normal() + curve(f64::from(t))).collect()
     }
 
     #[test]

@@ -116,6 +116,14 @@ impl ScoreBasis {
         self.tables.iter().flat_map(|table| table.aspects.iter().copied())
     }
 
+    /// Returns what the evidence of each score counts for in a [`Detector`](crate::Detector), in the order of
+    /// [`scores`](Self::scores). Of a number, the location has half of all: nothing moves as often as a mean.
+    #[must_use]
+    pub fn weights(&self) -> Vec<f64> {
+        let others = self.aspects().filter(|aspect| *aspect != Aspect::Location).count().max(1) as f64;
+        self.aspects().map(|aspect| if aspect == Aspect::Location { others } else { 1.0 }).collect()
+    }
+
     /// Computes the scores of a window; `None` if it has no record, or is counted on other slots than
     /// the basis.
     #[must_use]
@@ -325,6 +333,12 @@ mod tests {
         for (aspect, score) in basis.aspects().zip(scores) {
             assert!((score / n.sqrt()).abs() < 1e-3, "{aspect:?}: {score}");
         }
+    }
+
+    #[test]
+    fn the_location_of_a_number_has_half_of_the_weight() {
+        assert_eq!(ScoreBasis::number(&[10; 38]).weights(), [4.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(ScoreBasis::category(&[0, 10, 500, 300]).weights(), [1.0; 4]);
     }
 
     #[test]

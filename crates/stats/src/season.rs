@@ -236,6 +236,7 @@ mod infinite_as_null {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
 
     fn noise(i: i64) -> f64 {
         // Weyl's sequence, spread over a normal law.
@@ -270,11 +271,9 @@ mod tests {
     #[test]
     fn memory_recovers_an_autoregression() {
         let (mut memory, mut level) = (Memory::default(), 0.0);
-        let mut state = 1u64;
+        let mut noise = Noise::new(1);
         for _ in 0..20_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let shock = crate::normal::quantile(((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64);
-            level = 0.6 * level + 0.8 * shock;
+            level = 0.6 * level + 0.8 * noise.normal();
             let (_, run) = memory.whiten(level);
             memory.learn(&run);
         }

@@ -42,7 +42,7 @@ pub enum Verdict {
     StageChanged,
     /// It does something else, and is another version.
     VersionChanged,
-    /// P(output | input) changed, yet every probe is answered as before, or something before the stage changed in the same moment:
+    /// P(output | input) changed, yet every probe is answered as before, or something before the stage moved in the same moment:
     /// what the input's code does not show has moved.
     HiddenInput,
     /// Too much of the input is new to say.

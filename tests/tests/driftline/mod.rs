@@ -1,5 +1,9 @@
 //! Starting the command as a user does.
 
+#![allow(dead_code, reason = "not every test file needs all of it")]
+
+pub mod process;
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -25,7 +29,6 @@ pub fn output(args: &[&str]) -> Output {
 }
 
 /// Runs the command to its end, which must be a success, and returns its lines.
-#[allow(dead_code, reason = "not every test file needs it")]
 pub fn lines(args: &[&str]) -> Vec<Value> {
     let output = output(args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

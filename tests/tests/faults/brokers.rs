@@ -9,7 +9,8 @@ use std::{
 use super::{
     ALONE,
     cluster::Cluster,
-    pipeline::{BOTH, LOOK, PATIENCE, Pipeline, servers},
+    driftline::process::LOOK,
+    pipeline::{BOTH, PATIENCE, Pipeline, servers},
     proxy,
 };
 

@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 use super::{
     ALONE,
-    pipeline::{BOTH, LASTING, LOOK, NODES, PATIENCE, Pipeline, Process, servers},
+    driftline::process::{LOOK, Process},
+    pipeline::{BOTH, LASTING, NODES, PATIENCE, Pipeline, servers},
 };
 
 const HOUR: i64 = 3600;

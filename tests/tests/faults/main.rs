@@ -15,6 +15,8 @@
 mod brokers;
 mod clock;
 mod cluster;
+#[path = "../driftline/mod.rs"]
+mod driftline;
 mod pipeline;
 mod poison;
 mod processes;

@@ -6,7 +6,7 @@ use std::{
     io::{Read, Seek, SeekFrom, Write},
     ops::Range,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
@@ -17,10 +17,10 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::driftline::process::{LOOK, Process};
+
 /// Long enough that only a group that hangs reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(240);
-/// How often a test looks how far the pipeline is.
-pub const LOOK: Duration = Duration::from_millis(20);
 /// How often lines are added where they are to flow.
 const DROP: Duration = Duration::from_millis(100);
 
@@ -275,45 +275,5 @@ impl Pipeline {
         }
         assert_eq!((lost, doubled), (0, 0));
         self.seen.lock().unwrap().longest = longest;
-    }
-}
-
-/// A process that does not outlive its test.
-pub struct Process(pub Child);
-
-impl Process {
-    pub fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap().success());
-    }
-
-    pub fn kill(&mut self) {
-        let _ = self.0.kill();
-        self.0.wait().unwrap();
-    }
-
-    /// Waits for its end for so long at most.
-    pub fn ends_by(&mut self, deadline: Instant) -> Option<ExitStatus> {
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return Some(status);
-            }
-            if Instant::now() > deadline {
-                return None;
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    /// A line of what the system tells of it, in bytes, such as `VmHWM`, the most memory it has had.
-    pub fn memory(&self, what: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
     }
 }

@@ -12,7 +12,8 @@ use rdkafka::{
 
 use super::{
     ALONE,
-    pipeline::{BOTH, LASTING, LOOK, PATIENCE, Pipeline, servers},
+    driftline::process::LOOK,
+    pipeline::{BOTH, LASTING, PATIENCE, Pipeline, servers},
 };
 
 /// The longest line that the stage takes.

@@ -8,7 +8,8 @@ use std::{
 use super::{
     ALONE,
     cluster::Cluster,
-    pipeline::{BOTH, LASTING, NODES, PATIENCE, Pipeline, Process, servers},
+    driftline::process::Process,
+    pipeline::{BOTH, LASTING, NODES, PATIENCE, Pipeline, servers},
 };
 
 /// Test 1: source, stage and sink are killed in turn, each so many times, with up to 750 lines a transaction.

@@ -100,7 +100,7 @@ struct Watched {
 fn ours(laws: &Laws, null: Null, signals: usize, windows: u64) -> Run {
     const BLOCK: u64 = 2048;
     let basis = ScoreBasis::number(&reference());
-    let detector = Detector::new(basis.aspects().count());
+    let detector = Detector::weighted(&basis.weights());
     let seeds = (0..signals as u64).map(|signal| 1_000 * signals as u64 + signal);
     let mut watched: Vec<Watched> =
         seeds.map(|seed| Watched { signal: Simulated::new(null, seed), detector: detector.clone() }).collect();

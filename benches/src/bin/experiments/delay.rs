@@ -135,7 +135,7 @@ struct Watched {
 impl Watched {
     fn learn(history: usize, seed: u64) -> Self {
         let basis = ScoreBasis::number(&reference());
-        let mut detector = Detector::new(basis.aspects().count());
+        let mut detector = Detector::weighted(&basis.weights());
         let (healthy, mut random) = (table(0.0, 1.0), SmallRng::seed_from_u64(seed));
         let (mut counts, mut scores) = ([0; SLOTS], Vec::new());
         for window in 0..history as i64 {

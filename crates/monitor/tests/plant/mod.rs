@@ -73,9 +73,11 @@ pub struct PartsConfig {
     /// The number of the first window, and how many follow.
     first: u64,
     windows: u64,
-    /// The window from which parts are wider.
+    /// The window from which parts are wider, and the windows that this takes.
     #[serde(default)]
     wider_from: Option<u64>,
+    #[serde(default)]
+    wider_over: u64,
     /// The window with a single part, none for 0.
     #[serde(default)]
     lone: u64,
@@ -128,7 +130,11 @@ impl Source for Parts {
             if window == self.config.lone && window > 0 && !number.is_multiple_of(a_window) {
                 continue;
             }
-            let wider = self.config.wider_from.is_some_and(|from| window >= from);
+            let wider = self
+                .config
+                .wider_from
+                .filter(|from| window >= *from)
+                .map_or(0.0, |from| ((window - from + 1) as f64 / self.config.wider_over.max(1) as f64).min(1.0));
             let draw = |purpose| noise(self.config.seed, number, purpose);
             let strange = self.config.strange.filter(|_| window >= self.config.strange_from);
             let one = number == self.config.strange_from * a_window;
@@ -137,7 +143,7 @@ impl Source for Parts {
             let mut numbers = (number..).step_by(1_000_000);
             let part = Part {
                 number: numbers.find(|&n| !hidden || roughness(n) >= 0.8).unwrap_or(number),
-                width: draw(1) + if wider { 1.0 } else { 0.0 },
+                width: draw(1) + wider,
                 weight: (draw(2) < 1.5 && strange != Some(Strange::Missing)).then(|| draw(3)),
                 colour: if unseen {
                     "ultraviolet"
