@@ -409,9 +409,13 @@ pub(crate) struct TrainInspectionArgs {
     /// defect is, or none.
     #[arg(long, value_name = "FOLDER", required_unless_present = "generate")]
     pub images: Option<PathBuf>,
-    /// Trains on so many generated phone screens instead.
-    #[arg(long, value_name = "COUNT", conflicts_with = "images")]
+    /// Trains on so many generated pictures, instead of photographs or besides: then those of a class that has no folder are left
+    /// out, and only photographs are judged.
+    #[arg(long, value_name = "COUNT")]
     pub generate: Option<usize>,
+    /// What is generated: `phone-screen` or `ground-tile`.
+    #[arg(long, value_name = "SURFACE", default_value = "phone-screen")]
+    pub of: String,
     /// The class of good pieces; otherwise the one called good, ok, free or normal.
     #[arg(long, value_name = "CLASS")]
     pub good: Option<String>,
@@ -427,7 +431,7 @@ pub(crate) struct TrainInspectionArgs {
     /// The surface has a direction, such as grinding marks: pictures are flipped, but not turned.
     #[arg(long)]
     pub upright: bool,
-    /// Longer side of what the network sees, pixels.
+    /// Side of the square that the network sees, whatever the pictures' shape: pixels, a multiple of 16.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(32..=1024))]
     pub side: u16,
     /// Parts of the pieces; each is judged by a network that learned from the others. 0 trains the network that ships alone, and
@@ -440,7 +444,7 @@ pub(crate) struct TrainInspectionArgs {
     /// Share of the good pieces that may be rejected without a person.
     #[arg(long, default_value_t = 0.01)]
     pub false_rejects: f64,
-    /// Steps of each network at most.
+    /// Steps of each network; 0 judges what it starts from.
     #[arg(long, default_value_t = 1500)]
     pub steps: usize,
     /// Highest learning rate.
@@ -449,7 +453,8 @@ pub(crate) struct TrainInspectionArgs {
     /// Seed of folds, examples and initial weights.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Starts from these weights, of whatever classes, instead of drawn ones: `builtin`, or a file.
+    /// Starts from these weights, of whatever classes, instead of drawn ones: `phone-screen`, `ground-tile`, or a file. What they
+    /// know of a class of the same name is kept, whatever the case and what stands before the last `_`.
     #[arg(long, value_name = "WEIGHTS")]
     pub start: Option<String>,
     /// Threads.

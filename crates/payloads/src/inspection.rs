@@ -53,7 +53,8 @@ pub struct Inspection {
     pub confidence: f32,
     /// Share of the picture that is marked as defective, 0 to 1.
     pub area: f32,
-    /// Where the defect is: a PNG of few pixels as a `data:` address, white where it is certain. `None` where none was asked for.
+    /// Where the defect is: a PNG of few pixels as a `data:` address, white where it is certain. It is a square that covers the whole picture, whatever the
+    /// picture's shape. `None` where none was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heat_map: Option<String>,
 }

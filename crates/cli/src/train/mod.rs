@@ -11,6 +11,7 @@ use driftline_models::inspection::{
         study::{self, Conclusion, Ending, Judgement, Plan, Run},
         trainer::{Progress, Recipe},
     },
+    view::ALIGN,
     weights::Weights,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,22 +30,30 @@ pub(crate) fn train(args: &TrainArgs) -> Result<Exit, Failure> {
 
 fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     let side = usize::from(args.side);
-    let Pictures { samples, classes, pieces } = match (&args.images, args.generate) {
-        (Some(folder), _) => pictures::read(folder, args.good.as_deref(), args.gap, side)?,
-        (None, Some(count)) => pictures::generate(count, args.seed, side)?,
+    if !side.is_multiple_of(ALIGN) {
+        return Err(Failure::usage(format!("--side: found {side}, allowed is a multiple of {ALIGN}")));
+    }
+    let generated = match args.generate {
+        Some(count) => Some(pictures::generate(generated(&args.of)?, count, args.seed, side)?),
+        None => None,
+    };
+    let (Pictures { samples, classes, pieces }, besides) = match (&args.images, generated) {
+        (Some(folder), besides) => (pictures::read(folder, args.good.as_deref(), args.gap, side)?, besides),
+        (None, Some(generated)) => (generated, None),
         (None, None) => return Err(Failure::usage("found neither --images nor --generate, allowed is one of them")),
     };
+    let besides = besides.map_or_else(Vec::new, |besides| besides.of_classes(&classes));
     let count = |class| samples.iter().filter(|sample| sample.class == class).count();
     let composition: Vec<String> =
         classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
     eprintln!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
     let start = match args.start.as_deref() {
         None => None,
-        Some("builtin") => Some(Weights::builtin(Surface::PhoneScreen)),
-        Some(path) => Some(Weights::load(path.as_ref())),
+        Some(name) => Some(Surface::named(name).map_or_else(|| Weights::load(name.as_ref()), Weights::builtin)),
     };
     let plan = Plan {
-        start: start.transpose().map_err(Failure::usage)?.map(|weights| weights.parameters),
+        start: start.transpose().map_err(Failure::usage)?,
+        besides,
         surface: args.surface.clone(),
         classes,
         slices: args.slices.clone(),
@@ -57,8 +66,6 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
             batch: 16,
             rate: args.rate,
             grain: if args.upright { Grain::Upright } else { Grain::None },
-            every: 200,
-            patience: 4,
             seed: args.seed,
             threads: args.threads,
         },
@@ -67,12 +74,14 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     let (mut endings, mut judged) = (Vec::new(), None);
     if plan.folds > 0 {
         let Judgement { report, endings: runs } =
-            study::judge(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+            study::judge(&samples, &plan, |run, progress| bars.show(run, progress), |ending| bars.end(ending))
+                .map_err(Failure::running)?;
         bars.0.suspend(|| println!("{report}"));
         (endings, judged) = (runs, Some(report));
     }
     let Conclusion { weights, report: own, ending } =
         study::conclude(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+    bars.end(&ending);
     endings.push(ending);
     bars.0.finish_and_clear();
     println!("The network that ships, on the pieces it was calibrated on:\n\n{own}");
@@ -83,10 +92,14 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         "runs": endings,
     });
     write(&args.output, &weights, &figures)?;
-    for Ending { run, pictures, steps, best_step, validation } in &endings {
-        println!("{run}: {pictures} pictures, {steps} steps, best {best_step}, disorder {validation:.3}");
-    }
     Ok(Exit::Success)
+}
+
+fn generated(name: &str) -> Result<Surface, Failure> {
+    Surface::named(name).ok_or_else(|| {
+        let allowed = Surface::ALL.map(Surface::name).join(" or ");
+        Failure::usage(format!("--of: found {name}, allowed is {allowed}"))
+    })
 }
 
 /// Writes the weights, and beside them the figures.
@@ -97,7 +110,7 @@ fn write(path: &Path, weights: &Weights, figures: &serde_json::Value) -> Result<
     fs::write(path.with_extension("evaluation.json"), figures + "\n").map_err(unwritable)
 }
 
-/// How far the training is: a bar on a terminal, else a line at every look.
+/// How far the training is: a bar on a terminal, else a line every hundred steps.
 struct Bars(ProgressBar, usize, usize);
 
 impl Bars {
@@ -110,21 +123,23 @@ impl Bars {
         Self(bar, plan.folds, plan.recipe.steps)
     }
 
-    fn show(&self, run: Run, progress: Progress) {
+    fn show(&self, run: Run, Progress { step, loss }: Progress) {
         let Self(bar, folds, steps) = self;
         let name = match run {
             Run::Fold(fold) => format!("fold {} of {folds}", fold + 1),
             Run::Final => "final".to_owned(),
         };
-        let Progress { step, loss, validation } = progress;
-        bar.set_position(step as u64);
-        if let Some((found, least)) = validation {
-            let message = format!("loss {loss:.2}, disorder of those held back {found:.3} (least {least:.3})");
-            if bar.is_hidden() {
-                eprintln!("{name}: step {step} of {steps}, {message}");
-            }
-            bar.set_message(message);
+        if bar.is_hidden() && step.is_multiple_of(100) {
+            eprintln!("{name}: step {step} of {steps}, loss {loss:.2}");
         }
+        bar.set_position(step as u64);
+        bar.set_message(format!("loss {loss:.2}"));
         bar.set_prefix(name);
+    }
+
+    fn end(&self, Ending { run, pictures, auc, .. }: &Ending) {
+        let auc = auc.map_or_else(|| "without both kinds".to_owned(), |auc| format!("{auc:.3}"));
+        self.0
+            .suspend(|| eprintln!("{run}: learned from {pictures} pictures, AUC of the pieces not learned from {auc}"));
     }
 }

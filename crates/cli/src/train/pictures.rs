@@ -1,13 +1,18 @@
 //! Pictures to train on: a folder of classes, or generated.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use driftline_connectors::camera::scene::{CLASSES, Conditions, Scene};
-use driftline_models::inspection::training::sample::Sample;
+use driftline_connectors::camera::{
+    scene::{self, Conditions, Scene},
+    tile,
+};
+use driftline_models::inspection::{
+    Surface,
+    training::{sample::Sample, trainer::counterparts},
+};
 use driftline_payloads::{
     Image,
     image::{Format, Shot},
@@ -24,9 +29,24 @@ pub(super) struct Pictures {
     pub pieces: usize,
 }
 
-/// Pixels of a side of generated pictures, as the source `camera` has them.
-const GENERATED: usize = 512;
-/// Share of generated screens with a defect.
+impl Pictures {
+    /// Returns the samples of classes that others know too, with their places there.
+    pub(super) fn of_classes(self, classes: &[String]) -> Vec<Sample> {
+        let places = counterparts(&self.classes, classes);
+        let known = self.samples.into_iter().filter_map(|sample| Some((places[sample.class]?, sample)));
+        known
+            .map(|(class, mut sample)| {
+                sample.class = class;
+                sample
+            })
+            .collect()
+    }
+}
+
+/// Pixels of a side of generated screens, as the source `camera` has them, and of tiles.
+const SCREEN: usize = 512;
+const TILE: usize = 384;
+/// Share of generated pictures with a defect.
 const DEFECTIVE: f64 = 0.5;
 
 /// Reads `folder/<class>/<slice>_…_<number>.jpg`, each with a mask `.png` beside it or none. Pictures whose numbers are at most `gap` apart show one piece.
@@ -123,34 +143,46 @@ fn number(file: &Path) -> Option<u64> {
     file.file_stem()?.to_string_lossy().rsplit('_').next()?.parse().ok()
 }
 
-/// Generates screens: each a piece of its own, under conditions as they vary from day to day.
-pub(super) fn generate(count: usize, seed: u64, side: usize) -> Result<Pictures, Failure> {
+/// Draws a picture of a surface: a screen under conditions as they vary from day to day, or a tile.
+fn draw(surface: Surface, seed: u64) -> Scene {
+    match surface {
+        Surface::PhoneScreen => {
+            let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let share = |shift: u32| f64::from((mixed >> shift) as u16) / 65_535.0;
+            let conditions = Conditions {
+                light: 0.75 + 0.5 * share(0),
+                light_angle: 20.0 + 30.0 * share(16),
+                dust: 0.5 + 1.5 * share(32),
+                blur: 0.4 + 0.6 * share(48),
+                defects: DEFECTIVE,
+                ..Conditions::default()
+            };
+            Scene::draw(seed, SCREEN, conditions)
+        }
+        Surface::GroundTile => tile::draw(seed, TILE, DEFECTIVE),
+    }
+}
+
+/// Generates pictures, each of a piece of its own.
+pub(super) fn generate(surface: Surface, count: usize, seed: u64, side: usize) -> Result<Pictures, Failure> {
     let mut samples = Vec::with_capacity(count);
-    let mut slices: BTreeMap<usize, usize> = BTreeMap::new();
     for piece in 0..count {
         // Seeds far from those of the source, so that no pipeline shows a screen that was trained on.
-        let seed = (seed << 32) ^ (piece as u64) ^ 0x7241_1e00_0000_0000;
-        let share = |shift: u32| f64::from((seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift) as u16) / 65_535.0;
-        let conditions = Conditions {
-            light: 0.75 + 0.5 * share(0),
-            light_angle: 20.0 + 30.0 * share(16),
-            dust: 0.5 + 1.5 * share(32),
-            blur: 0.4 + 0.6 * share(48),
-            defects: DEFECTIVE,
-            ..Conditions::default()
-        };
-        let scene = Scene::draw(seed, GENERATED, conditions);
-        *slices.entry(scene.class).or_default() += 1;
-        // Through a JPEG, as the source sends it.
-        let size = (GENERATED as u32, GENERATED as u32);
+        let scene = draw(surface, (seed << 32) ^ (piece as u64) ^ 0x7241_1e00_0000_0000);
+        // Through a JPEG, as a camera sends it.
+        let size = (scene.side as u32, scene.side as u32);
         let image = Image::from_rgb(Shot::default(), Format::Jpeg, 90, size, &scene.rgb).map_err(Failure::running)?;
         let pixels = image.pixels().map_err(Failure::running)?;
-        let name = format!("screen {piece}");
+        let name = format!("{} {piece}", surface.name());
         let size = (pixels.width(), pixels.height());
         let sample = Sample::try_new(name, "all", piece, scene.class, size, pixels.luma(), Some(&scene.mask), side);
         samples.push(sample.map_err(Failure::running)?);
     }
-    Ok(Pictures { samples, classes: CLASSES.map(str::to_owned).into(), pieces: count })
+    let classes: &[&str] = match surface {
+        Surface::PhoneScreen => &scene::CLASSES,
+        Surface::GroundTile => &tile::CLASSES,
+    };
+    Ok(Pictures { samples, classes: classes.iter().map(ToString::to_string).collect(), pieces: count })
 }
 
 #[cfg(test)]
@@ -185,11 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn generated_screens_have_their_truth() {
-        let found = generate(8, 1, 64).unwrap();
-        assert_eq!((found.samples.len(), found.pieces), (8, 8));
-        for sample in &found.samples {
-            assert_eq!(sample.class > 0, sample.area.unwrap() > 0.0);
+    fn generated_pictures_have_their_truth() {
+        for surface in Surface::ALL {
+            let found = generate(surface, 8, 1, 64).unwrap();
+            assert_eq!((found.samples.len(), found.pieces), (8, 8));
+            for sample in &found.samples {
+                assert_eq!(sample.class > 0, sample.area.unwrap() > 0.0);
+            }
+            let (count, of) = (found.samples.iter().filter(|s| s.class < 2).count(), found.classes[1].to_uppercase());
+            let known = found.of_classes(&["free".to_owned(), "X_Other".to_owned(), format!("X_{of}")]);
+            assert_eq!(known.len(), count);
+            assert!(known.iter().all(|s| if s.area.unwrap() > 0.0 { s.class == 2 } else { s.class == 0 }));
         }
     }
 }

@@ -48,6 +48,16 @@ impl Canvas {
         }
     }
 
+    /// Paints every pixel with a function of its place, shares of a side from 0 to 1: its brightness, and whether it belongs to a defect.
+    pub(super) fn paint(&mut self, mut pixel: impl FnMut(f32, f32) -> (f32, bool)) {
+        let at = |i: usize| (i as f32 + 0.5) / self.side as f32;
+        for (i, (value, mask)) in self.values.iter_mut().zip(&mut self.mask).enumerate() {
+            let (brightness, defect) = pixel(at(i % self.side), at(i / self.side));
+            *value = brightness;
+            *mask = if defect { u8::MAX } else { 0 };
+        }
+    }
+
     /// Adds a round spot of this standard deviation.
     pub(super) fn spot(&mut self, centre: (f32, f32), width: f32, brightness: f32) {
         self.stroke(&[centre], width, brightness, false);

@@ -33,6 +33,7 @@
 
 mod canvas;
 pub mod scene;
+pub mod tile;
 
 use std::time::{Duration, Instant};
 

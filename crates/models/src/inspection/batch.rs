@@ -1,9 +1,7 @@
 //! Pictures laid one after the other, and what moves their pixels about.
 //!
-//! A batch is `[pixels, channels]`: the pixels of the first picture row by row, then those of the next. The pictures may differ in shape, and all that looks at
-//! single pixels or at channels, a normalisation over the batch above all, need not know where one ends. What looks at neighbours is told by a [`Batch`].
-
-use std::sync::Arc;
+//! A batch is `[pixels, channels]`: the pixels of the first picture row by row, then those of the next. All pictures have one size. What looks at single pixels or
+//! at channels need not know where one ends; what looks at neighbours is told by a [`Batch`].
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -32,72 +30,55 @@ impl Size {
     }
 }
 
-/// The sizes of the pictures of a batch, in order; a clone is cheap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch(Arc<[Size]>);
+/// How many pictures a batch has, and their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Pictures.
+    pub count: usize,
+    /// The size of each.
+    pub size: Size,
+}
 
 impl Batch {
-    /// Takes the sizes.
+    /// Returns the batch at half the resolution; both sides are even.
     #[must_use]
-    pub fn new(sizes: impl IntoIterator<Item = Size>) -> Self {
-        Self(sizes.into_iter().collect())
-    }
-
-    /// Returns the sizes.
-    #[must_use]
-    pub fn sizes(&self) -> &[Size] {
-        &self.0
-    }
-
-    /// Returns the batch at half the resolution; all sides are even.
-    #[must_use]
-    pub fn halved(&self) -> Self {
-        Self::new(self.0.iter().map(|size| size.halved()))
+    pub fn halved(self) -> Self {
+        Self { size: self.size.halved(), ..self }
     }
 
     /// Counts the pixels of all pictures.
     #[must_use]
-    pub fn pixels(&self) -> usize {
-        self.0.iter().map(|size| size.pixels()).sum()
+    pub fn pixels(self) -> usize {
+        self.count * self.size.pixels()
     }
 
     /// Returns the channels of a tensor that holds these pictures.
-    pub(crate) fn channels(&self, layout: &Layout) -> Result<usize> {
+    pub(crate) fn channels(self, layout: &Layout) -> Result<usize> {
         let (pixels, channels) = layout.shape().dims2()?;
         if pixels != self.pixels() {
             bail!("found {pixels} pixels, allowed: {}, as the pictures have", self.pixels());
         }
         Ok(channels)
     }
-
-    /// Splits the values of a tensor of so many channels by picture.
-    pub(crate) fn split<'a>(&'a self, values: &'a [f32], channels: usize) -> impl Iterator<Item = (Size, &'a [f32])> {
-        self.0.iter().scan(values, move |rest, &size| {
-            let (own, after) = rest.split_at(size.pixels() * channels);
-            *rest = after;
-            Some((size, own))
-        })
-    }
 }
 
 /// Lays the 2 × 2 pixels of each square side by side: `[pixels, channels]` to `[pixels / 4, 4 · channels]`. The batch is that of the argument.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Fold(pub Batch);
 
 impl Fold {
     /// Calls `visit` with the first value of a pixel, and the first of its place in the folded tensor.
     #[inline(always)]
     fn places(&self, channels: usize, mut visit: impl FnMut(usize, usize)) {
-        let (mut pixel, mut square) = (0, 0);
-        for &Size { height, width } in self.0.sizes() {
-            for row in 0..height {
-                for column in 0..width {
-                    let target = square + row / 2 * (width / 2) + column / 2;
-                    visit(pixel * channels, (4 * target + row % 2 * 2 + column % 2) * channels);
-                    pixel += 1;
-                }
+        let Batch { count, size: Size { height, width } } = self.0;
+        // Sides are even, so that the rows of all pictures fold as those of one.
+        let mut pixel = 0;
+        for row in 0..count * height {
+            for column in 0..width {
+                let target = row / 2 * (width / 2) + column / 2;
+                visit(pixel * channels, (4 * target + row % 2 * 2 + column % 2) * channels);
+                pixel += 1;
             }
-            square += height * width / 4;
         }
     }
 }
@@ -125,22 +106,20 @@ impl CustomOp1 for Fold {
 }
 
 /// Makes four equal pixels of each: `[pixels, channels]` to `[4 · pixels, channels]`. The batch is that of the result.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Enlarge(pub Batch);
 
 impl Enlarge {
     /// Calls `visit` with the first value of a pixel of the result, and the first of the one it is a copy of.
     #[inline(always)]
     fn places(&self, channels: usize, mut visit: impl FnMut(usize, usize)) {
-        let (mut pixel, mut first) = (0, 0);
-        for &Size { height, width } in self.0.sizes() {
-            for row in 0..height {
-                for column in 0..width {
-                    visit(pixel * channels, (first + row / 2 * (width / 2) + column / 2) * channels);
-                    pixel += 1;
-                }
+        let Batch { count, size: Size { height, width } } = self.0;
+        let mut pixel = 0;
+        for row in 0..count * height {
+            for column in 0..width {
+                visit(pixel * channels, (row / 2 * (width / 2) + column / 2) * channels);
+                pixel += 1;
             }
-            first += height * width / 4;
         }
     }
 }
@@ -171,7 +150,7 @@ impl CustomOp1 for Enlarge {
 }
 
 /// Takes the mean of every channel of a picture, and beside the means the largest values: `[pixels, channels]` to `[pictures, 2 · channels]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Pool(pub Batch);
 
 impl CustomOp1 for Pool {
@@ -181,8 +160,9 @@ impl CustomOp1 for Pool {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout) -> Result<(CpuStorage, Shape)> {
         let channels = self.0.channels(l1)?;
-        let mut y = Vec::with_capacity(2 * channels * self.0.sizes().len());
-        for (size, picture) in self.0.split(contiguous(s1, l1)?, channels) {
+        let pixels = self.0.size.pixels();
+        let mut y = Vec::with_capacity(2 * channels * self.0.count);
+        for picture in contiguous(s1, l1)?.chunks_exact(pixels * channels) {
             let (mut sums, mut most) = (vec![0f32; channels], vec![f32::NEG_INFINITY; channels]);
             for pixel in picture.chunks_exact(channels) {
                 for ((sum, most), &x) in sums.iter_mut().zip(&mut most).zip(pixel) {
@@ -190,10 +170,10 @@ impl CustomOp1 for Pool {
                     *most = most.max(x);
                 }
             }
-            y.extend(sums.into_iter().map(|sum| sum / size.pixels() as f32));
+            y.extend(sums.into_iter().map(|sum| sum / pixels as f32));
             y.extend(most);
         }
-        Ok((CpuStorage::F32(y), Shape::from((self.0.sizes().len(), 2 * channels))))
+        Ok((CpuStorage::F32(y), Shape::from((self.0.count, 2 * channels))))
     }
 
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad_res: &Tensor) -> Result<Option<Tensor>> {
@@ -201,8 +181,8 @@ impl CustomOp1 for Pool {
         let x = arg.flatten_all()?.to_vec1::<f32>()?;
         let (y, above) = (res.to_vec2::<f32>()?, grad_res.to_vec2::<f32>()?);
         let mut grad = Vec::with_capacity(x.len());
-        for (((size, picture), y), above) in self.0.split(&x, channels).zip(y).zip(above) {
-            let count = size.pixels() as f32;
+        let count = self.0.size.pixels() as f32;
+        for ((picture, y), above) in x.chunks_exact(self.0.size.pixels() * channels).zip(y).zip(above) {
             // Of equal values the first is the largest.
             let mut taken = vec![false; channels];
             for pixel in picture.chunks_exact(channels) {
@@ -225,33 +205,32 @@ mod tests {
     use crate::inspection::layers::tests::{check_gradient, wave};
 
     fn batch() -> Batch {
-        Batch::new([Size { height: 4, width: 6 }, Size { height: 2, width: 2 }])
+        Batch { count: 2, size: Size { height: 2, width: 6 } }
     }
 
     #[test]
     fn squares_are_laid_side_by_side_and_copied() {
-        let x = Tensor::arange(0f32, 28.0, &candle_core::Device::Cpu).unwrap().reshape((28, 1)).unwrap();
+        let x = Tensor::arange(0f32, 24.0, &candle_core::Device::Cpu).unwrap().reshape((24, 1)).unwrap();
         let folded = x.apply_op1(Fold(batch())).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(folded[0], [0.0, 1.0, 6.0, 7.0]);
         assert_eq!(folded[5], [16.0, 17.0, 22.0, 23.0]);
-        assert_eq!(folded[6], [24.0, 25.0, 26.0, 27.0]);
-        let small = Tensor::arange(0f32, 7.0, &candle_core::Device::Cpu).unwrap().reshape((7, 1)).unwrap();
+        let small = Tensor::arange(0f32, 6.0, &candle_core::Device::Cpu).unwrap().reshape((6, 1)).unwrap();
         let large = small.apply_op1(Enlarge(batch())).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(large[..12], [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0, 2.0, 2.0]);
-        assert_eq!(large[24..], [6.0; 4]);
+        assert_eq!(large[18..], [3.0, 3.0, 4.0, 4.0, 5.0, 5.0]);
         let pooled = x.apply_op1(Pool(batch())).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(pooled, [[11.5, 23.0], [25.5, 27.0]]);
+        assert_eq!(pooled, [[5.5, 11.0], [17.5, 23.0]]);
         assert!(small.apply_op1(Fold(batch())).is_err());
     }
 
     #[test]
     fn derivatives_equal_finite_differences() {
-        let x = Var::from_tensor(&wave(&[28, 8])).unwrap();
+        let x = Var::from_tensor(&wave(&[24, 8])).unwrap();
         check_gradient(&x, || x.apply_op1(Fold(batch())));
-        let small = Var::from_tensor(&wave(&[7, 8])).unwrap();
+        let small = Var::from_tensor(&wave(&[6, 8])).unwrap();
         check_gradient(&small, || small.apply_op1(Enlarge(batch())));
         // A step may not change which value is the largest.
-        let steep = Var::from_tensor(&(wave(&[28, 8]) * 500.0).unwrap()).unwrap();
+        let steep = Var::from_tensor(&(wave(&[24, 8]) * 500.0).unwrap()).unwrap();
         check_gradient(&steep, || steep.apply_op1(Pool(batch())));
     }
 }

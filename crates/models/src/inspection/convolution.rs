@@ -65,7 +65,7 @@ impl Reach {
 /// Convolves the pictures of a batch.
 ///
 /// Arguments: the pictures `[pixels, inputs]` and the weights `[side² · inputs, outputs]`, the pixels of the square row by row, each with its channels.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Convolution {
     /// The pictures.
     pub batch: Batch,
@@ -77,14 +77,9 @@ impl Convolution {
     fn convolve(&self, x: &[f32], inputs: usize, weights: &[f32], outputs: usize) -> Vec<f32> {
         let panels = packed(weights, outputs);
         let mut y = vec![0f32; self.batch.pixels() * outputs];
-        let mut rest = y.as_mut_slice();
-        let mut parts = Vec::with_capacity(self.batch.sizes().len());
-        for (size, x) in self.batch.split(x, inputs) {
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(size.pixels() * outputs);
-            rest = after;
-            parts.push((size, x, own));
-        }
-        parts.into_par_iter().for_each(|(size, x, y)| {
+        let size = self.batch.size;
+        let pictures = x.par_chunks_exact(size.pixels() * inputs).zip(y.par_chunks_exact_mut(size.pixels() * outputs));
+        pictures.for_each(|(x, y)| {
             let x = self.reach.bordered(x, size, inputs);
             let shape = Shaped { size, side: self.reach.side(), inputs, outputs };
             Arch::new().dispatch(Product { shape, x: &x, panels: &panels, y });
@@ -94,11 +89,11 @@ impl Convolution {
 
     /// Returns the derivative with respect to the weights.
     fn correlate(&self, x: &[f32], inputs: usize, above: &[f32], outputs: usize) -> Vec<f32> {
-        let parts: Vec<_> = self.batch.split(x, inputs).zip(self.batch.split(above, outputs)).collect();
-        let side = self.reach.side();
-        let sums: Vec<Vec<f32>> = parts
-            .into_par_iter()
-            .map(|((size, x), (_, above))| {
+        let (size, side) = (self.batch.size, self.reach.side());
+        let sums: Vec<Vec<f32>> = x
+            .par_chunks_exact(size.pixels() * inputs)
+            .zip(above.par_chunks_exact(size.pixels() * outputs))
+            .map(|(x, above)| {
                 let x = self.reach.bordered(x, size, inputs);
                 let mut sums = vec![0f32; side * side * inputs * outputs];
                 let shape = Shaped { size, side, inputs, outputs };
@@ -367,17 +362,18 @@ mod tests {
     use super::*;
     use crate::inspection::layers::tests::{check_gradient, wave};
 
-    /// Pictures of different shapes, one smaller than the kernel.
-    fn batch() -> Batch {
-        Batch::new([Size { height: 5, width: 7 }, Size { height: 1, width: 2 }, Size { height: 6, width: 1 }])
+    fn batches() -> [Batch; 3] {
+        // One is smaller than the kernel.
+        [(2, 5, 7), (3, 1, 2), (1, 6, 1)].map(|(count, height, width)| Batch { count, size: Size { height, width } })
     }
 
     #[test]
     fn derivatives_equal_finite_differences() {
-        for (reach, inputs, outputs) in [(Reach::Pixel, 16, 32), (Reach::Around, 16, 16), (Reach::Around, 16, 48)] {
-            let x = Var::from_tensor(&wave(&[batch().pixels(), inputs])).unwrap();
+        let kernels = [(Reach::Pixel, 16, 32), (Reach::Around, 16, 16), (Reach::Around, 16, 48)];
+        for (batch, (reach, inputs, outputs)) in batches().into_iter().zip(kernels) {
+            let x = Var::from_tensor(&wave(&[batch.pixels(), inputs])).unwrap();
             let weights = Var::from_tensor(&wave(&[reach.side().pow(2) * inputs, outputs])).unwrap();
-            let convolve = || x.apply_op2(&weights, Convolution { batch: batch(), reach });
+            let convolve = || x.apply_op2(&weights, Convolution { batch, reach });
             check_gradient(&x, convolve);
             check_gradient(&weights, convolve);
         }
@@ -386,36 +382,32 @@ mod tests {
     /// candle's own convolution, slow but independent.
     #[test]
     fn it_convolves_as_candle_does() {
-        for (reach, inputs, outputs) in [(Reach::Pixel, 8, 16), (Reach::Around, 8, 16), (Reach::Around, 24, 80)] {
-            let batch = batch();
+        let kernels = [(Reach::Pixel, 8, 16), (Reach::Around, 8, 16), (Reach::Around, 24, 80)];
+        for (batch, (reach, inputs, outputs)) in batches().into_iter().flat_map(|batch| kernels.map(|k| (batch, k))) {
+            let Batch { count, size: Size { height, width } } = batch;
             let side = reach.side();
             let x = wave(&[batch.pixels(), inputs]);
             let weights = wave(&[side * side * inputs, outputs]);
-            let found = x.apply_op2(&weights, Convolution { batch: batch.clone(), reach }).unwrap();
+            let found = x.apply_op2(&weights, Convolution { batch, reach }).unwrap();
             let kernel = weights.reshape((side, side, inputs, outputs)).unwrap().permute((3, 2, 0, 1)).unwrap();
-            let mut first = 0;
-            for size in batch.sizes() {
-                let own = x.narrow(0, first, size.pixels()).unwrap();
-                let own = own.reshape((1, size.height, size.width, inputs)).unwrap().permute((0, 3, 1, 2)).unwrap();
-                let expected = own.contiguous().unwrap().conv2d(&kernel.contiguous().unwrap(), side / 2, 1, 1, 1);
-                let expected = expected.unwrap().permute((0, 2, 3, 1)).unwrap().reshape((size.pixels(), outputs));
-                let found = found.narrow(0, first, size.pixels()).unwrap();
-                let difference = (found - expected.unwrap()).unwrap().abs().unwrap().max_all().unwrap();
-                assert!(difference.to_scalar::<f32>().unwrap() < 1e-4);
-                first += size.pixels();
-            }
+            let x = x.reshape((count, height, width, inputs)).unwrap().permute((0, 3, 1, 2)).unwrap();
+            let expected = x.contiguous().unwrap().conv2d(&kernel.contiguous().unwrap(), side / 2, 1, 1, 1).unwrap();
+            let expected = expected.permute((0, 2, 3, 1)).unwrap().reshape((batch.pixels(), outputs)).unwrap();
+            let difference = (found - expected).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-4);
         }
     }
 
     #[test]
     fn a_picture_does_not_notice_its_company() {
-        let (x, weights) = (wave(&[batch().pixels(), 16]), wave(&[9 * 16, 32]));
-        let together = x.apply_op2(&weights, Convolution { batch: batch(), reach: Reach::Around }).unwrap();
-        let second = Batch::new([batch().sizes()[1]]);
-        let alone =
-            x.narrow(0, 35, 2).unwrap().apply_op2(&weights, Convolution { batch: second, reach: Reach::Around });
-        let together = together.narrow(0, 35, 2).unwrap();
-        assert_eq!(together.to_vec2::<f32>().unwrap(), alone.unwrap().to_vec2::<f32>().unwrap());
-        assert!(x.apply_op2(&wave(&[16, 32]), Convolution { batch: batch(), reach: Reach::Around }).is_err());
+        let [batch, other, _] = batches();
+        let (x, weights) = (wave(&[batch.pixels(), 16]), wave(&[9 * 16, 32]));
+        let together = x.apply_op2(&weights, Convolution { batch, reach: Reach::Around }).unwrap();
+        let own = Convolution { batch: Batch { count: 1, ..batch }, reach: Reach::Around };
+        let alone = x.narrow(0, 35, 35).unwrap().apply_op2(&weights, own).unwrap();
+        let together = together.narrow(0, 35, 35).unwrap();
+        assert_eq!(together.to_vec2::<f32>().unwrap(), alone.to_vec2::<f32>().unwrap());
+        assert!(x.apply_op2(&weights, Convolution { batch: other, reach: Reach::Around }).is_err());
+        assert!(x.apply_op2(&wave(&[16, 32]), Convolution { batch, reach: Reach::Around }).is_err());
     }
 }

@@ -1,8 +1,7 @@
 //! What is done with every pixel or channel by itself: biases, sums, batch normalisation.
 //!
 //! A batch is `[pixels, channels]`, see [`batch`](super::batch). Batch normalisation (Ioffe and Szegedy, 2015) takes mean and deviation of each channel over all
-//! pixels of all pictures of a batch, whatever their shapes: the pictures need not be equal in size, large ones weigh more. It is only computed while learning;
-//! a network that inspects has it folded into its convolutions.
+//! pixels of all pictures of a batch. It is only computed while learning; a network that inspects has it folded into its convolutions.
 //!
 //! candle's sums of large tensors wait for each other across threads; those here do not.
 

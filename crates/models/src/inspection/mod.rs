@@ -1,6 +1,6 @@
 //! Visual inspection: is a surface good, where is it not, and what is wrong with it.
 //!
-//! A picture passes [`view`] (small, light taken out), [`network`] (logits of classes for every 4 × 4 pixels and for the whole), [`evidence`] (log odds of a
+//! A picture passes [`view`] (a square of one size, light taken out), [`network`] (logits of classes for every 4 × 4 pixels and for the whole), [`evidence`] (log odds of a
 //! defect), and the calibration of its [`weights`]. How the weights that ship were trained, and how well they see, stands in the cards beside them.
 //!
 //! A picture's result does not depend on the pictures it is inspected with.
@@ -20,8 +20,8 @@ use rayon::prelude::*;
 
 use self::{
     evidence::Evidence,
-    network::{CELL, Network},
-    view::{Plane, reduce},
+    network::Network,
+    view::{Plane, square},
     weights::{Settings, Weights},
 };
 use crate::{error::ModelError, inspect::header::read_checked};
@@ -31,23 +31,33 @@ use crate::{error::ModelError, inspect::header::read_checked};
 pub enum Surface {
     /// The screens that the source `camera` generates.
     PhoneScreen,
+    /// Ground tiles of metal, generated too: what to start from where a real surface has grinding marks.
+    GroundTile,
 }
 
 impl Surface {
     /// Lists them.
-    pub const ALL: [Self; 1] = [Self::PhoneScreen];
+    pub const ALL: [Self; 2] = [Self::PhoneScreen, Self::GroundTile];
+
+    /// Returns the one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|surface| surface.name() == name)
+    }
 
     /// Returns the name, as in configurations.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PhoneScreen => "phone-screen",
+            Self::GroundTile => "ground-tile",
         }
     }
 
     const fn weights(self) -> &'static [u8] {
         match self {
             Self::PhoneScreen => include_bytes!("../../weights/inspection-phone-screen.safetensors"),
+            Self::GroundTile => include_bytes!("../../weights/inspection-ground-tile.safetensors"),
         }
     }
 }
@@ -72,7 +82,7 @@ pub struct Finding {
     pub classes: Vec<f32>,
     /// Share of the picture's cells that are more likely defective than not.
     pub area: f32,
-    /// Probability of a defect in each cell of 4 × 4 pixels of what the network saw.
+    /// Probability of a defect in each cell of 4 × 4 pixels of what the network saw: a square, whatever the picture's shape, that covers all of it.
     pub heat: Plane,
 }
 
@@ -152,18 +162,14 @@ impl Inspector {
 
     fn look(&self, Picture { width, height, luma }: Picture<'_>) -> Result<Finding, ModelError> {
         let Model { network, settings, .. } = &*self.model;
-        let mut view = reduce(width, height, luma, settings.side)?;
+        let mut view = square(width, height, luma, settings.side)?;
         view.normalise();
-        // The cells that show the picture; those of the alignment beyond do not count.
-        let (columns, rows) = (view.width().div_ceil(CELL), view.height().div_ceil(CELL));
-        let evidence = Evidence::read(&network.forward(&view.aligned())?)?;
+        let evidence = Evidence::read(&network.forward(&view)?)?;
         let score = settings.calibration.probability(f64::from(evidence.whole), f64::from(evidence.peak)) as f32;
         let mut classes = vec![1.0 - score];
         classes.extend(evidence.defects.iter().map(|p| p * score));
-        let heat = Plane::from_fn(columns, rows, |x, y| {
-            let odds = evidence.odds[y * evidence.size.width + x];
-            1.0 / (1.0 + (-odds).exp())
-        });
+        let heat = evidence.odds.iter().map(|odds| 1.0 / (1.0 + (-odds).exp())).collect();
+        let heat = Plane::try_new(evidence.size.width, evidence.size.height, heat)?;
         let defective = heat.values().iter().filter(|&&p| p >= 0.5).count();
         Ok(Finding { score, classes, area: defective as f32 / heat.values().len() as f32, heat })
     }
@@ -171,7 +177,7 @@ impl Inspector {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{network::CELL, *};
 
     #[test]
     fn shifted_odds_are_odds() {
@@ -197,6 +203,8 @@ mod tests {
             for (finding, picture) in findings.iter().zip(&pictures) {
                 assert!((0.0..=1.0).contains(&finding.score) && (0.0..=1.0).contains(&finding.area));
                 assert!((finding.classes.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+                let cells = inspector.settings().side / CELL;
+                assert_eq!((finding.heat.width(), finding.heat.height()), (cells, cells));
                 // Alone as in company.
                 assert_eq!(&inspector.inspect(&[*picture]).unwrap()[0], finding);
             }

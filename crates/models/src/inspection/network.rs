@@ -117,8 +117,8 @@ struct Unit {
 }
 
 impl Unit {
-    fn forward(&self, x: &Tensor, batch: &Batch, after: After, seen: &mut Parameters) -> candle_core::Result<Tensor> {
-        let x = x.apply_op2(&self.weight, Convolution { batch: batch.clone(), reach: self.reach })?;
+    fn forward(&self, x: &Tensor, batch: Batch, after: After, seen: &mut Parameters) -> candle_core::Result<Tensor> {
+        let x = x.apply_op2(&self.weight, Convolution { batch, reach: self.reach })?;
         let Some(gain) = &self.gain else { return x.apply_op2(&self.bias, Bias(after)) };
         let moments = Moments::measure(&x)?;
         for (role, values) in [("mean", &moments.mean), ("deviation", &moments.deviation)] {
@@ -142,7 +142,7 @@ pub struct Logits {
 /// Logits of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchLogits {
-    /// Sizes of the maps.
+    /// The maps.
     pub batch: Batch,
     /// A class a pixel of the maps, `[pixels, classes]`.
     pub map: Tensor,
@@ -238,58 +238,59 @@ impl Network {
         })
     }
 
-    /// Computes the logits of a picture whose sides are multiples of [`ALIGN`], see [`Plane::aligned`].
+    /// Computes the logits of a picture whose sides are multiples of [`ALIGN`].
     ///
     /// # Errors
     /// [`ModelError::Input`] for other sides.
     pub fn forward(&self, picture: &Plane) -> Result<Logits, ModelError> {
         let BatchLogits { batch, map, head, .. } = self.forward_batch(&[picture])?;
-        Ok(Logits { size: batch.sizes()[0], map, head })
+        Ok(Logits { size: batch.size, map, head })
     }
 
-    /// Computes the logits of pictures, which may differ in size.
+    /// Computes the logits of pictures of one size.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for sides that are no multiples of [`ALIGN`], and without pictures.
+    /// [`ModelError::Input`] for sides that are no multiples of [`ALIGN`], for pictures that differ in size, and without pictures.
     pub fn forward_batch(&self, pictures: &[&Plane]) -> Result<BatchLogits, ModelError> {
         let input = |found: String, allowed: String| ModelError::Input { place: "picture".to_owned(), found, allowed };
-        if pictures.is_empty() {
-            return Err(input("none".to_owned(), "at least one".to_owned()));
+        let Some(first) = pictures.first() else { return Err(input("none".to_owned(), "at least one".to_owned())) };
+        let size = Size { height: first.height(), width: first.width() };
+        if !size.width.is_multiple_of(ALIGN) || !size.height.is_multiple_of(ALIGN) {
+            return Err(input(format!("{} by {}", size.width, size.height), format!("multiples of {ALIGN}")));
         }
-        for picture in pictures {
-            if !picture.width().is_multiple_of(ALIGN) || !picture.height().is_multiple_of(ALIGN) {
-                let found = format!("{} by {}", picture.width(), picture.height());
-                return Err(input(found, format!("multiples of {ALIGN}")));
-            }
+        if let Some(other) = pictures.iter().find(|p| (p.width(), p.height()) != (size.width, size.height)) {
+            let found = format!("{} by {}", other.width(), other.height());
+            return Err(input(found, format!("{} by {}, as the first", size.width, size.height)));
         }
-        let full = Batch::new(pictures.iter().map(|p| Size { height: p.height(), width: p.width() }));
+        let full = Batch { count: pictures.len(), size };
         let values: Vec<f32> = pictures.iter().flat_map(|picture| picture.channels()).collect();
         let x = Tensor::from_vec(values, (full.pixels(), CHANNELS), &Device::Cpu)?;
 
         let mut moments = Parameters::new();
         let seen = &mut moments;
-        let mut sizes = vec![full.halved()];
-        let mut x = self.stem.forward(&x.apply_op1(Fold(full))?, &sizes[0], After::Rectified, seen)?;
+        // At half the resolution, a quarter, and so on.
+        let mut batches = vec![full.halved()];
+        let mut x = self.stem.forward(&x.apply_op1(Fold(full))?, batches[0], After::Rectified, seen)?;
         let mut kept = Vec::with_capacity(LEVELS);
         for (level, [first, second]) in self.levels.iter().enumerate() {
-            let folded = x.apply_op1(Fold(sizes[level].clone()))?;
-            let batch = sizes[level].halved();
-            let small = self.down[level].forward(&folded, &batch, After::Rectified, seen)?;
-            let inner = first.forward(&small, &batch, After::Rectified, seen)?;
-            let inner = second.forward(&inner, &batch, After::Plain, seen)?;
+            let folded = x.apply_op1(Fold(batches[level]))?;
+            let batch = batches[level].halved();
+            let small = self.down[level].forward(&folded, batch, After::Rectified, seen)?;
+            let inner = first.forward(&small, batch, After::Rectified, seen)?;
+            let inner = second.forward(&inner, batch, After::Plain, seen)?;
             x = small.apply_op2(&inner, Sum(After::Rectified))?;
             kept.push(x.clone());
-            sizes.push(batch);
+            batches.push(batch);
         }
-        let head = self.head.forward(&x.apply_op1(Pool(sizes[LEVELS].clone()))?)?;
+        let head = self.head.forward(&x.apply_op1(Pool(batches[LEVELS]))?)?;
         for level in (0..LEVELS - 1).rev() {
-            let narrow = self.up[level].forward(&x, &sizes[level + 2], After::Rectified, seen)?;
-            let batch = &sizes[level + 1];
-            let both = narrow.apply_op1(Enlarge(batch.clone()))?.apply_op2(&kept[level], Sum(After::Plain))?;
+            let narrow = self.up[level].forward(&x, batches[level + 2], After::Rectified, seen)?;
+            let batch = batches[level + 1];
+            let both = narrow.apply_op1(Enlarge(batch))?.apply_op2(&kept[level], Sum(After::Plain))?;
             x = self.back[level].forward(&both, batch, After::Rectified, seen)?;
         }
         let map = self.map.forward(&x)?;
-        Ok(BatchLogits { batch: sizes[1].clone(), map, head, moments })
+        Ok(BatchLogits { batch: batches[1], map, head, moments })
     }
 }
 
@@ -298,8 +299,8 @@ mod tests {
     use super::*;
     use crate::inspection::training::trainer::initial;
 
-    fn picture(width: usize, height: usize) -> Plane {
-        let mut plane = Plane::from_fn(width, height, |x, y| ((x * 31 + y * 17) % 23) as f32);
+    fn picture(width: usize, height: usize, step: usize) -> Plane {
+        let mut plane = Plane::from_fn(width, height, |x, y| ((x * 31 + y * step) % 23) as f32);
         plane.normalise();
         plane
     }
@@ -307,23 +308,21 @@ mod tests {
     /// What a network learns with, folded into its weights, gives what it gave when it normalised by the batch.
     #[test]
     fn folded_moments_do_what_the_batch_did() {
-        let pictures = [picture(32, 48), picture(64, 16)];
+        let pictures = [picture(32, 48, 17), picture(32, 48, 5)];
         let mut parameters = initial(3, 1).unwrap();
         let learned = Network::learning(&parameters, 3).unwrap().forward_batch(&[&pictures[0], &pictures[1]]).unwrap();
-        assert_eq!(learned.map.dims(), [8 * 12 + 16 * 4, 3]);
+        assert_eq!(learned.map.dims(), [2 * 8 * 12, 3]);
         parameters.extend(learned.moments);
         let network = Network::try_new(&parameters, 3, "test".as_ref()).unwrap();
-        let mut first = 0;
         for (i, picture) in pictures.iter().enumerate() {
             let Logits { size, map, head } = network.forward(picture).unwrap();
             for (own, of_batch) in [
-                (map, learned.map.narrow(0, first, size.pixels()).unwrap()),
+                (map, learned.map.narrow(0, i * size.pixels(), size.pixels()).unwrap()),
                 (head, learned.head.narrow(0, i, 1).unwrap()),
             ] {
                 let difference = (own - of_batch).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(difference.to_scalar::<f32>().unwrap() < 1e-3, "{difference}");
             }
-            first += size.pixels();
         }
     }
 
@@ -337,8 +336,11 @@ mod tests {
         changed.remove("stem.bias");
         assert_eq!(error(&changed), "x: tensor stem.bias: found nothing, allowed: shape [16]");
         let network = Network::try_new(&parameters, 3, "x".as_ref()).unwrap();
-        let uneven = network.forward(&picture(20, 16)).unwrap_err().to_string();
+        let uneven = network.forward(&picture(20, 16, 17)).unwrap_err().to_string();
         assert!(uneven.contains("found 20 by 16"), "{uneven}");
+        let (one, other) = (picture(32, 16, 17), picture(16, 32, 17));
+        let unequal = network.forward_batch(&[&one, &other]).unwrap_err().to_string();
+        assert!(unequal.contains("found 16 by 32, allowed: 32 by 16"), "{unequal}");
         assert!(network.forward_batch(&[]).is_err());
     }
 }

@@ -1,12 +1,13 @@
-//! What the network looks at: a picture's brightness, small enough, with its light taken out.
+//! What the network looks at: a picture's brightness, brought to a square of one size, with its light taken out.
 //!
-//! A picture is reduced by averaging areas, never by skipping pixels: a scratch that is one pixel wide grows fainter but does not vanish. Then its mean is
+//! Every picture becomes a square, whatever its shape: so each counts alike in the moments of a batch, and mean and largest value go over equally many cells. That
+//! is done by averaging areas, never by skipping pixels: a scratch that is one pixel wide grows fainter but does not vanish. Then the mean is
 //! subtracted and the rest divided by its standard deviation, so that a lamp that is dimmed as a whole changes nothing. A second channel does the same with
 //! the neighbourhood of each pixel: a lamp that stands elsewhere changes little there, and a network of few steps of training finds defects in it sooner.
 
 use crate::error::ModelError;
 
-/// Side lengths handed to the network are multiples of this.
+/// The side of the square is a multiple of this.
 pub const ALIGN: usize = 16;
 /// Channels of [`Plane::channels`].
 pub const CHANNELS: usize = 2;
@@ -130,51 +131,44 @@ impl Plane {
         }
         channels
     }
-
-    /// Continues the picture to the right and below until both sides are multiples of [`ALIGN`].
-    #[must_use]
-    pub fn aligned(self) -> Self {
-        let (width, height) = (self.width.next_multiple_of(ALIGN), self.height.next_multiple_of(ALIGN));
-        if (width, height) == (self.width, self.height) {
-            return self;
-        }
-        Self::from_fn(width, height, |x, y| self.values[y.min(self.height - 1) * self.width + x.min(self.width - 1)])
-    }
 }
 
-/// Reduces a picture of brightness from 0 to 255 so that its longer side has at most `side` pixels; each new pixel is the mean of the area it covers.
+/// Brings a picture of values, row by row, to `side` × `side` pixels, whatever its shape. Each new pixel is the mean of the area it covers, or of as much as an old
+/// pixel about its centre, whichever is larger: a picture that is enlarged is interpolated.
 ///
 /// # Errors
-/// [`ModelError::Input`] for a side of 0, or if there are not `width · height` pixels.
-pub fn reduce(width: usize, height: usize, pixels: &[u8], side: usize) -> Result<Plane, ModelError> {
+/// [`ModelError::Input`] for a side of 0, or if there are not `width · height` values.
+pub fn square<T: Copy + Into<f32>>(
+    width: usize,
+    height: usize,
+    pixels: &[T],
+    side: usize,
+) -> Result<Plane, ModelError> {
     if width == 0 || height == 0 || side == 0 || width.checked_mul(height) != Some(pixels.len()) {
         return Err(ModelError::Input {
             place: "picture".to_owned(),
-            found: format!("{width} by {height} with {} pixels, to be reduced to {side}", pixels.len()),
+            found: format!("{width} by {height} with {} pixels, to be brought to a side of {side}", pixels.len()),
             allowed: "sides of at least 1, and as many pixels as they say".to_owned(),
         });
     }
-    let longer = width.max(height);
-    let scaled = |length: usize| if longer <= side { length } else { ((length * side + longer / 2) / longer).max(1) };
-    let (columns, rows) = (scaled(width), scaled(height));
-    let across = spans(width, columns);
-    let mut values = vec![0f32; columns * rows];
+    let across = spans(width, side);
+    let mut values = vec![0f32; side * side];
     let mut line = vec![0f32; width];
-    for (out, down) in values.chunks_exact_mut(columns).zip(spans(height, rows)) {
+    for (out, down) in values.chunks_exact_mut(side).zip(spans(height, side)) {
         line.fill(0.0);
         for (y, weight) in down.weights() {
             for (sum, &pixel) in line.iter_mut().zip(&pixels[y * width..][..width]) {
-                *sum += f32::from(pixel) * weight;
+                *sum += pixel.into() * weight;
             }
         }
         for (value, span) in out.iter_mut().zip(&across) {
             *value = span.weights().map(|(x, weight)| line[x] * weight).sum();
         }
     }
-    Plane::try_new(columns, rows, values)
+    Plane::try_new(side, side, values)
 }
 
-/// The stretch of old pixels that a new one covers.
+/// The stretch of old pixels whose mean a new one is.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     from: f32,
@@ -194,8 +188,13 @@ impl Span {
 }
 
 fn spans(old: usize, new: usize) -> Vec<Span> {
-    let edge = |i: usize| (i as f64 * old as f64 / new as f64) as f32;
-    (0..new).map(|i| Span { from: edge(i), to: edge(i + 1) }).collect()
+    let step = old as f64 / new as f64;
+    let half = step.max(1.0) / 2.0;
+    let span = |i: usize| {
+        let centre = (i as f64 + 0.5) * step;
+        Span { from: (centre - half).max(0.0) as f32, to: (centre + half).min(old as f64) as f32 }
+    };
+    (0..new).map(span).collect()
 }
 
 #[cfg(test)]
@@ -203,33 +202,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reducing_averages_areas() {
-        let pixels: Vec<u8> = vec![0, 100, 200, 40, 20, 80, 60, 180];
-        let half = reduce(4, 2, &pixels, 2).unwrap();
-        assert_eq!((half.width(), half.height()), (2, 1));
-        assert!((half.values()[0] - 50.0).abs() < 1e-3 && (half.values()[1] - 120.0).abs() < 1e-3);
+    fn areas_are_averaged_whatever_the_shape() {
+        let pixels: [u8; 8] = [0, 100, 200, 40, 20, 80, 60, 180];
+        let two = square(4, 2, &pixels, 2).unwrap();
+        assert_eq!(two.values(), [50.0, 120.0, 50.0, 120.0]);
+        assert_eq!(square(4, 2, &pixels, 1).unwrap().values(), [85.0]);
         // Three columns become two: the middle one counts half on either side.
-        let uneven = reduce(3, 1, &[0, 90, 30], 2).unwrap();
+        let uneven = square(3, 1, &[0u8, 90, 30], 2).unwrap();
         assert!((uneven.values()[0] - 30.0).abs() < 1e-3 && (uneven.values()[1] - 50.0).abs() < 1e-3);
+        assert!(square(4, 2, &pixels[1..], 2).is_err() && square::<u8>(0, 0, &[], 2).is_err());
     }
 
     #[test]
     fn reducing_keeps_the_mean() {
         let pixels: Vec<u8> = (0..601 * 397).map(|i| (i * 7919 % 251) as u8).collect();
         let mean = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / pixels.len() as f64;
-        let plane = reduce(601, 397, &pixels, 320).unwrap();
-        assert_eq!((plane.width(), plane.height()), (320, 211));
+        let plane = square(601, 397, &pixels, 320).unwrap();
         let reduced = plane.values().iter().map(|&v| f64::from(v)).sum::<f64>() / plane.values().len() as f64;
         assert!((mean - reduced).abs() < 0.05, "{mean} {reduced}");
     }
 
     #[test]
-    fn small_pictures_stay_as_they_are() {
-        let plane = reduce(2, 1, &[3, 9], 320).unwrap();
-        assert_eq!(plane.values(), [3.0, 9.0]);
-        let aligned = plane.aligned();
-        assert_eq!((aligned.width(), aligned.height()), (16, 16));
-        assert_eq!((aligned.at(0.0, 9.0), aligned.at(15.0, 15.0)), (3.0, 9.0));
+    fn small_pictures_are_interpolated() {
+        let plane = square(2, 1, &[0f32, 8.0], 4).unwrap();
+        assert_eq!(plane.values(), [[0.0, 2.0, 6.0, 8.0]; 4].concat());
+        let same = square(2, 2, &[1u8, 2, 3, 4], 2).unwrap();
+        assert_eq!(same.values(), [1.0, 2.0, 3.0, 4.0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::{Surface, network::Parameters};
+use super::{Surface, network::Parameters, view::ALIGN};
 use crate::{error::ModelError, inspect::header::read_checked};
 
 /// The key of the settings in the file's metadata.
@@ -17,7 +17,7 @@ const SETTINGS: &str = "driftline.inspection";
 pub struct Settings {
     /// What the surface is.
     pub surface: String,
-    /// Longer side of what the network sees, pixels.
+    /// Side of the square that the network sees, pixels: a multiple of [`ALIGN`].
     pub side: usize,
     /// Names of the classes; the first is *good*.
     pub classes: Vec<String>,
@@ -94,8 +94,8 @@ impl Weights {
         let settings: Settings =
             serde_json::from_str(text).map_err(|error| format(SETTINGS, error.to_string(), allowed))?;
         let Settings { side, classes, accept_below, reject_from, .. } = &settings;
-        if !(32..=1_024).contains(side) {
-            return Err(format("side", side.to_string(), "32 to 1024"));
+        if !(32..=1_024).contains(side) || !side.is_multiple_of(ALIGN) {
+            return Err(format("side", side.to_string(), "32 to 1024, a multiple of 16"));
         }
         if !(2..=64).contains(&classes.len()) {
             return Err(format("classes", classes.len().to_string(), "2 to 64"));
@@ -161,7 +161,8 @@ mod tests {
             change(&mut weights.settings);
             Weights::parse(&weights.to_bytes().unwrap(), "x".as_ref()).unwrap_err().to_string()
         };
-        assert_eq!(error(|s| s.side = 7), "x: side: found 7, allowed: 32 to 1024");
+        assert_eq!(error(|s| s.side = 7), "x: side: found 7, allowed: 32 to 1024, a multiple of 16");
+        assert!(error(|s| s.side = 200).contains("found 200"));
         assert_eq!(error(|s| s.classes.clear()), "x: classes: found 0, allowed: 2 to 64");
         assert!(error(|s| s.accept_below = 0.9).starts_with("x: accept_below and reject_from: found 0.9 and 0.8"));
         assert!(Weights::parse(b"no tensors", "x".as_ref()).unwrap_err().to_string().starts_with("x: header: found"));

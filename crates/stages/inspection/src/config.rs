@@ -14,14 +14,14 @@ pub(crate) const BUILTIN: &str = "builtin";
 pub struct Config {
     /// `builtin`, or the path of weights that `driftline train inspection` wrote.
     pub model: String,
-    /// Which of the built-in weights: `phone-screen`.
+    /// Which of the built-in weights: `phone-screen` or `ground-tile`.
     pub surface: String,
     /// Probability of a defect below which a piece is accepted, 0 to 1; `None` takes the operating point of the weights.
     pub accept_below: Option<f32>,
     /// Probability of a defect from which a piece is rejected, 0 to 1 and not below `accept_below`; what lies between is referred to a person. `None` takes the
     /// operating point of the weights.
     pub reject_from: Option<f32>,
-    /// Longer side of the heat map of pieces that are not accepted, pixels, up to 256; 0 for none.
+    /// Side of the heat map of pieces that are not accepted, pixels, up to 256; 0 for none. It is a square that covers the whole picture.
     pub heat_map: usize,
 }
 
@@ -43,7 +43,7 @@ const LARGEST: usize = 256;
 impl Config {
     /// Returns the built-in surface that is named.
     pub(crate) fn surface(&self) -> Option<Surface> {
-        Surface::ALL.into_iter().find(|surface| surface.name() == self.surface)
+        Surface::named(&self.surface)
     }
 
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
@@ -51,7 +51,12 @@ impl Config {
         let mut checks = Checks::default();
         let is_usable = model == BUILTIN || Path::new(model).is_file();
         checks.expect(is_usable, "model", format_args!("{model:?}"), "\"builtin\" or a file of weights");
-        checks.expect(self.surface().is_some(), "surface", format_args!("{surface:?}"), "\"phone-screen\"");
+        checks.expect(
+            self.surface().is_some(),
+            "surface",
+            format_args!("{surface:?}"),
+            "\"phone-screen\" or \"ground-tile\"",
+        );
         let is_share = |value: &f32| (0.0..=1.0).contains(value);
         for (key, value) in [("accept_below", accept_below), ("reject_from", reject_from)] {
             if let Some(value) = value {
@@ -84,7 +89,7 @@ mod tests {
             problems("model = \"no/such\"\nsurface = \"moon\"\naccept_below = 0.7\nreject_from = 0.5\nheat_map = 999"),
             [
                 "model: found \"no/such\", allowed is \"builtin\" or a file of weights",
-                "surface: found \"moon\", allowed is \"phone-screen\"",
+                "surface: found \"moon\", allowed is \"phone-screen\" or \"ground-tile\"",
                 "reject_from: found 0.5, allowed is at least accept_below, 0.7",
                 "heat_map: found 999, allowed is a whole number from 0 to 256",
             ]

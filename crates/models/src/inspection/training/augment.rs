@@ -3,17 +3,14 @@
 //! Geometry: size, proportions, small turns, flips; quarter turns where the surface has no grain. Light: gain, gamma, a lamp that stands elsewhere, saturation,
 //! noise, a lens slightly out of focus. The mask goes through the same geometry.
 //!
-//! An example shows the whole piece: a defect may be larger than any window on it, as the shaded half of a tile is, and batch normalisation measures what the
-//! network will see.
+//! An example shows the whole piece, or nearly: a defect may be larger than any window on it, as the shaded half of a tile is. It is as large as what the network
+//! will see; what is shrunk or moved is surrounded by what its edges go on with.
 
 use rand::{RngExt, rngs::StdRng};
 use rand_distr::StandardNormal;
 
 use super::sample::Sample;
-use crate::inspection::{
-    network::CELL,
-    view::{ALIGN, LEAST_DEVIATION, Plane},
-};
+use crate::inspection::{network::CELL, view::Plane};
 
 /// What surfaces differ in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +24,7 @@ pub enum Grain {
 /// A picture to be learned from.
 #[derive(Debug, Clone)]
 pub struct Example {
-    /// Normalised by the light of the whole, and aligned.
+    /// What the network is shown, normalised.
     pub picture: Plane,
     /// Share of each cell of the map that is defect, row by row; `None` if it is not known.
     pub cells: Option<Vec<f32>>,
@@ -39,10 +36,13 @@ pub struct Example {
 const TRIES: usize = 8;
 /// Cells, at least, that an example must show of a defect.
 const VISIBLE: f32 = 0.5;
-/// Points along a side at which the light of a whole picture is measured.
-const POINTS: usize = 24;
+/// How much an example may differ in size and in proportions (natural logarithms), in direction (radians) and in place (shares of a side), either way.
+const SIZE: f32 = 0.18;
+const PROPORTION: f32 = 0.07;
+const TURN: f32 = 0.07;
+const SHIFT: f32 = 0.04;
 
-/// Draws an example from a sample; its longer side is about `side`.
+/// Draws an example of `side` × `side` pixels from a sample.
 pub fn example(sample: &Sample, side: usize, grain: Grain, rng: &mut StdRng) -> Example {
     let known = match (sample.mask(), sample.class) {
         (None, 1..) => None,
@@ -60,26 +60,24 @@ pub fn example(sample: &Sample, side: usize, grain: Grain, rng: &mut StdRng) -> 
     unreachable!("the last attempt returns")
 }
 
-/// Takes a picture under another light, normalised by that of the whole.
+/// Takes a picture under another light.
 fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
     let light = Light::draw(rng);
-    let (mean, deviation) = light.measure(whole);
     let mut picture = warp.picture(whole, &light);
     if light.blur > 0.0 {
         blur(&mut picture, light.blur);
     }
     for value in picture.values_mut() {
-        let noisy = *value + light.noise * rng.sample::<f32, _>(StandardNormal);
-        *value = (noisy.clamp(0.0, 255.0) - mean) / deviation.max(LEAST_DEVIATION);
+        *value = (*value + light.noise * rng.sample::<f32, _>(StandardNormal)).clamp(0.0, 255.0);
     }
+    picture.normalise();
     picture
 }
 
 /// An affine map from the example's pixels to the sample's.
 #[derive(Debug, Clone, Copy)]
 struct Warp {
-    width: usize,
-    height: usize,
+    side: usize,
     /// Sample's column and row for the example's origin, a step right and a step down.
     origin: (f32, f32),
     right: (f32, f32),
@@ -89,16 +87,14 @@ struct Warp {
 impl Warp {
     fn draw(picture: &Plane, side: usize, grain: Grain, strength: f32, rng: &mut StdRng) -> Self {
         let mut spread = |most: f32| strength * most * rng.random_range(-1.0f32..=1.0);
-        let (wide, high) = (picture.width() as f32, picture.height() as f32);
-        let size = (side as f32 / wide.max(high)).min(1.0) * spread(0.25).exp();
-        let proportion = spread(0.1).exp();
+        let whole = picture.width() as f32;
+        let size = side as f32 / whole * spread(SIZE).exp();
+        let proportion = spread(PROPORTION).exp();
         let (scale_x, scale_y) = (size * proportion, size / proportion);
-        let (sine, cosine) = spread(0.1).sin_cos();
+        let (sine, cosine) = spread(TURN).sin_cos();
         let mut right = (cosine / scale_x, sine / scale_y);
         let mut down = (-sine / scale_x, cosine / scale_y);
-        let aligned = |length: f32| ((length / ALIGN as f32).round().max(1.0) * ALIGN as f32) as usize;
-        let (mut width, mut height) = (aligned(wide * scale_x), aligned(high * scale_y));
-        let centre = (wide / 2.0 - 0.5, high / 2.0 - 0.5);
+        let centre = (whole * (0.5 + spread(SHIFT)) - 0.5, whole * (0.5 + spread(SHIFT)) - 0.5);
         if rng.random_bool(0.5) {
             right = (-right.0, -right.1);
         }
@@ -106,12 +102,11 @@ impl Warp {
             down = (-down.0, -down.1);
         }
         if grain == Grain::None && rng.random_bool(0.5) {
-            (width, height) = (height, width);
             (right, down) = (down, right);
         }
-        let (half_x, half_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
-        let origin = (centre.0 - half_x * right.0 - half_y * down.0, centre.1 - half_x * right.1 - half_y * down.1);
-        Self { width, height, origin, right, down }
+        let half = (side - 1) as f32 / 2.0;
+        let origin = (centre.0 - half * (right.0 + down.0), centre.1 - half * (right.1 + down.1));
+        Self { side, origin, right, down }
     }
 
     fn source(&self, x: f32, y: f32) -> (f32, f32) {
@@ -119,7 +114,7 @@ impl Warp {
     }
 
     fn picture(&self, picture: &Plane, light: &Light) -> Plane {
-        Plane::from_fn(self.width, self.height, |x, y| {
+        Plane::from_fn(self.side, self.side, |x, y| {
             let (x, y) = self.source(x as f32, y as f32);
             light.shine(picture, x, y)
         })
@@ -127,11 +122,11 @@ impl Warp {
 
     /// Returns the share of every cell that is defect, from four points a cell.
     fn cells(&self, mask: Option<&Plane>) -> Vec<f32> {
-        let (columns, rows) = (self.width / CELL, self.height / CELL);
-        let Some(mask) = mask else { return vec![0.0; columns * rows] };
-        let mut cells = Vec::with_capacity(columns * rows);
-        for row in 0..rows {
-            for column in 0..columns {
+        let count = self.side / CELL;
+        let Some(mask) = mask else { return vec![0.0; count * count] };
+        let mut cells = Vec::with_capacity(count * count);
+        for row in 0..count {
+            for column in 0..count {
                 let mut sum = 0.0;
                 for (dx, dy) in [(0.5, 0.5), (2.5, 0.5), (0.5, 2.5), (2.5, 2.5)] {
                     let (x, y) = self.source((column * CELL) as f32 + dx, (row * CELL) as f32 + dy);
@@ -159,11 +154,11 @@ struct Light {
 impl Light {
     fn draw(rng: &mut StdRng) -> Self {
         Self {
-            gain: rng.random_range(-0.5f32..=0.3).exp(),
-            gamma: rng.random_range(-0.25f32..=0.25).exp(),
-            offset: rng.random_range(-12.0f32..=12.0),
-            tilt: std::array::from_fn(|_| 0.2 * rng.sample::<f32, _>(StandardNormal)),
-            noise: rng.random_range(0.0f32..=1.0).powi(2) * 6.0,
+            gain: rng.random_range(-0.25f32..=0.25).exp(),
+            gamma: rng.random_range(-0.12f32..=0.12).exp(),
+            offset: rng.random_range(-6.0f32..=6.0),
+            tilt: std::array::from_fn(|_| 0.1 * rng.sample::<f32, _>(StandardNormal)),
+            noise: rng.random_range(0.0f32..=1.0).powi(2) * 3.0,
             blur: if rng.random_bool(0.3) { rng.random_range(0.1..=1.0) } else { 0.0 },
         }
     }
@@ -175,19 +170,6 @@ impl Light {
         let lamp = (1.0 + a * u + b * v + c * u * v + d * u * u + e * v * v).max(0.2);
         let plain = (picture.at(x, y) / 255.0).max(0.0);
         (255.0 * plain.powf(self.gamma) * self.gain * lamp + self.offset).clamp(0.0, 255.0)
-    }
-
-    /// Returns mean and standard deviation of a whole picture under this light.
-    fn measure(&self, picture: &Plane) -> (f32, f32) {
-        let place = |i: usize, length: usize| (i as f32 + 0.5) / POINTS as f32 * length as f32 - 0.5;
-        let points = (0..POINTS * POINTS).map(|i| {
-            let (x, y) = (place(i % POINTS, picture.width()), place(i / POINTS, picture.height()));
-            self.shine(picture, x, y)
-        });
-        let values: Vec<f32> = points.collect();
-        let mean = values.iter().sum::<f32>() / values.len() as f32;
-        let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / values.len() as f32;
-        (mean, (variance + self.noise * self.noise).sqrt())
     }
 }
 
@@ -225,7 +207,8 @@ mod tests {
             for _ in 0..50 {
                 let example = example(&sample, 96, grain, &mut rng);
                 let (columns, cells) = (example.picture.width() / CELL, example.cells.unwrap());
-                assert_eq!(cells.len(), columns * example.picture.height() / CELL);
+                assert_eq!((example.picture.width(), example.picture.height()), (96, 96));
+                assert_eq!(cells.len(), columns * columns);
                 let mean = |wanted: fn(f32) -> bool| {
                     let (mut sum, mut count) = (0.0, 0.0f32);
                     for (i, _) in cells.iter().enumerate().filter(|(_, share)| wanted(**share)) {

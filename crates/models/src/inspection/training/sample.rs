@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use crate::{
     error::ModelError,
-    inspection::view::{Plane, reduce},
+    inspection::view::{Plane, square},
 };
 
 /// How much larger than the network's view samples are kept, so that they can be turned and scaled without losing detail.
@@ -32,7 +32,7 @@ pub struct Sample {
 
 impl Sample {
     /// Takes a picture of brightness from 0 to 255 and, if there is one, its mask of the same size, in which a defect's pixels are not 0. An empty mask of a
-    /// defective picture is none: nobody marked the defect. `side` is the longer side of the network's view.
+    /// defective picture is none: nobody marked the defect. `side` is that of the network's view; picture and mask are kept as squares, as it sees them.
     ///
     /// # Errors
     /// [`ModelError::Input`] if the sizes do not fit.
@@ -48,13 +48,13 @@ impl Sample {
         side: usize,
     ) -> Result<Self, ModelError> {
         let kept = (side as f64 * MARGIN) as usize;
-        let picture = reduce(width, height, pixels, kept)?;
+        let picture = square(width, height, pixels, kept)?;
         let mask = mask.filter(|mask| class == 0 || mask.iter().any(|&m| m != 0));
         let mask = mask.map(|mask| mask.iter().map(|&m| if m == 0 { 0 } else { 255 }).collect::<Vec<u8>>());
         let area = mask.as_ref().map(|mask| mask.iter().filter(|&&m| m > 0).count() as f64 / mask.len().max(1) as f64);
         let mask = match mask {
             Some(mask) => {
-                let mut mask = reduce(width, height, &mask, kept)?;
+                let mut mask = square(width, height, &mask, kept)?;
                 mask.values_mut().iter_mut().for_each(|v| *v /= 255.0);
                 Some(mask)
             }
@@ -75,15 +75,14 @@ impl Sample {
         self.mask.as_ref()
     }
 
-    /// Returns the picture as the network sees it when it is not trained: reduced, normalised, aligned.
+    /// Returns the picture as the network sees it when it is not trained: `side` × `side` pixels, normalised.
     ///
     /// # Errors
     /// [`ModelError::Input`] for a side of 0.
     pub fn view(&self, side: usize) -> Result<Plane, ModelError> {
-        let bytes: Vec<u8> = self.picture.values().iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect();
-        let mut plane = reduce(self.picture.width(), self.picture.height(), &bytes, side)?;
+        let mut plane = square(self.picture.width(), self.picture.height(), self.picture.values(), side)?;
         plane.normalise();
-        Ok(plane.aligned())
+        Ok(plane)
     }
 }
 

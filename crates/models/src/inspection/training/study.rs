@@ -1,14 +1,14 @@
 //! A whole training: folds for honest figures, calibration and thresholds from them, and the network that ships.
 //!
-//! Pieces are dealt into folds; each fold is judged by a network that has not seen it, and the figures are of these judgements. An eighth of what such a network may
-//! learn from decides when it stops. The network that ships learns from all pieces but a quarter, which decides when it stops and on which its own calibration and
-//! thresholds are fitted: the log odds of two networks differ, and with another one's thresholds a network accepts too much or nothing.
+//! Pieces are dealt into folds; each fold is judged by a network that has not seen it, and the figures are of these judgements. The network that ships learns from
+//! all pieces but a quarter, on which its own calibration and thresholds are fitted: the log odds of two networks differ, and with another one's thresholds a network
+//! accepts too much or nothing.
 
 use serde::Serialize;
 
 use super::{
     calibrate::{self, Trial},
-    report::{self, Judged, Report},
+    report::{self, Judged, Report, auc},
     sample::{Sample, deal},
     trainer::{self, Progress, Recipe, Trained},
 };
@@ -21,10 +21,8 @@ use crate::{
     },
 };
 
-/// Parts of the pieces, of which one decides when the training of a fold's network stops.
-const HELD_BACK: usize = 8;
-/// The same for the network that ships, which is calibrated on that part too.
-const HELD_BACK_FINAL: usize = 4;
+/// Parts of the pieces, of which one is held back to calibrate the network that ships.
+const PARTS: usize = 4;
 
 /// What is to be found out, and how.
 #[derive(Debug, Clone)]
@@ -43,8 +41,10 @@ pub struct Plan {
     pub false_rejects: f64,
     /// How each network is trained.
     pub recipe: Recipe,
-    /// What each network starts from; drawn if `None`.
-    pub start: Option<Parameters>,
+    /// What every network learns from besides, such as generated pictures; they are judged by none.
+    pub besides: Vec<Sample>,
+    /// What each network starts from, see [`trainer::transferred`]; drawn if `None`.
+    pub start: Option<Weights>,
 }
 
 impl Plan {
@@ -67,14 +67,12 @@ pub enum Run {
 pub struct Ending {
     /// The run.
     pub run: String,
-    /// Pictures learned from.
+    /// Pictures learned from, those besides among them.
     pub pictures: usize,
-    /// Steps made.
-    pub steps: usize,
-    /// The step whose weights were kept.
-    pub best_step: usize,
-    /// Disorder of the pieces held back, there.
-    pub validation: f64,
+    /// Mean loss of the examples of about the last fifty steps; `None` without steps.
+    pub loss: Option<f64>,
+    /// Area under the receiver operating characteristic of the pieces that were not learned from, under the conditions that were, by the mean of both log odds.
+    pub auc: Option<f64>,
 }
 
 /// What the folds yield.
@@ -97,7 +95,7 @@ pub struct Conclusion {
     pub ending: Ending,
 }
 
-/// Judges every sample by a network that has not seen its piece; `progress` is told how far each run is.
+/// Judges every sample by a network that has not seen its piece; `progress` is told how far each run is, `ended` how it ended.
 ///
 /// # Errors
 /// [`ModelError::Input`] if there are too few samples of a kind or fewer than two folds.
@@ -105,6 +103,7 @@ pub fn judge(
     samples: &[Sample],
     plan: &Plan,
     mut progress: impl FnMut(Run, Progress),
+    mut ended: impl FnMut(&Ending),
 ) -> Result<Judgement, ModelError> {
     if plan.folds < 2 {
         return Err(ModelError::Input {
@@ -119,10 +118,13 @@ pub fn judge(
     let mut found = Vec::with_capacity(samples.len());
     for fold in 0..plan.folds {
         let run = Run::Fold(fold);
-        let Learned { parameters, ending, .. } = train(samples, plan, run, |i| folds[i] != fold, |p| progress(run, p))?;
+        let (own, others) = split(samples, &folds, fold);
+        let (parameters, ending) = train(&others, plan, run, |p| progress(run, p))?;
+        let seen = look(plan, &parameters, &own, &pool)?;
+        let ending = Ending { auc: order(plan, &seen), ..ending };
+        ended(&ending);
         endings.push(ending);
-        let own: Vec<&Sample> = samples.iter().zip(&folds).filter(|(_, part)| **part == fold).map(|(s, _)| s).collect();
-        found.extend(look(plan, &parameters, &own, &pool)?);
+        found.extend(seen);
     }
     let (_, report) = operate(plan, samples, &found);
     Ok(Judgement { report, endings })
@@ -137,11 +139,21 @@ pub fn conclude(
     plan: &Plan,
     mut progress: impl FnMut(Run, Progress),
 ) -> Result<Conclusion, ModelError> {
-    let learned = train(samples, plan, Run::Final, |_| true, |p| progress(Run::Final, p))?;
-    let Learned { parameters, ending, held_back } = learned;
+    let parts = deal(samples, PARTS, plan.recipe.seed + 1);
+    let (held_back, others) = split(samples, &parts, 0);
+    let (parameters, ending) = train(&others, plan, Run::Final, |p| progress(Run::Final, p))?;
+    let held_back: Vec<&Sample> = held_back.into_iter().filter(|sample| plan.learns(sample)).collect();
     let found = look(plan, &parameters, &held_back, &pool(plan)?)?;
+    let ending = Ending { auc: order(plan, &found), ..ending };
     let (settings, report) = operate(plan, samples, &found);
     Ok(Conclusion { weights: Weights { parameters, settings }, report, ending })
+}
+
+/// Parts the samples of one part from those of the others.
+fn split<'a>(samples: &'a [Sample], parts: &[usize], part: usize) -> (Vec<&'a Sample>, Vec<&'a Sample>) {
+    let (own, others): (Vec<_>, Vec<_>) = samples.iter().zip(parts).partition(|(_, of)| **of == part);
+    let samples = |pairs: Vec<(&'a Sample, &usize)>| pairs.into_iter().map(|(sample, _)| sample).collect();
+    (samples(own), samples(others))
 }
 
 /// A sample, and what a network that has not learned from it finds.
@@ -202,45 +214,36 @@ fn operate(plan: &Plan, samples: &[Sample], found: &[Seen<'_>]) -> (Settings, Re
     (settings, report)
 }
 
-/// A trained network.
-struct Learned<'a> {
-    parameters: Parameters,
-    ending: Ending,
-    /// What decided when it stopped.
-    held_back: Vec<&'a Sample>,
-}
-
-/// Trains a network on the samples that `may` be seen.
-fn train<'a>(
-    samples: &'a [Sample],
+/// Trains a network on those of the samples whose conditions are learned from. The ending has no area yet.
+fn train(
+    samples: &[&Sample],
     plan: &Plan,
     run: Run,
-    may: impl Fn(usize) -> bool,
     progress: impl FnMut(Progress),
-) -> Result<Learned<'a>, ModelError> {
+) -> Result<(Parameters, Ending), ModelError> {
     let classes = plan.classes.len();
     let start = match &plan.start {
-        Some(from) => trainer::transferred(classes, plan.recipe.seed, from)?,
+        Some(from) => trainer::transferred(&plan.classes, plan.recipe.seed, from)?,
         None => trainer::initial(classes, plan.recipe.seed)?,
     };
-    let parts = match run {
-        Run::Fold(_) => HELD_BACK,
-        Run::Final => HELD_BACK_FINAL,
-    };
-    let parts = deal(samples, parts, plan.recipe.seed + 1);
-    let part = |held_back: bool| -> Vec<&Sample> {
-        let wanted = |&i: &usize| may(i) && plan.learns(&samples[i]) && (parts[i] == 0) == held_back;
-        (0..samples.len()).filter(wanted).map(|i| &samples[i]).collect()
-    };
-    let (learning, held_back) = (part(false), part(true));
-    let Trained { parameters, best_step, steps, validation } =
-        trainer::train(&learning, &held_back, classes, &start, plan.recipe, progress)?;
+    let own = samples.iter().copied().filter(|sample| plan.learns(sample));
+    let learning: Vec<&Sample> = own.chain(&plan.besides).collect();
+    let Trained { parameters, loss } = trainer::train(&learning, classes, &start, plan.recipe, progress)?;
     let run = match run {
         Run::Fold(fold) => format!("fold {}", fold + 1),
         Run::Final => "final".to_owned(),
     };
-    let ending = Ending { run, pictures: learning.len(), steps, best_step, validation };
-    Ok(Learned { parameters, ending, held_back })
+    let loss = loss.is_finite().then_some(loss);
+    Ok((parameters, Ending { run, pictures: learning.len(), loss, auc: None }))
+}
+
+/// Returns the area under the receiver operating characteristic of what one network found under the conditions that are learned from.
+fn order(plan: &Plan, found: &[Seen<'_>]) -> Option<f64> {
+    let odds = |defective: bool| {
+        let own = found.iter().filter(move |(sample, _)| plan.learns(sample) && (sample.class > 0) == defective);
+        own.map(|(_, evidence)| f64::from(evidence.peak + evidence.whole)).collect()
+    };
+    auc(odds(true), odds(false))
 }
 
 fn largest(values: &[f32]) -> usize {
