@@ -409,13 +409,9 @@ pub(crate) struct TrainInspectionArgs {
     /// defect is, or none.
     #[arg(long, value_name = "FOLDER", required_unless_present = "generate")]
     pub images: Option<PathBuf>,
-    /// Trains on so many generated pictures, instead of photographs or besides: then those of a class that has no folder are left
-    /// out, and only photographs are judged.
-    #[arg(long, value_name = "COUNT")]
+    /// Trains on so many generated pictures instead, of the surface that `--surface` names: `phone-screen` or `ground-tile`.
+    #[arg(long, value_name = "COUNT", conflicts_with = "images")]
     pub generate: Option<usize>,
-    /// What is generated: `phone-screen` or `ground-tile`.
-    #[arg(long, value_name = "SURFACE", default_value = "phone-screen")]
-    pub of: String,
     /// The class of good pieces; otherwise the one called good, ok, free or normal.
     #[arg(long, value_name = "CLASS")]
     pub good: Option<String>,

@@ -33,16 +33,17 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     if !side.is_multiple_of(ALIGN) {
         return Err(Failure::usage(format!("--side: found {side}, allowed is a multiple of {ALIGN}")));
     }
-    let generated = match args.generate {
-        Some(count) => Some(pictures::generate(generated(&args.of)?, count, args.seed, side)?),
-        None => None,
-    };
-    let (Pictures { samples, classes, pieces }, besides) = match (&args.images, generated) {
-        (Some(folder), besides) => (pictures::read(folder, args.good.as_deref(), args.gap, side)?, besides),
-        (None, Some(generated)) => (generated, None),
+    let Pictures { samples, classes, pieces } = match (&args.images, args.generate) {
+        (Some(folder), _) => pictures::read(folder, args.good.as_deref(), args.gap, side)?,
+        (None, Some(count)) => {
+            let surface = Surface::named(&args.surface).ok_or_else(|| {
+                let allowed = Surface::ALL.map(Surface::name).join(" or ");
+                Failure::usage(format!("--surface: found {}, allowed with --generate is {allowed}", args.surface))
+            })?;
+            pictures::generate(surface, count, args.seed, side)?
+        }
         (None, None) => return Err(Failure::usage("found neither --images nor --generate, allowed is one of them")),
     };
-    let besides = besides.map_or_else(Vec::new, |besides| besides.of_classes(&classes));
     let count = |class| samples.iter().filter(|sample| sample.class == class).count();
     let composition: Vec<String> =
         classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
@@ -53,7 +54,6 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     };
     let plan = Plan {
         start: start.transpose().map_err(Failure::usage)?,
-        besides,
         surface: args.surface.clone(),
         classes,
         slices: args.slices.clone(),
@@ -93,13 +93,6 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     });
     write(&args.output, &weights, &figures)?;
     Ok(Exit::Success)
-}
-
-fn generated(name: &str) -> Result<Surface, Failure> {
-    Surface::named(name).ok_or_else(|| {
-        let allowed = Surface::ALL.map(Surface::name).join(" or ");
-        Failure::usage(format!("--of: found {name}, allowed is {allowed}"))
-    })
 }
 
 /// Writes the weights, and beside them the figures.

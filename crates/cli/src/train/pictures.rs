@@ -9,10 +9,7 @@ use driftline_connectors::camera::{
     scene::{self, Conditions, Scene},
     tile,
 };
-use driftline_models::inspection::{
-    Surface,
-    training::{sample::Sample, trainer::counterparts},
-};
+use driftline_models::inspection::{Surface, training::sample::Sample};
 use driftline_payloads::{
     Image,
     image::{Format, Shot},
@@ -27,20 +24,6 @@ pub(super) struct Pictures {
     pub classes: Vec<String>,
     /// How many pieces they show.
     pub pieces: usize,
-}
-
-impl Pictures {
-    /// Returns the samples of classes that others know too, with their places there.
-    pub(super) fn of_classes(self, classes: &[String]) -> Vec<Sample> {
-        let places = counterparts(&self.classes, classes);
-        let known = self.samples.into_iter().filter_map(|sample| Some((places[sample.class]?, sample)));
-        known
-            .map(|(class, mut sample)| {
-                sample.class = class;
-                sample
-            })
-            .collect()
-    }
 }
 
 /// Pixels of a side of generated screens, as the source `camera` has them, and of tiles.
@@ -224,10 +207,6 @@ mod tests {
             for sample in &found.samples {
                 assert_eq!(sample.class > 0, sample.area.unwrap() > 0.0);
             }
-            let (count, of) = (found.samples.iter().filter(|s| s.class < 2).count(), found.classes[1].to_uppercase());
-            let known = found.of_classes(&["free".to_owned(), "X_Other".to_owned(), format!("X_{of}")]);
-            assert_eq!(known.len(), count);
-            assert!(known.iter().all(|s| if s.area.unwrap() > 0.0 { s.class == 2 } else { s.class == 0 }));
         }
     }
 }

@@ -41,8 +41,6 @@ pub struct Plan {
     pub false_rejects: f64,
     /// How each network is trained.
     pub recipe: Recipe,
-    /// What every network learns from besides, such as generated pictures; they are judged by none.
-    pub besides: Vec<Sample>,
     /// What each network starts from, see [`trainer::transferred`]; drawn if `None`.
     pub start: Option<Weights>,
 }
@@ -67,7 +65,7 @@ pub enum Run {
 pub struct Ending {
     /// The run.
     pub run: String,
-    /// Pictures learned from, those besides among them.
+    /// Pictures learned from.
     pub pictures: usize,
     /// Mean loss of the examples of about the last fifty steps; `None` without steps.
     pub loss: Option<f64>,
@@ -226,8 +224,7 @@ fn train(
         Some(from) => trainer::transferred(&plan.classes, plan.recipe.seed, from)?,
         None => trainer::initial(classes, plan.recipe.seed)?,
     };
-    let own = samples.iter().copied().filter(|sample| plan.learns(sample));
-    let learning: Vec<&Sample> = own.chain(&plan.besides).collect();
+    let learning: Vec<&Sample> = samples.iter().copied().filter(|sample| plan.learns(sample)).collect();
     let Trained { parameters, loss } = trainer::train(&learning, classes, &start, plan.recipe, progress)?;
     let run = match run {
         Run::Fold(fold) => format!("fold {}", fold + 1),

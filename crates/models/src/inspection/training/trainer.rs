@@ -108,8 +108,7 @@ pub fn initial(classes: usize, seed: u64) -> Result<Parameters, ModelError> {
 
 /// Returns where each class stands in another list, if it does; the first, *good*, is the first of any list. Neither the case of a name counts nor what stands before its
 /// last `_`: `MT_Crack` is a `crack`.
-#[must_use]
-pub fn counterparts(classes: &[String], others: &[String]) -> Vec<Option<usize>> {
+fn counterparts(classes: &[String], others: &[String]) -> Vec<Option<usize>> {
     let name = |class: &String| class.rsplit('_').next().unwrap_or_default().to_lowercase();
     let place = |class: &String| others.iter().skip(1).position(|other| name(other) == name(class)).map(|i| i + 1);
     classes.iter().enumerate().map(|(i, class)| if i == 0 { Some(0) } else { place(class) }).collect()
