@@ -48,10 +48,8 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     let composition: Vec<String> =
         classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
     eprintln!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
-    let start = match args.start.as_deref() {
-        None => None,
-        Some(name) => Some(Surface::named(name).map_or_else(|| Weights::load(name.as_ref()), Weights::builtin)),
-    };
+    let weights = |name: &str| Surface::named(name).map_or_else(|| Weights::load(name.as_ref()), Weights::builtin);
+    let start = args.start.as_deref().map(weights);
     let plan = Plan {
         start: start.transpose().map_err(Failure::usage)?,
         surface: args.surface.clone(),
