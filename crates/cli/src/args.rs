@@ -443,6 +443,10 @@ pub(crate) struct TrainInspectionArgs {
     /// Steps of each network; 0 judges what it starts from.
     #[arg(long, default_value_t = 1500)]
     pub steps: usize,
+    /// The network that ships stops after so many looks at the pieces held back from it, one every hundred steps from the middle on, that find them told
+    /// apart no better. 0 makes every step.
+    #[arg(long, default_value_t = 4)]
+    pub patience: usize,
     /// Highest learning rate.
     #[arg(long, default_value_t = 3e-3)]
     pub rate: f64,

@@ -56,6 +56,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         classes,
         slices: args.slices.clone(),
         folds: args.folds,
+        patience: (args.patience > 0).then_some(args.patience),
         recall: args.recall,
         false_rejects: args.false_rejects,
         recipe: Recipe {
@@ -128,9 +129,9 @@ impl Bars {
         bar.set_prefix(name);
     }
 
-    fn end(&self, Ending { run, pictures, auc, .. }: &Ending) {
+    fn end(&self, Ending { run, pictures, step, auc, .. }: &Ending) {
         let auc = auc.map_or_else(|| "without both kinds".to_owned(), |auc| format!("{auc:.3}"));
         self.0
-            .suspend(|| eprintln!("{run}: learned from {pictures} pictures, AUC of the pieces not learned from {auc}"));
+            .suspend(|| eprintln!("{run}: learned from {pictures} pictures, weights of step {step}, AUC of the pieces not learned from {auc}"));
     }
 }

@@ -1,16 +1,16 @@
 //! A whole training: folds for honest figures, calibration and thresholds from them, and the network that ships.
 //!
 //! Pieces are dealt into folds; each fold is judged by a network that has not seen it, and the figures are of these judgements. The network that ships learns from
-//! all pieces but a quarter, on which its own calibration and thresholds are fitted: the log odds of two networks differ, and with another one's thresholds a network
+//! all pieces but a quarter, which may say when it is enough and on which its own calibration and thresholds are fitted: the log odds of two networks differ, and with another one's thresholds a network
 //! accepts too much or nothing.
 
 use serde::Serialize;
 
 use super::{
     calibrate::{self, Trial},
-    report::{self, Judged, Report, auc},
+    report::{self, Judged, Report},
     sample::{Sample, deal},
-    trainer::{self, Progress, Recipe, Trained},
+    trainer::{self, Progress, Recipe, Stop, Trained},
 };
 use crate::{
     error::ModelError,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Parts of the pieces, of which one is held back to calibrate the network that ships.
+/// Parts of the pieces, of which one is held back from the network that ships.
 const PARTS: usize = 4;
 
 /// What is to be found out, and how.
@@ -41,6 +41,9 @@ pub struct Plan {
     pub false_rejects: f64,
     /// How each network is trained.
     pub recipe: Recipe,
+    /// After how many looks at what is held back the network that ships stops, see [`Stop`]; it never does if `None`. The networks of folds never do: what
+    /// they held back would be missing from the few pieces that they learn from.
+    pub patience: Option<usize>,
     /// What each network starts from, see [`trainer::transferred`]; drawn if `None`.
     pub start: Option<Weights>,
 }
@@ -67,6 +70,8 @@ pub struct Ending {
     pub run: String,
     /// Pictures learned from.
     pub pictures: usize,
+    /// The step whose weights were kept.
+    pub step: usize,
     /// Mean loss of the examples of about the last fifty steps; `None` without steps.
     pub loss: Option<f64>,
     /// Area under the receiver operating characteristic of the pieces that were not learned from, under the conditions that were, by the mean of both log odds.
@@ -117,7 +122,7 @@ pub fn judge(
     for fold in 0..plan.folds {
         let run = Run::Fold(fold);
         let (own, others) = split(samples, &folds, fold);
-        let (parameters, ending) = train(&others, plan, run, |p| progress(run, p))?;
+        let (parameters, ending) = train(&others, plan, run, None, |p| progress(run, p))?;
         let seen = look(plan, &parameters, &own, &pool)?;
         let ending = Ending { auc: order(plan, &seen), ..ending };
         ended(&ending);
@@ -139,8 +144,9 @@ pub fn conclude(
 ) -> Result<Conclusion, ModelError> {
     let parts = deal(samples, PARTS, plan.recipe.seed + 1);
     let (held_back, others) = split(samples, &parts, 0);
-    let (parameters, ending) = train(&others, plan, Run::Final, |p| progress(Run::Final, p))?;
     let held_back: Vec<&Sample> = held_back.into_iter().filter(|sample| plan.learns(sample)).collect();
+    let stop = plan.patience.map(|patience| Stop { held_back: &held_back, patience });
+    let (parameters, ending) = train(&others, plan, Run::Final, stop, |p| progress(Run::Final, p))?;
     let found = look(plan, &parameters, &held_back, &pool(plan)?)?;
     let ending = Ending { auc: order(plan, &found), ..ending };
     let (settings, report) = operate(plan, samples, &found);
@@ -217,6 +223,7 @@ fn train(
     samples: &[&Sample],
     plan: &Plan,
     run: Run,
+    stop: Option<Stop<'_>>,
     progress: impl FnMut(Progress),
 ) -> Result<(Parameters, Ending), ModelError> {
     let classes = plan.classes.len();
@@ -225,22 +232,18 @@ fn train(
         None => trainer::initial(classes, plan.recipe.seed)?,
     };
     let learning: Vec<&Sample> = samples.iter().copied().filter(|sample| plan.learns(sample)).collect();
-    let Trained { parameters, loss } = trainer::train(&learning, classes, &start, plan.recipe, progress)?;
+    let Trained { parameters, step, loss } = trainer::train(&learning, classes, &start, plan.recipe, stop, progress)?;
     let run = match run {
         Run::Fold(fold) => format!("fold {}", fold + 1),
         Run::Final => "final".to_owned(),
     };
     let loss = loss.is_finite().then_some(loss);
-    Ok((parameters, Ending { run, pictures: learning.len(), loss, auc: None }))
+    Ok((parameters, Ending { run, pictures: learning.len(), step, loss, auc: None }))
 }
 
 /// Returns the area under the receiver operating characteristic of what one network found under the conditions that are learned from.
 fn order(plan: &Plan, found: &[Seen<'_>]) -> Option<f64> {
-    let odds = |defective: bool| {
-        let own = found.iter().filter(move |(sample, _)| plan.learns(sample) && (sample.class > 0) == defective);
-        own.map(|(_, evidence)| f64::from(evidence.peak + evidence.whole)).collect()
-    };
-    auc(odds(true), odds(false))
+    trainer::order(found.iter().filter(|(sample, _)| plan.learns(sample)).map(|(sample, evidence)| (*sample, evidence)))
 }
 
 fn largest(values: &[f32]) -> usize {

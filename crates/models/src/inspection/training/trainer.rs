@@ -1,8 +1,8 @@
 //! The training loop.
 //!
 //! A step computes all its pictures in one graph, since batch normalisation takes their moments together. Every photograph is drawn alike often, the good ones and the
-//! defective ones among themselves: drawn by piece, the many photographs of a piece, or of pieces that were taken for one, would be seen seldom. Nothing decides when to stop: the learning
-//! rate is nearly zero at the last step, and what is held back from learning is only judged. Means and deviations that the weights are saved with are averaged over the
+//! defective ones among themselves: drawn by piece, the many photographs of a piece, or of pieces that were taken for one, would be seen seldom. The learning rate is
+//! nearly zero at the last step; samples that are held back may say that it is enough before, see [`Stop`]. Means and deviations that the weights are saved with are averaged over the
 //! steps as the weights are. Given seed and samples a run repeats, whatever the number of threads: the pictures of a batch are shared among [`Recipe::threads`], and sums are made in
 //! order. candle's own threads should be off (`RAYON_NUM_THREADS=1`).
 
@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use super::{
     augment::{self, Example, Grain},
     loss::loss,
+    report::auc,
     sample::Sample,
 };
 use crate::{
@@ -38,6 +39,8 @@ const CLIP_NORM: f64 = 2.0;
 const AVERAGING: f64 = 0.98;
 /// Share of good pictures among those drawn.
 const GOOD: f64 = 0.6;
+/// Steps between two looks at the samples that are held back. The first is after half of all steps: the best of many early looks would be luck.
+const LOOK: usize = 100;
 /// What a step leaves of the mean loss that is shown.
 const SHOWN: f64 = 0.98;
 
@@ -46,7 +49,7 @@ const SHOWN: f64 = 0.98;
 pub struct Recipe {
     /// Side of the square that the network sees, pixels: a multiple of [`ALIGN`].
     pub side: usize,
-    /// Optimiser steps; the learning rate is nearly zero after them (half a cosine).
+    /// Optimiser steps at most; the learning rate is nearly zero after them (half a cosine).
     pub steps: usize,
     /// Pictures a step.
     pub batch: usize,
@@ -58,6 +61,16 @@ pub struct Recipe {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
+}
+
+/// What may end a run before its last step.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop<'a> {
+    /// Samples that are not learned from.
+    pub held_back: &'a [&'a Sample],
+    /// Looks at them, of which there is one in a hundred steps, in a row that find them told apart no better than before, after which the run ends. The weights of the
+    /// best look are kept.
+    pub patience: usize,
 }
 
 /// How far a run is.
@@ -74,6 +87,8 @@ pub struct Progress {
 pub struct Trained {
     /// The averaged weights.
     pub parameters: Parameters,
+    /// The step that they are of.
+    pub step: usize,
     /// Mean loss of the examples of about the last fifty steps; NaN without steps.
     pub loss: f64,
 }
@@ -142,7 +157,7 @@ pub fn transferred(classes: &[String], seed: u64, from: &Weights) -> Result<Para
     Ok(parameters)
 }
 
-/// Trains on `samples` from the weights `start`; `progress` is called after every step.
+/// Trains on `samples` from the weights `start` until the last step, or until `stop` says so; `progress` is called after every step.
 ///
 /// # Errors
 /// [`ModelError::Input`] without a good sample and a defective one, and for a side that is no multiple of [`ALIGN`]; [`ModelError::Candle`] from the network.
@@ -151,6 +166,7 @@ pub fn train(
     classes: usize,
     start: &Parameters,
     recipe: Recipe,
+    stop: Option<Stop<'_>>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Trained, ModelError> {
     if recipe.side == 0 || !recipe.side.is_multiple_of(ALIGN) {
@@ -185,6 +201,7 @@ pub fn train(
         .map_err(|error| ModelError::Candle(candle_core::Error::msg(error)))?;
 
     let mut shown = f64::NAN;
+    let mut best: Option<(f64, Trained)> = None;
     for step in 0..recipe.steps {
         let (losses, gradients, moments) = pool.install(|| -> Result<_, ModelError> {
             let examples: Vec<Example> = (0..recipe.batch)
@@ -207,10 +224,40 @@ pub fn train(
         }
         training::follow(&mut measured, |name| &moments[name], AVERAGING, step)?;
         training::follow(&mut average, |name| variables[name].as_tensor(), AVERAGING, step)?;
-        progress(Progress { step: step + 1, loss: shown });
+        let step = step + 1;
+        progress(Progress { step, loss: shown });
+        let is_due = 2 * step >= recipe.steps && (step.is_multiple_of(LOOK) || step == recipe.steps);
+        let Some(Stop { held_back, patience }) = stop.filter(|_| is_due) else { continue };
+        let parameters: Parameters = average.iter().chain(&measured).map(|(k, t)| (k.clone(), t.clone())).collect();
+        let found =
+            observe(&Network::try_new(&parameters, classes, "training".as_ref())?, held_back, recipe.side, &pool)?;
+        let area = order(held_back.iter().copied().zip(&found)).unwrap_or(0.0);
+        match &best {
+            Some((most, kept)) if area <= *most => {
+                if step - kept.step >= patience * LOOK {
+                    break;
+                }
+            }
+            _ => best = Some((area, Trained { parameters: copy(&parameters)?, step, loss: shown })),
+        }
     }
     average.append(&mut measured);
-    Ok(Trained { parameters: average, loss: shown })
+    Ok(best.map_or(Trained { parameters: average, step: recipe.steps, loss: shown }, |(_, kept)| kept))
+}
+
+fn copy(parameters: &Parameters) -> candle_core::Result<Parameters> {
+    parameters.iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?))).collect()
+}
+
+/// Returns the area under the receiver operating characteristic of what one network found, by the mean of both log odds; `None` without both good and defective
+/// samples.
+#[must_use]
+pub fn order<'a>(found: impl Iterator<Item = (&'a Sample, &'a Evidence)>) -> Option<f64> {
+    let (mut defective, mut good) = (Vec::new(), Vec::new());
+    for (sample, evidence) in found {
+        if sample.class == 0 { &mut good } else { &mut defective }.push(f64::from(evidence.peak + evidence.whole));
+    }
+    auc(defective, good)
 }
 
 fn nothing(what: &str) -> ModelError {
@@ -293,10 +340,7 @@ pub fn observe(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspection::{
-        training::report::auc,
-        weights::{Calibration, Settings},
-    };
+    use crate::inspection::weights::{Calibration, Settings};
 
     fn sample(piece: usize, class: usize) -> Sample {
         Sample::try_new("s", "", piece, class, (32, 32), &[90; 1024], None, 32).unwrap()
@@ -348,8 +392,24 @@ mod tests {
         let samples = [sample(0, 0), sample(1, 1)];
         let samples: Vec<&Sample> = samples.iter().collect();
         let recipe = Recipe { side: 40, steps: 1, batch: 2, rate: 1e-3, grain: Grain::None, seed: 1, threads: 1 };
-        let error = train(&samples, 2, &initial(2, 1).unwrap(), recipe, |_| ()).unwrap_err().to_string();
+        let error = train(&samples, 2, &initial(2, 1).unwrap(), recipe, None, |_| ()).unwrap_err().to_string();
         assert!(error.contains("found 40") && error.contains("a multiple of 16"), "{error}");
+    }
+
+    /// At a rate of zero no look is better than the first, which is at step 200 of 400; two more are waited for.
+    #[test]
+    fn what_is_held_back_says_when_it_is_enough() {
+        let samples = [sample(0, 0), sample(1, 1)];
+        let samples: Vec<&Sample> = samples.iter().collect();
+        let recipe = Recipe { side: 32, steps: 400, batch: 2, rate: 0.0, grain: Grain::None, seed: 1, threads: 1 };
+        let mut last = 0;
+        let stop = Some(Stop { held_back: &samples, patience: 2 });
+        let start = initial(2, 1).unwrap();
+        let trained = train(&samples, 2, &start, recipe, stop, |progress| last = progress.step).unwrap();
+        assert_eq!((trained.step, last), (200, 400));
+        let stop = Some(Stop { held_back: &samples, patience: 1 });
+        let trained = train(&samples, 2, &start, recipe, stop, |progress| last = progress.step).unwrap();
+        assert_eq!((trained.step, last), (200, 300));
     }
 
     /// Dark spots on bright noise are learned in a few steps, and the map says where they are.
@@ -367,15 +427,11 @@ mod tests {
         let samples: Vec<Sample> = (0..24).map(|i| picture(i, i % 2 == 0)).collect();
         let (validation, samples): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|s| s.piece < 8);
         let recipe = Recipe { side: 48, steps: 150, batch: 4, rate: 3e-3, grain: Grain::None, seed: 1, threads: 1 };
-        let trained = train(&samples, 2, &initial(2, 1).unwrap(), recipe, |_| ()).unwrap();
+        let trained = train(&samples, 2, &initial(2, 1).unwrap(), recipe, None, |_| ()).unwrap();
         let network = Network::try_new(&trained.parameters, 2, "test".as_ref()).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let found = observe(&network, &validation, 48, &pool).unwrap();
-        let scores = |class| {
-            let own = found.iter().zip(&validation).filter(move |(_, sample)| sample.class == class);
-            own.map(|(evidence, _)| f64::from(evidence.peak + evidence.whole)).collect()
-        };
-        let area = auc(scores(1), scores(0)).unwrap();
+        let area = order(validation.iter().copied().zip(&found)).unwrap();
         assert!(area > 0.85, "{area}");
         for (evidence, sample) in found.iter().zip(&validation) {
             if sample.class == 1 {
