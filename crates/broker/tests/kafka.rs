@@ -9,11 +9,16 @@ mod contract;
 #[path = "kafka/login.rs"]
 mod login;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
-use driftline_broker::{Delivery, Kafka, KafkaConfig};
+use bytes::Bytes;
+use driftline_broker::{Broker, Delivery, FetchLimit, Kafka, KafkaConfig, Poll};
 
-use crate::contract::{Subject, groups, log};
+use crate::contract::{Subject, group, groups, keep_all, log, to, topic};
 
 /// The cluster to test on.
 fn servers() -> Option<String> {
@@ -92,3 +97,39 @@ macro_rules! laws {
 }
 
 contract::each_law!(laws);
+
+/// A member that leaves messages lying has its partitions paused. It loses them before it has polled at all, and when they come back it reads on.
+#[test]
+fn partitions_that_were_paused_are_read_when_they_come_back() {
+    if servers().is_none() {
+        return;
+    }
+    let broker = Kafka::connect(config(Delivery::AtLeastOnce)).unwrap();
+    let (wide, readers) = (topic("wide"), group("readers"));
+    broker.create_topic(&wide, &keep_all(2)).unwrap();
+    // Three times as much as waits for a member.
+    let value = Bytes::from(vec![b'x'; 500_000]);
+    let mut producer = broker.producer("test").unwrap();
+    for _ in 0..48 {
+        producer.send(vec![to(&wide, 0, value.clone()), to(&wide, 1, value.clone())]).unwrap();
+    }
+    let mut member = broker.join(&readers, std::slice::from_ref(&wide)).unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    let mut other = broker.join(&readers, std::slice::from_ref(&wide)).unwrap();
+    let limit = FetchLimit { records: 10, bytes: usize::MAX };
+    let (deadline, moment) = (Instant::now() + Duration::from_secs(60), Duration::from_millis(100));
+    while !matches!(other.poll(limit, moment).unwrap(), Poll::Assigned(_)) {
+        assert!(Instant::now() < deadline, "no partitions for the second member");
+    }
+    drop(other);
+    // Nothing was committed, so an assignment begins at the first message.
+    let mut seen = BTreeSet::new();
+    while seen.len() < 96 {
+        match member.poll(limit, moment).unwrap() {
+            Poll::Assigned(_) => seen.clear(),
+            Poll::Messages(messages) => seen.extend(messages.iter().map(|m| (m.partition, m.offset))),
+            _ => {}
+        }
+        assert!(Instant::now() < deadline, "{} of 96 messages", seen.len());
+    }
+}

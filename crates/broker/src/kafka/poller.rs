@@ -169,7 +169,12 @@ impl Poller {
         }
     }
 
+    /// Ends the assignment. The client would keep a pause beyond it, and read nothing when the partitions come back.
     fn give_up(&mut self) -> Result<(), BrokerError> {
+        if std::mem::take(&mut self.paused) {
+            let all = self.client.assignment().map_err(|error| failed("give up partitions", &error))?;
+            self.client.resume(&all).map_err(|error| failed("give up partitions", &error))?;
+        }
         self.client.unassign().map_err(|error| failed("give up partitions", &error))
     }
 
@@ -213,7 +218,6 @@ impl Poller {
         }
         self.client.assign(&start).map_err(|error| failed("take over partitions", &error))?;
         self.reading = !assigned.is_empty();
-        self.paused = false;
         let places: Vec<String> = assigned.iter().map(|(place, _)| place.to_string()).collect();
         tracing::info!(group = %self.group, partitions = places.join(" "), "taken over");
         let mut inbox = self.shared.inbox.lock();

@@ -143,6 +143,12 @@ impl Reader {
                     }
                     Step::End => match fresh {
                         Some(committed) if committed >= high => break,
+                        // A transaction is open before the end of the log, and nobody ends it.
+                        Some(committed) if Instant::now() > deadline => {
+                            let waited = OPEN_TRANSACTIONS.as_secs();
+                            let reason = format!("{place} is committed up to {committed} of {high} after {waited} s");
+                            return Err(BrokerError::Unavailable { action: "read", reason });
+                        }
                         // An end seen earlier says nothing: look again from here.
                         _ => {
                             if fresh.is_some() {

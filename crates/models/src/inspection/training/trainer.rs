@@ -129,8 +129,8 @@ fn counterparts(classes: &[String], others: &[String]) -> Vec<Option<usize>> {
     classes.iter().enumerate().map(|(i, class)| if i == 0 { Some(0) } else { place(class) }).collect()
 }
 
-/// Draws initial weights, and takes from others all that does not depend on the classes; of the last steps of map and head, which do, those of the classes that both know,
-/// see [`counterparts`]. If they have no kind of defect in common, the last steps are drawn.
+/// Draws initial weights, and takes from others all that does not depend on the classes; of the last steps of map and head, which do, those of the classes that both know: neither
+/// the case of a name counts nor what stands before its last `_`. If they have no kind of defect in common, the last steps are drawn.
 ///
 /// # Errors
 /// [`ModelError::Input`] for weights that are not of such a network, [`ModelError::Candle`] where a tensor cannot be made.
