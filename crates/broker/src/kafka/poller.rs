@@ -171,10 +171,7 @@ impl Poller {
 
     /// Ends the assignment. The client would keep a pause beyond it, and read nothing when the partitions come back.
     fn give_up(&mut self) -> Result<(), BrokerError> {
-        if std::mem::take(&mut self.paused) {
-            let all = self.client.assignment().map_err(|error| failed("give up partitions", &error))?;
-            self.client.resume(&all).map_err(|error| failed("give up partitions", &error))?;
-        }
+        self.set_paused(false)?;
         self.client.unassign().map_err(|error| failed("give up partitions", &error))
     }
 
@@ -303,11 +300,16 @@ impl Poller {
         if !full {
             self.full_since = None;
         }
-        if (full && !self.paused) || (self.paused && bytes < BUFFERED / 2) {
+        if full || bytes < BUFFERED / 2 { self.set_paused(full) } else { Ok(()) }
+    }
+
+    /// Pauses all partitions or resumes them, if they are not already.
+    fn set_paused(&mut self, paused: bool) -> Result<(), BrokerError> {
+        if paused != self.paused {
             let all = self.client.assignment().map_err(|error| failed("pause", &error))?;
-            let outcome = if full { self.client.pause(&all) } else { self.client.resume(&all) };
+            let outcome = if paused { self.client.pause(&all) } else { self.client.resume(&all) };
             outcome.map_err(|error| failed("pause", &error))?;
-            self.paused = full;
+            self.paused = paused;
         }
         Ok(())
     }
