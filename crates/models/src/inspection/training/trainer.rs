@@ -238,15 +238,11 @@ pub fn train(
                     break;
                 }
             }
-            _ => best = Some((area, Trained { parameters: copy(&parameters)?, step, loss: shown })),
+            _ => best = Some((area, Trained { parameters, step, loss: shown })),
         }
     }
     average.append(&mut measured);
     Ok(best.map_or(Trained { parameters: average, step: recipe.steps, loss: shown }, |(_, kept)| kept))
-}
-
-fn copy(parameters: &Parameters) -> candle_core::Result<Parameters> {
-    parameters.iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?))).collect()
 }
 
 /// Returns the area under the receiver operating characteristic of what one network found, by the mean of both log odds; `None` without both good and defective
