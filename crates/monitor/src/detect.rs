@@ -22,8 +22,6 @@ const KEPT: usize = 256;
 const HEALTHY: usize = 64;
 /// The windows on either side of a moment by which it is told whether something goes on moving there.
 const AROUND: usize = 8;
-/// The least windows on either side.
-const FEWEST: usize = 2;
 /// By how many standard errors the two sides differ where something moves: of a dozen things that stand still, one does by chance in
 /// two cases of a hundred.
 const MOVING: f64 = 3.5;
@@ -63,11 +61,11 @@ impl Watch {
         self.recent.iter().filter_map(|(start, z)| Some((*start, f64::from(*z.get(score)?)))).unzip()
     }
 
-    /// Says when its change began.
+    /// Says when its change began: at the earliest with the first window since the baseline.
     pub(crate) fn onset(&self) -> Option<Timestamp> {
         let (starts, series) = self.series();
         let healthy = HEALTHY.min(series.len() / 2).max(1);
-        driftline_stats::onset(&series, healthy).map(|at| starts[at])
+        driftline_stats::onset(&series, healthy).and_then(|at| starts.get(at.max(self.healthy)).copied())
     }
 
     /// Counts the windows since the baseline that start in `span`.
@@ -76,24 +74,15 @@ impl Watch {
     }
 
     /// Says whether its strongest score goes on moving away from what is healthy at `at`: whether the windows from there on lie beyond
-    /// those before, by Welch's t (1947). A step before `at` does not count, because it makes the windows before differ.
+    /// those before, by Welch's t. A step before `at` does not count, because it makes the windows before differ.
     pub(crate) fn moves_at(&self, at: Timestamp) -> bool {
         let (starts, series) = self.series();
         let split = self.healthy + starts[self.healthy..].partition_point(|start| *start < at);
         let before = &series[split.saturating_sub(AROUND)..split];
         let after = &series[split..series.len().min(split + AROUND)];
-        if before.len() < FEWEST || after.len() < FEWEST {
-            return false;
-        }
-        let moments = |part: &[f64]| {
-            let n = part.len() as f64;
-            let mean = part.iter().sum::<f64>() / n;
-            let variance = part.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / (n - 1.0);
-            // Standardised windows of health have a variance of 1.
-            (mean, variance.max(1.0) / n)
-        };
-        let ((left, left_error), (right, right_error)) = (moments(before), moments(after));
-        (right - left) * right.signum() > MOVING * (left_error + right_error).sqrt()
+        let away = after.iter().sum::<f64>().signum();
+        // Standardised windows of health have a variance of 1.
+        driftline_stats::welch(before, after, 1.0).is_some_and(|t| away * t > MOVING)
     }
 
     fn is_armed(&self) -> bool {

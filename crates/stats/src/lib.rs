@@ -62,7 +62,7 @@ pub use joint::{DROPPED, JointProfile, UNKNOWN};
 pub use label_free::{AccuracyEstimate, Calibrated, LabelShiftError, MAX_CONDITION, accuracy_gap, label_shift};
 pub use new_values::{NewValues, SAMPLE};
 pub use number::NumberProfile;
-pub use onset::{Speed, onset, speed};
+pub use onset::{Speed, onset, speed, welch};
 pub use probe::{Answer, Answers, ProbeChange, ProbeFindings, ProbePart, ValueHash, compare_answers, rounds};
 pub use profile::{Direction, Profile, ProfileBody, ProfileKey, ProfileSet, Window};
 pub use rank::{BETS, CAUTION, DELTAS, HISTORY, Healthy, MIN_HISTORY};

@@ -3,6 +3,8 @@
 //! **Onset.** The cumulative sum of (z − mean before) is lowest just before z rises for good: the start of the
 //! maximising CUSUM path (Page 1954; Siegmund 1985).
 //!
+//! **Whether it goes on moving** at a moment: Welch's t of the windows on its two sides.
+//!
 //! **Speed.** Four curves are fitted to z by least squares: a constant, a step, a ramp that rises from one window to
 //! another and stays, and a daily wave with its first overtone. The one of least BIC = n·ln(RSS/n) + k·ln n
 //! (Schwarz 1978) is believed if it beats the constant by more than 6. Sums over prefixes give each step and ramp in constant time, so all of them are tried.
@@ -71,6 +73,23 @@ pub fn onset(series: &[f64], healthy: usize) -> Option<usize> {
         }
     }
     (start < series.len()).then_some(start)
+}
+
+/// Returns by how many standard errors the mean of `after` lies above that of `before`: Welch's t (1947), with variances that are
+/// at least `least`. `None` where a side has fewer than two values.
+#[must_use]
+pub fn welch(before: &[f64], after: &[f64], least: f64) -> Option<f64> {
+    if before.len() < 2 || after.len() < 2 {
+        return None;
+    }
+    let moments = |part: &[f64]| {
+        let n = part.len() as f64;
+        let mean = part.iter().sum::<f64>() / n;
+        let variance = part.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        (mean, variance.max(least) / n)
+    };
+    let ((left, left_error), (right, right_error)) = (moments(before), moments(after));
+    Some((right - left) / (left_error + right_error).sqrt())
 }
 
 /// Says how the last change of a series came. `day` is the windows of a day, 0 if windows are longer
@@ -277,5 +296,14 @@ mod tests {
             }
             prop_assert!((rss - least).abs() < 1e-6, "{rss} at {start}..{end}, expected {least}");
         }
+    }
+
+    #[test]
+    fn welch_is_scipys() {
+        // scipy.stats.ttest_ind([11, 6, 13], [3, 7, 2, 9, 4], equal_var=False), SciPy 1.15.3
+        let t = welch(&[3.0, 7.0, 2.0, 9.0, 4.0], &[11.0, 6.0, 13.0], 0.0).expect("two values a side");
+        assert!((t - 2.035_594_853_805_584_6).abs() < 1e-12, "{t}");
+        assert_eq!(welch(&[1.0, 1.0], &[3.0, 3.0], 1.0), Some(2.0));
+        assert_eq!(welch(&[1.0], &[3.0, 3.0], 1.0), None);
     }
 }
