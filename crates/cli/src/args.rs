@@ -427,6 +427,9 @@ pub(crate) struct TrainInspectionArgs {
     /// The surface has a direction, such as grinding marks: pictures are flipped, but not turned.
     #[arg(long)]
     pub upright: bool,
+    /// Mirror images of a picture are judged too and the mean counts, for four times the work.
+    #[arg(long)]
+    pub mirrored: bool,
     /// Side of the square that the network sees, whatever the pictures' shape: pixels, a multiple of 16.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(32..=1024))]
     pub side: u16,

@@ -59,6 +59,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         patience: (args.patience > 0).then_some(args.patience),
         recall: args.recall,
         false_rejects: args.false_rejects,
+        mirrored: args.mirrored,
         recipe: Recipe {
             side,
             steps: args.steps,

@@ -1,6 +1,10 @@
 //! From logits to what is decided on: how much speaks for a defect, of which class, and where.
 
-use super::{batch::Size, network::Logits};
+use super::{
+    batch::Size,
+    network::{Logits, Network},
+    view::Plane,
+};
 use crate::error::ModelError;
 
 /// Cells of the map whose mean speaks for the map: a defect may be as small as they are.
@@ -21,7 +25,34 @@ pub struct Evidence {
     pub defects: Vec<f32>,
 }
 
+/// The mirror images of a view besides itself: from the other side, upside down, both.
+const MIRRORS: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
+
 impl Evidence {
+    /// Looks at a view with a network; if `mirrored`, at its mirror images too, and takes the means: what looks like a defect one way round only counts for less.
+    ///
+    /// # Errors
+    /// [`ModelError`] from the network.
+    pub fn of(network: &Network, view: &Plane, mirrored: bool) -> Result<Self, ModelError> {
+        let mut mean = Self::read(&network.forward(view)?)?;
+        if !mirrored {
+            return Ok(mean);
+        }
+        for (sideways, upside_down) in MIRRORS {
+            let seen = Self::read(&network.forward(&view.mirrored(sideways, upside_down))?)?;
+            let odds = Plane::try_new(seen.size.width, seen.size.height, seen.odds)?;
+            mean.peak += seen.peak;
+            mean.whole += seen.whole;
+            add(&mut mean.odds, odds.mirrored(sideways, upside_down).values());
+            add(&mut mean.defects, &seen.defects);
+        }
+        let share = 1.0 / (MIRRORS.len() + 1) as f32;
+        mean.peak *= share;
+        mean.whole *= share;
+        mean.odds.iter_mut().chain(&mut mean.defects).for_each(|x| *x *= share);
+        Ok(mean)
+    }
+
     /// Reads logits.
     ///
     /// # Errors
@@ -48,6 +79,10 @@ impl Evidence {
             defects,
         })
     }
+}
+
+fn add(sums: &mut [f32], values: &[f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
 }
 
 /// Returns the places of the largest [`PEAK`] values, fewer if there are fewer.
@@ -80,6 +115,25 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
+    use crate::inspection::training::trainer::initial;
+
+    #[test]
+    fn mirror_images_are_judged_alike_and_defects_stand_where_they_are() {
+        let network = Network::try_new(&initial(3, 1).unwrap(), 3, "test".as_ref()).unwrap();
+        let mut view = Plane::from_fn(64, 64, |x, y| ((x * 31 + y * y * 7) % 23) as f32);
+        view.normalise();
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        let seen = Evidence::of(&network, &view, true).unwrap();
+        for (sideways, upside_down) in MIRRORS {
+            let other = Evidence::of(&network, &view.mirrored(sideways, upside_down), true).unwrap();
+            assert!(near(&[seen.whole, seen.peak], &[other.whole, other.peak]) && near(&seen.defects, &other.defects));
+            let odds = Plane::try_new(16, 16, other.odds).unwrap();
+            assert!(near(&seen.odds, odds.mirrored(sideways, upside_down).values()));
+        }
+        let once = Evidence::of(&network, &view, false).unwrap();
+        assert_eq!(once, Evidence::read(&network.forward(&view).unwrap()).unwrap());
+        assert!(!near(&[once.whole], &[seen.whole]));
+    }
 
     #[test]
     fn the_peak_is_the_mean_of_the_largest() {

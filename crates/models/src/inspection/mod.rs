@@ -164,7 +164,7 @@ impl Inspector {
         let Model { network, settings, .. } = &*self.model;
         let mut view = square(width, height, luma, settings.side)?;
         view.normalise();
-        let evidence = Evidence::read(&network.forward(&view)?)?;
+        let evidence = Evidence::of(network, &view, settings.mirrored)?;
         let score = settings.calibration.probability(f64::from(evidence.whole), f64::from(evidence.peak)) as f32;
         let mut classes = vec![1.0 - score];
         classes.extend(evidence.defects.iter().map(|p| p * score));

@@ -89,6 +89,17 @@ impl Plane {
         above + (row(bottom) - above) * dy
     }
 
+    /// Returns the picture seen in a mirror: from the other side, upside down, or both.
+    #[must_use]
+    pub fn mirrored(&self, sideways: bool, upside_down: bool) -> Self {
+        let (width, height) = (self.width, self.height);
+        Self::from_fn(width, height, |x, y| {
+            let x = if sideways { width - 1 - x } else { x };
+            let y = if upside_down { height - 1 - y } else { y };
+            self.values[y * width + x]
+        })
+    }
+
     /// Subtracts the mean and divides by the standard deviation.
     pub fn normalise(&mut self) {
         let count = self.values.len() as f32;

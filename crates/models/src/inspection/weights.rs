@@ -19,6 +19,9 @@ pub struct Settings {
     pub surface: String,
     /// Side of the square that the network sees, pixels: a multiple of [`ALIGN`].
     pub side: usize,
+    /// Whether mirror images of a picture are judged too, for four times the work.
+    #[serde(default)]
+    pub mirrored: bool,
     /// Names of the classes; the first is *good*.
     pub classes: Vec<String>,
     /// How evidence becomes a probability.
@@ -137,6 +140,7 @@ mod tests {
         let settings = Settings {
             surface: "test".to_owned(),
             side: 64,
+            mirrored: true,
             classes: vec!["good".to_owned(), "bad".to_owned()],
             calibration: Calibration { whole: 0.5, peak: 0.5, bias: 0.0 },
             accept_below: 0.2,

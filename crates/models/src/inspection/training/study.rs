@@ -39,6 +39,8 @@ pub struct Plan {
     pub recall: f64,
     /// Share of the good pieces that may be rejected without a person.
     pub false_rejects: f64,
+    /// Whether mirror images are judged too, see [`Settings::mirrored`].
+    pub mirrored: bool,
     /// How each network is trained.
     pub recipe: Recipe,
     /// After how many looks at what is held back the network that ships stops, see [`Stop`]; it never does if `None`. The networks of folds never do: what
@@ -175,7 +177,7 @@ fn look<'a>(
     pool: &rayon::ThreadPool,
 ) -> Result<Vec<Seen<'a>>, ModelError> {
     let network = Network::try_new(parameters, plan.classes.len(), "training".as_ref())?;
-    let evidence = trainer::observe(&network, samples, plan.recipe.side, pool)?;
+    let evidence = trainer::observe(&network, samples, plan.recipe.side, plan.mirrored, pool)?;
     Ok(samples.iter().copied().zip(evidence).collect())
 }
 
@@ -210,6 +212,7 @@ fn operate(plan: &Plan, samples: &[Sample], found: &[Seen<'_>]) -> (Settings, Re
     let settings = Settings {
         surface: plan.surface.clone(),
         side: plan.recipe.side,
+        mirrored: plan.mirrored,
         classes: plan.classes.clone(),
         calibration,
         accept_below,

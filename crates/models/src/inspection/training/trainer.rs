@@ -229,8 +229,13 @@ pub fn train(
         let is_due = 2 * step >= recipe.steps && (step.is_multiple_of(LOOK) || step == recipe.steps);
         let Some(Stop { held_back, patience }) = stop.filter(|_| is_due) else { continue };
         let parameters: Parameters = average.iter().chain(&measured).map(|(k, t)| (k.clone(), t.clone())).collect();
-        let found =
-            observe(&Network::try_new(&parameters, classes, "training".as_ref())?, held_back, recipe.side, &pool)?;
+        let found = observe(
+            &Network::try_new(&parameters, classes, "training".as_ref())?,
+            held_back,
+            recipe.side,
+            false,
+            &pool,
+        )?;
         let area = order(held_back.iter().copied().zip(&found)).unwrap_or(0.0);
         match &best {
             Some((most, kept)) if area <= *most => {
@@ -320,7 +325,7 @@ fn clipped(mut gradients: GradStore, variables: &BTreeMap<String, Var>) -> Resul
     Ok(Some(gradients))
 }
 
-/// Returns the evidence that a network finds in each sample.
+/// Returns the evidence that a network finds in each sample; in its mirror images too if `mirrored`.
 ///
 /// # Errors
 /// [`ModelError`] from the network.
@@ -328,9 +333,10 @@ pub fn observe(
     network: &Network,
     samples: &[&Sample],
     side: usize,
+    mirrored: bool,
     pool: &rayon::ThreadPool,
 ) -> Result<Vec<Evidence>, ModelError> {
-    pool.install(|| samples.par_iter().map(|sample| Evidence::read(&network.forward(&sample.view(side)?)?)).collect())
+    pool.install(|| samples.par_iter().map(|sample| Evidence::of(network, &sample.view(side)?, mirrored)).collect())
 }
 
 #[cfg(test)]
@@ -348,6 +354,7 @@ mod tests {
         let settings = Settings {
             surface: "test".to_owned(),
             side: 64,
+            mirrored: false,
             classes: names(&["good", "crack", "chip"]),
             calibration: Calibration { whole: 0.5, peak: 0.5, bias: 0.0 },
             accept_below: 0.2,
@@ -426,7 +433,7 @@ mod tests {
         let trained = train(&samples, 2, &initial(2, 1).unwrap(), recipe, None, |_| ()).unwrap();
         let network = Network::try_new(&trained.parameters, 2, "test".as_ref()).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let found = observe(&network, &validation, 48, &pool).unwrap();
+        let found = observe(&network, &validation, 48, false, &pool).unwrap();
         let area = order(validation.iter().copied().zip(&found)).unwrap();
         assert!(area > 0.85, "{area}");
         for (evidence, sample) in found.iter().zip(&validation) {
