@@ -351,7 +351,7 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
         config.prefix.clone_from(&pipeline.prefix);
         let kafka = Kafka::connect(config).unwrap();
         let deadline = Instant::now() + PATIENCE;
-        let found = loop {
+        let mut found = loop {
             if let Some(found) = first_verdict(&kafka) {
                 break found;
             }
@@ -361,6 +361,10 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
             process.stop(130);
         }
         monitor.stop(0);
+        // Batches of another size round a network's sums otherwise, so that a value on the edge of a bin may fall on its other side.
+        let [one, other] = [&found, &expected].map(|alarm| alarm["evidence"].as_f64().unwrap());
+        assert!((one / other - 1.0).abs() < 1e-6, "{replicas} replicas: evidence {one}, expected {other}");
+        found["evidence"] = expected["evidence"].clone();
         assert_eq!(found, expected, "{replicas} replicas");
         eprintln!("{replicas} replicas of each stage on Kafka: {}", found["summary"]);
     }
