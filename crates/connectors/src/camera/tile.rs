@@ -13,7 +13,8 @@
 //!
 //! | what | how it looks | truth |
 //! |---|---|---|
-//! | stains, specks, hairs | soft spots with a rim, small dark dots, thin faint curves | no defect |
+//! | stains, smudges, specks | soft spots with a rim, small ragged dark spots without a sharp boundary, dark dots | no defect |
+//! | hairs, webs, rings | thin faint curves, one by one or many about one place, or closed | no defect |
 //! | blowhole | one or two dark pits of 0.5 to 3 % of a side, sharply bounded | defect |
 //! | break | a dark patch with facets at an edge or a corner, or a few deep gouges | defect |
 //! | crack | a dark, jagged line, more often along the marks than not | defect |
@@ -293,7 +294,7 @@ impl Tile {
         }
     }
 
-    /// Draws what is no defect: stains, specks, hairs, faint scratches.
+    /// Draws what is no defect: stains, smudges, specks, hairs, webs of faint scratches, rings.
     fn soil(&mut self, rng: &mut StdRng) {
         for _ in 0..rng.random_range(0..=4) {
             let size = spread(rng, 0.02, 0.2);
@@ -315,12 +316,39 @@ impl Tile {
             self.lines.push(Line { path: vec![place], width: spread(rng, 0.5, 2.0), brightness, defect: false });
         }
         for _ in 0..rng.random_range(0..=5) {
-            let turn = rng.random_range(0.0..TAU);
-            let (length, bend) = (spread(rng, 0.03, 0.5), rng.random_range(-3.0f32..=3.0));
-            let path = self.path(home_or(rng, home), turn, length, bend, 0.25, rng);
-            let brightness = if rng.random_bool(0.8) { -1.0 } else { 1.0 } * rng.random_range(0.03f32..=0.13);
-            self.lines.push(Line { path, width: spread(rng, 0.5, 1.6), brightness, defect: false });
+            let (from, length, bend) = (home_or(rng, home), spread(rng, 0.03, 0.5), rng.random_range(-3.0f32..=3.0));
+            self.hair(from, length, bend, 0.25, rng);
         }
+        if rng.random_bool(0.25) {
+            let web = (rng.random_range(0.1f32..=0.9), rng.random_range(0.1f32..=0.9));
+            for _ in 0..rng.random_range(6..=30) {
+                let from = (web.0 + 0.12 * self.unit.0 * normal(rng), web.1 + 0.12 * self.unit.1 * normal(rng));
+                let (length, bend) = (spread(rng, 0.02, 0.25), rng.random_range(-2.0f32..=2.0));
+                self.hair(from, length, bend, 0.25, rng);
+            }
+        }
+        for _ in 0..rng.random_range(0..=3) {
+            if rng.random_bool(0.3) {
+                // A walk that turns once around as it goes, or nearly.
+                let from = (rng.random_range(0.05..=0.95), rng.random_range(0.05..=0.95));
+                let (length, bend) = (TAU * spread(rng, 0.012, 0.06), rng.random_range(4.0..=TAU));
+                self.hair(from, length, bend, 0.05, rng);
+            }
+            if rng.random_bool(0.25) {
+                let size = spread(rng, 0.008, 0.05);
+                let shape = self.anywhere(size, 4.0, 0.4, rng);
+                let (tone, soft) = (rng.random_range(0.72f32..=0.95), spread(rng, 0.012, 0.05));
+                self.regions.push(Region { shape, tone, polish: 0.9, soft, rim: 0.0, defect: false });
+            }
+        }
+    }
+
+    /// Draws a thin faint curve of this physical length that sets out in any direction and turns by `bend`, trembling by `jitter`.
+    fn hair(&mut self, from: (f32, f32), length: f32, bend: f32, jitter: f32, rng: &mut StdRng) {
+        let turn = rng.random_range(0.0..TAU);
+        let path = self.path(from, turn, length, bend, jitter, rng);
+        let brightness = if rng.random_bool(0.8) { -1.0 } else { 1.0 } * rng.random_range(0.03f32..=0.13);
+        self.lines.push(Line { path, width: spread(rng, 0.5, 1.6), brightness, defect: false });
     }
 
     /// Returns a patch of this physical size somewhere, up to so many times longer than wide.
