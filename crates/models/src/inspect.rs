@@ -47,6 +47,12 @@ pub enum ModelKind {
     BuiltinVad,
     /// Driftline's own recogniser.
     BuiltinAsr,
+    /// Driftline's own inspection, of any surface.
+    BuiltinInspection,
+    /// Driftline's own estimate of a user's attributes.
+    BuiltinUserProfile,
+    /// Driftline's own recommender.
+    BuiltinRecommender,
     /// A Whisper checkpoint.
     Whisper,
     /// Anything else.
@@ -59,6 +65,9 @@ impl std::fmt::Display for ModelKind {
             Self::SileroVad => "silero-vad",
             Self::BuiltinVad => "builtin-vad",
             Self::BuiltinAsr => "builtin-asr",
+            Self::BuiltinInspection => "builtin-inspection",
+            Self::BuiltinUserProfile => "builtin-user-profile",
+            Self::BuiltinRecommender => "builtin-recommender",
             Self::Whisper => "whisper",
             Self::Unknown => "unknown",
         })
@@ -152,14 +161,17 @@ fn read_tensors(path: &Path, summary: &mut ModelSummary, hasher: &mut blake3::Ha
 
 fn kind(summary: &ModelSummary) -> ModelKind {
     let has = |name: &str| summary.tensors.iter().any(|t| t.name.strip_prefix("model.").unwrap_or(&t.name) == name);
-    let marks: [(ModelKind, &[&str]); 4] = [
+    let marks: [(ModelKind, &[&str]); 7] = [
         (
             ModelKind::Whisper,
             &["encoder.conv1.weight", "decoder.embed_tokens.weight", "decoder.layers.0.encoder_attn.q_proj.weight"],
         ),
         (ModelKind::SileroVad, &["stft_conv.weight", "lstm_cell.weight_hh"]),
         (ModelKind::BuiltinVad, &["features.mean", "gru.recurrent.weight"]),
-        (ModelKind::BuiltinAsr, &["stem.weight", "head.weight"]),
+        (ModelKind::BuiltinAsr, &["stem.weight", "block.0.widen"]),
+        (ModelKind::BuiltinInspection, &["down.0.gain", "map.bias"]),
+        (ModelKind::BuiltinUserProfile, &["queries", "calibration"]),
+        (ModelKind::BuiltinRecommender, &["attributes", "block.0.query"]),
     ];
     marks.iter().find(|(_, names)| names.iter().all(|name| has(name))).map_or(ModelKind::Unknown, |(kind, _)| *kind)
 }
@@ -194,6 +206,21 @@ mod tests {
             TensorSummary { name: "stft_conv.weight".into(), dtype: "F32".into(), shape: vec![2, 3], parameters: 6 }
         );
         assert_eq!((summary.metadata["format"].as_str(), summary.hash.len()), ("pt", 16));
+    }
+
+    #[test]
+    fn what_ships_is_known() {
+        let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights");
+        for (file, kind) in [
+            ("vad", ModelKind::BuiltinVad),
+            ("asr", ModelKind::BuiltinAsr),
+            ("inspection-phone-screen", ModelKind::BuiltinInspection),
+            ("inspection-ground-tile", ModelKind::BuiltinInspection),
+            ("profile", ModelKind::BuiltinUserProfile),
+            ("recommender", ModelKind::BuiltinRecommender),
+        ] {
+            assert_eq!(inspect(&weights.join(format!("{file}.safetensors"))).unwrap().kind, kind, "{file}");
+        }
     }
 
     #[test]
