@@ -229,13 +229,9 @@ pub fn train(
         let is_due = 2 * step >= recipe.steps && (step.is_multiple_of(LOOK) || step == recipe.steps);
         let Some(Stop { held_back, patience }) = stop.filter(|_| is_due) else { continue };
         let parameters: Parameters = average.iter().chain(&measured).map(|(k, t)| (k.clone(), t.clone())).collect();
-        let found = observe(
-            &Network::try_new(&parameters, classes, "training".as_ref())?,
-            held_back,
-            recipe.side,
-            false,
-            &pool,
-        )?;
+        let averaged = Network::try_new(&parameters, classes, "training".as_ref())?;
+        // One way round is enough to tell which step is best.
+        let found = observe(&averaged, held_back, recipe.side, false, &pool)?;
         let area = order(held_back.iter().copied().zip(&found)).unwrap_or(0.0);
         match &best {
             Some((most, kept)) if area <= *most => {
