@@ -351,10 +351,15 @@ impl Tile {
         self.lines.push(Line { path, width: spread(rng, 0.5, 1.6), brightness, defect: false });
     }
 
+    /// Returns the half axes of a patch of this physical size that is `long` squared times longer than wide.
+    fn half_axes(&self, size: f32, long: f32) -> (f32, f32) {
+        (size * self.unit.0 / long, size * self.unit.1 * long)
+    }
+
     /// Returns a patch of this physical size somewhere, up to so many times longer than wide.
     fn anywhere(&self, size: f32, longest: f32, rough: f32, rng: &mut StdRng) -> Shape {
         let long = spread(rng, 1.0, longest).sqrt();
-        let half = (size * self.unit.0 / long, size * self.unit.1 * long);
+        let half = self.half_axes(size, long);
         let centre = (rng.random_range(0.02..=0.98), rng.random_range(0.02..=0.98));
         Shape::patch(centre, half, rng.random_range(-0.8..=0.8), rough, rng)
     }
@@ -414,7 +419,7 @@ impl Tile {
             return;
         }
         let long = spread(rng, 0.4, 2.5).sqrt();
-        let half = (size * self.unit.0 / long, size * self.unit.1 * long);
+        let half = self.half_axes(size, long);
         let shape = Shape::patch(centre, half, rng.random_range(-0.6..=0.6), 0.25, rng);
         let (tone, rim) = (rng.random_range(0.3f32..=0.8), 0.35 * normal(rng));
         let soft = spread(rng, 0.003, 0.012);
@@ -456,7 +461,7 @@ impl Tile {
         if rng.random_bool(0.5) {
             // A patch that the stone did not reach, more often than not at an end.
             let (size, long) = (spread(rng, 0.08, 0.32), spread(rng, 0.8, 2.5).sqrt());
-            let half = (size * self.unit.0 / long, size * self.unit.1 * long);
+            let half = self.half_axes(size, long);
             let end = if rng.random_bool(0.5) { half.1 } else { 1.0 - half.1 };
             let v = if rng.random_bool(0.7) { end } else { rng.random_range(0.2..=0.8) };
             let centre = (rng.random_range(0.15f32..=0.85), v);
