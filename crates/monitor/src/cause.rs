@@ -164,16 +164,19 @@ pub(crate) fn cause(
         node.verdict = Verdict::HiddenInput;
     }
     let itself = |name: &StageName| nodes.iter().any(|node| node.node == *name && node.verdict.is_change());
-    let traces = lines.iter().map(|(line, found)| {
+    // What a follower makes of its input differs, though by no doing of its own: its table counts, at the origin.
+    let differs = |name: &StageName| suspect(name) || followers.contains(name);
+    let traces = lines.iter().filter_map(|(line, _)| {
         // Whether nothing but the origin can have moved its end.
         let alone = moved(line.target()) && line.nodes().all(|name| origin.as_ref() == Some(name) || !itself(name));
-        line.trace(found, &suspect, origin.as_ref(), &followers, alone)
+        Some(line.trace(&line.attribution(&differs)?, &differs, origin.as_ref(), &followers, alone))
     });
     let traces = traces.collect();
     Cause { nodes, traces, origin }
 }
 
-/// Returns the stages behind the origin whose P(output | input) moved with it, and of which nothing proves that they changed.
+/// Returns the stages behind the origin whose P(output | input) moved with it: of those that no probe asks the ones that began to with
+/// it, of those that the probes clear all.
 fn followers(
     baseline: &Baseline,
     detectors: &Detectors,
@@ -199,7 +202,12 @@ fn followers(
     for (node, found) in baseline.nodes.iter().zip(nodes) {
         if node.inputs.iter().any(|input| behind.contains(input)) {
             behind.insert(&node.name);
-            if found.verdict == Verdict::StageChanged && found.probes == Probes::None && together(&node.name) {
+            let follows = match found.probes {
+                Probes::None => found.verdict == Verdict::StageChanged && together(&node.name),
+                Probes::Same => found.verdict == Verdict::HiddenInput,
+                Probes::Different => false,
+            };
+            if follows {
                 followers.insert(node.name.clone());
             }
         }

@@ -329,6 +329,10 @@ fn what_is_hidden_in_the_input_is_not_laid_at_the_stage() {
     // Pairs hold the same numbers.
     let said = "`scale`, `pair` unchanged by the probes: all that they write otherwise comes from `parts`";
     assert!(alarm.summary.contains(said), "{}", alarm.summary);
+    // What `scale` writes otherwise changes the end: it stands at the source, from which it comes.
+    let [trace] = alarm.traces.as_slice() else { panic!("one last stage") };
+    let share = |name: &str| trace.shares.iter().find(|share| share.node == name).unwrap().share;
+    assert!(share("parts") > 0.95 && share("scale") == 0.0, "{:?}", trace.shares);
 }
 
 #[test]
