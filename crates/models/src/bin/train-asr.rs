@@ -61,7 +61,7 @@ const FULL: Scale = Scale {
     last: FINAL,
     fold: FOLD,
     calibration: (500, 400),
-    sets: SetSizes { strings: 100, phrases: 60, others: 300 },
+    sets: SetSizes { strings: 100, phrases: 60, natural: 4, others: 300 },
 };
 /// As little as passes through every stage.
 const SMOKE: Scale = Scale {
@@ -72,7 +72,7 @@ const SMOKE: Scale = Scale {
     last: Recipe { steps: 4, horizon: 4, batch: 4, ..FINAL },
     fold: Recipe { steps: 2, horizon: 2, batch: 4, ..FOLD },
     calibration: (4, 4),
-    sets: SetSizes { strings: 2, phrases: 1, others: 4 },
+    sets: SetSizes { strings: 2, phrases: 1, natural: 0, others: 4 },
 };
 /// Steps between two files of a running stage.
 const CHECKPOINT: usize = 100;

@@ -16,7 +16,7 @@ use super::{
     clip::{Clip, Source, read_wav},
     grammar::{Grammar, OtherSpeech},
     resample::resample,
-    synthesis::{HELD_OUT, Request, other_words, synthesise, training_voice},
+    synthesis::{Engine, HELD_OUT, NATURAL, Request, other_words, synthesise, training_voice},
 };
 use crate::asr::{Heard, Recogniser, frontend::RATE, lexicon::Lexicon};
 
@@ -27,6 +27,8 @@ pub struct SetSizes {
     pub strings: usize,
     /// Phrases said by each held-out voice.
     pub phrases: usize,
+    /// Phrases said by each natural voice.
+    pub natural: usize,
     /// Utterances outside the vocabulary.
     pub others: usize,
 }
@@ -185,6 +187,8 @@ pub struct Sets {
     pub strings: BTreeMap<String, Vec<Trial>>,
     /// Queries, by held-out voice.
     pub phrases: BTreeMap<String, Vec<Trial>>,
+    /// Queries by natural voices: American or British, women or men.
+    pub natural: BTreeMap<&'static str, Vec<Trial>>,
     /// Synthetic speech outside the vocabulary, by all voices.
     pub others: Vec<Trial>,
     /// Read sentences.
@@ -248,8 +252,24 @@ impl Sets {
                 sentences.push(Trial { audio: resample(&samples, rate as f32 / 16_000.0), words: Vec::new() });
             }
         }
+        let mut rng = StdRng::seed_from_u64(1003);
+        let mut requests = Vec::new();
+        for voice in NATURAL {
+            let query = |_| Request::draw(grammar.query(&mut rng), Engine::Kokoro, voice, &mut rng);
+            requests.extend((0..sizes.natural).map(query));
+        }
+        let mut natural: BTreeMap<&str, Vec<Trial>> = BTreeMap::new();
+        for (request, clip) in requests.iter().zip(synthesise(&requests, lexicon, cache)?) {
+            let people = match &request.voice[..2] {
+                "af" => "American women",
+                "am" => "American men",
+                "bf" => "British women",
+                _ => "British men",
+            };
+            natural.entry(people).or_default().push(single(&&clip));
+        }
         let digits = speakers.iter().map(|(name, clips)| (name.clone(), clips.iter().map(single).collect())).collect();
-        Ok(Self { digits, strings, phrases, others, sentences })
+        Ok(Self { digits, strings, phrases, natural, others, sentences })
     }
 }
 
@@ -310,6 +330,15 @@ pub fn report(
         report.push("phrases", voice, score);
     }
     report.push("phrases", "all held-out voices", all);
+    let mut all = Score::default();
+    for (people, trials) in &sets.natural {
+        let score = score(recogniser, trials)?;
+        all.add(&score);
+        report.push("phrases, natural voices", *people, score);
+    }
+    if all.utterances > 0 {
+        report.push("phrases, natural voices", "all", all);
+    }
     let phrases: Vec<&Trial> = sets.phrases.values().flatten().collect();
     let mut rng = StdRng::seed_from_u64(1002);
     let mut under = |condition: &str, change: &dyn Fn(&mut Vec<f32>, &mut StdRng)| -> Result<(), TrainingError> {

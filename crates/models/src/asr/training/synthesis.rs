@@ -1,4 +1,4 @@
-//! Speech made by espeak-ng, flite and festival, called as processes, and kept in a cache folder.
+//! Speech made by espeak-ng, flite, festival and, for evaluation, Kokoro, called as processes, and kept in a cache folder.
 //!
 //! What is said, by whom and how is drawn from a seed; the cache file is named by a hash of it, so a changed recipe never meets
 //! old audio.
@@ -7,6 +7,7 @@ use std::{fmt, fs, io, path::Path, process::Command};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use rayon::prelude::*;
+use serde_json::json;
 
 use super::{
     TrainingError,
@@ -94,6 +95,38 @@ pub const HELD_OUT: [(Engine, &str); 10] = [
     (Engine::Festival, "ked_diphone"),
 ];
 
+/// The English voices of Kokoro-82M, a neural synthesiser: by name American or British, female or male. No training set contains them.
+pub const NATURAL: [&str; 28] = [
+    "af_alloy",
+    "af_aoede",
+    "af_bella",
+    "af_heart",
+    "af_jessica",
+    "af_kore",
+    "af_nicole",
+    "af_nova",
+    "af_river",
+    "af_sarah",
+    "af_sky",
+    "am_adam",
+    "am_echo",
+    "am_eric",
+    "am_fenrir",
+    "am_liam",
+    "am_michael",
+    "am_onyx",
+    "am_puck",
+    "am_santa",
+    "bf_alice",
+    "bf_emma",
+    "bf_isabella",
+    "bf_lily",
+    "bm_daniel",
+    "bm_fable",
+    "bm_george",
+    "bm_lewis",
+];
+
 /// A synthesiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
@@ -103,6 +136,8 @@ pub enum Engine {
     Flite,
     /// `festival`: diphones and hidden Markov models.
     Festival,
+    /// `kokoro-say`, which `crates/models/kokoro/install.sh` installs: a neural network.
+    Kokoro,
 }
 
 impl fmt::Display for Engine {
@@ -111,6 +146,7 @@ impl fmt::Display for Engine {
             Self::Espeak => "espeak-ng",
             Self::Flite => "flite",
             Self::Festival => "festival",
+            Self::Kokoro => "kokoro",
         })
     }
 }
@@ -126,7 +162,7 @@ pub struct Request {
     pub voice: String,
     /// Speed, 1 for the voice's own.
     pub rate: f32,
-    /// Height of the voice in its range, 0 to 1.
+    /// Height of the voice in its range, 0 to 1; espeak-ng and flite only.
     pub pitch: f32,
 }
 
@@ -247,6 +283,7 @@ fn render(requests: &[Request], cache: &Path) -> Result<Vec<Vec<i16>>, TrainingE
     fs::create_dir_all(&scratch)?;
     let wav = |index: usize| scratch.join(format!("{index}.wav"));
     festival(requests, &wav)?;
+    kokoro(requests, &wav)?;
     let audio = requests
         .par_iter()
         .enumerate()
@@ -266,7 +303,7 @@ fn render(requests: &[Request], cache: &Path) -> Result<Vec<Vec<i16>>, TrainingE
                     .args(["--setf", &format!("int_f0_target_mean={:.0}", 80.0 + 140.0 * request.pitch)])
                     .args(["-t", &text, "-o"])
                     .arg(&path))?,
-                Engine::Festival => {}
+                Engine::Festival | Engine::Kokoro => {}
             }
             let (samples, rate) = clip::read_wav(&path)?;
             let samples = resample(&samples, rate as f32 / RATE as f32);
@@ -295,6 +332,24 @@ fn festival(requests: &[Request], wav: &dyn Fn(usize) -> std::path::PathBuf) -> 
     let path = wav(requests.len()).with_extension("scm");
     fs::write(&path, script)?;
     run(Command::new("festival").arg("--batch").arg(&path))
+}
+
+/// Kokoro takes seconds to load its network, so one process says a whole block.
+fn kokoro(requests: &[Request], wav: &dyn Fn(usize) -> std::path::PathBuf) -> Result<(), TrainingError> {
+    let lines: Vec<String> = requests
+        .iter()
+        .enumerate()
+        .filter(|(_, request)| request.engine == Engine::Kokoro)
+        .map(|(index, Request { words, voice, rate, .. })| {
+            json!({ "text": words.join(" "), "voice": voice, "rate": rate, "file": wav(index) }).to_string()
+        })
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let path = wav(requests.len()).with_extension("jsonl");
+    fs::write(&path, lines.join("\n"))?;
+    run(Command::new("kokoro-say").arg(&path))
 }
 
 /// Runs a synthesiser to its end.
