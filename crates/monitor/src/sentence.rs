@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use driftline_stats::{Probes, Verdict};
-use driftline_types::Timestamp;
+use driftline_types::{StageName, Timestamp};
 
 use crate::{Baseline, NodeFinding, SignalFinding, cause::Cause};
 
@@ -61,8 +61,8 @@ pub(crate) fn sentence(
     said
 }
 
-/// Says of which stages the probes show that they are as before, though what they make of the same cells is not. Where no
-/// stage has changed, what they wrote otherwise came in with the origin.
+/// Says of which stages the probes show that they are as before, though what they make of the same cells is not. Where no other
+/// stage has changed and the origin stands before them, what they wrote otherwise came in with the origin.
 fn hidden(cause: &Cause) -> String {
     let names = of_hidden_input(cause, Probes::Same);
     if names.is_empty() {
@@ -70,9 +70,13 @@ fn hidden(cause: &Cause) -> String {
     }
     let cleared =
         |node: &NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved | Verdict::HiddenInput);
+    let is_behind = |origin: &StageName| {
+        let mut before = cause.nodes.iter().take_while(|node| node.node != *origin);
+        before.all(|node| node.verdict != Verdict::HiddenInput)
+    };
     let mut said = format!("; {names} unchanged by the probes: ");
     said.push_str(&match &cause.origin {
-        Some(origin) if cause.nodes.iter().all(|node| node.node == *origin || cleared(node)) => {
+        Some(origin) if is_behind(origin) && cause.nodes.iter().all(|node| node.node == *origin || cleared(node)) => {
             format!("all that they write otherwise comes from `{origin}`, of which cells show only a part")
         }
         _ => "something moved in the input that its cells do not show".to_owned(),

@@ -353,6 +353,18 @@ fn what_a_cleared_stage_writes_otherwise_has_its_share_at_the_source() {
     assert!(with["parts"] > without["parts"] + 0.1 && with["paint"] > 0.1, "{without:?}, {with:?}");
 }
 
+/// What is hidden in the input of an early stage does not come from a later one, though that is proven to have changed.
+#[test]
+fn what_is_hidden_before_the_origin_does_not_come_from_it() {
+    let changes = Changes { paint: Some(CHANGE + 12), ..Changes::default() };
+    let baseline = Arc::new(plant::baseline(changes, HEALTHY));
+    let plan = plant::plan(changes, 2, HEALTHY, RUN, &format!("hidden_from = {CHANGE}"), PROBES);
+    let (schedules, answers) = recorded(changes);
+    let (_, alarms, _) = watched_with(&plan, &baseline, schedules, answers);
+    let said = "`scale` unchanged by the probes: something moved in the input that its cells do not show";
+    assert!(last(&alarms).summary.contains(said), "{}", last(&alarms).summary);
+}
+
 #[test]
 fn an_ignored_signal_calls_nobody() {
     let changes = Changes { paint: Some(CHANGE), ..Changes::default() };
