@@ -147,6 +147,24 @@ impl Report {
     fn push(&mut self, set: &str, condition: impl Into<String>, score: Score) {
         self.rows.push(Row { set: set.into(), condition: condition.into(), score });
     }
+
+    /// Measures each part of a set, and all of it.
+    fn push_each(
+        &mut self,
+        recogniser: &Recogniser,
+        set: &str,
+        parts: &BTreeMap<String, Vec<Trial>>,
+        whole: &str,
+    ) -> Result<(), TrainingError> {
+        let mut all = Score::default();
+        for (condition, trials) in parts {
+            let score = score(recogniser, trials)?;
+            all.add(&score);
+            self.push(set, condition, score);
+        }
+        self.push(set, whole, all);
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -188,7 +206,7 @@ pub struct Sets {
     /// Queries, by held-out voice.
     pub phrases: BTreeMap<String, Vec<Trial>>,
     /// Queries by natural voices: American or British, women or men.
-    pub natural: BTreeMap<&'static str, Vec<Trial>>,
+    pub natural: BTreeMap<String, Vec<Trial>>,
     /// Synthetic speech outside the vocabulary, by all voices.
     pub others: Vec<Trial>,
     /// Read sentences.
@@ -258,7 +276,7 @@ impl Sets {
             let query = |_| Request::draw(grammar.query(&mut rng), Engine::Kokoro, voice, &mut rng);
             requests.extend((0..sizes.natural).map(query));
         }
-        let mut natural: BTreeMap<&str, Vec<Trial>> = BTreeMap::new();
+        let mut natural: BTreeMap<String, Vec<Trial>> = BTreeMap::new();
         for (request, clip) in requests.iter().zip(synthesise(&requests, lexicon, cache)?) {
             let people = match &request.voice[..2] {
                 "af" => "American women",
@@ -266,7 +284,7 @@ impl Sets {
                 "bf" => "British women",
                 _ => "British men",
             };
-            natural.entry(people).or_default().push(single(&&clip));
+            natural.entry(people.to_owned()).or_default().push(single(&&clip));
         }
         let digits = speakers.iter().map(|(name, clips)| (name.clone(), clips.iter().map(single).collect())).collect();
         Ok(Self { digits, strings, phrases, natural, others, sentences })
@@ -323,21 +341,9 @@ pub fn report(
         }
         report.push(set, "the model that ships (trained on these speakers)", all);
     }
-    let mut all = Score::default();
-    for (voice, trials) in &sets.phrases {
-        let score = score(recogniser, trials)?;
-        all.add(&score);
-        report.push("phrases", voice, score);
-    }
-    report.push("phrases", "all held-out voices", all);
-    let mut all = Score::default();
-    for (people, trials) in &sets.natural {
-        let score = score(recogniser, trials)?;
-        all.add(&score);
-        report.push("phrases, natural voices", *people, score);
-    }
-    if all.utterances > 0 {
-        report.push("phrases, natural voices", "all", all);
+    report.push_each(recogniser, "phrases", &sets.phrases, "all held-out voices")?;
+    if !sets.natural.is_empty() {
+        report.push_each(recogniser, "phrases, natural voices", &sets.natural, "all")?;
     }
     let phrases: Vec<&Trial> = sets.phrases.values().flatten().collect();
     let mut rng = StdRng::seed_from_u64(1002);
