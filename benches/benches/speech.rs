@@ -50,7 +50,7 @@ fn run(path: &Path, output: &Path, more: &[&str]) -> (Plan, Arc<dyn Broker>, Rep
 
 fn read_all(broker: &dyn Broker, topic: &Topic) -> Vec<Message> {
     let limit = FetchLimit { records: usize::MAX, bytes: usize::MAX };
-    let partitions = broker.describe_topic(topic).unwrap().unwrap().partition_count();
+    let partitions = broker.describe_topic(topic).unwrap().unwrap().spec.partitions;
     let read = |partition| broker.read(&TopicPartition::new(topic.clone(), partition), 0, limit).unwrap();
     (0..partitions).flat_map(read).collect()
 }

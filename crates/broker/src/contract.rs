@@ -12,12 +12,13 @@
 //!    record kept.
 //! 5. Messages with one key go to one partition and are read in the order they were written.
 //! 6. Key, value, headers (order and repetition included) and timestamp come back byte for byte.
-//! 7. Retention removes the oldest records only, never a record of a partition within its limits;
-//!    reading a removed offset is [`BrokerError::OutOfRange`], never silence.
+//! 7. Retention removes the oldest records only, never a record of a partition within its limits. Age counts from
+//!    the moment of writing, by the wall clock; event time does not matter. Reading a removed offset, or one that
+//!    was never written, is [`BrokerError::OutOfRange`], never silence.
 
 use std::time::Duration;
 
-use driftline_types::{GroupId, Message, Offset, Outgoing, Partition, Topic, TopicPartition};
+use driftline_types::{GroupId, Message, Offset, Outgoing, Topic, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 use crate::BrokerError;
@@ -108,6 +109,14 @@ pub trait Member: Send {
     /// # Errors
     /// If the broker cannot be reached.
     fn lag(&self) -> Result<u64, BrokerError>;
+
+    /// Estimates [`Self::lag`] for a gauge, reading nothing and waiting a moment at most: the offsets between where this
+    /// member is and the end of each of its partitions. Never less than the records it has not read; on a broker whose
+    /// transactions have offsets of their own it may be more. 0 before partitions are assigned.
+    ///
+    /// # Errors
+    /// If the broker does not tell at once.
+    fn lag_estimate(&self) -> Result<u64, BrokerError>;
 }
 
 /// Writes messages outside a consumer group.
@@ -218,7 +227,7 @@ pub enum Cleanup {
 pub struct Retention {
     /// Bytes of keys, values and headers a partition.
     pub bytes: Option<u64>,
-    /// Milliseconds by the timestamp of the record, against the newest timestamp of the partition.
+    /// Milliseconds since a record was written, by the wall clock; its timestamp does not matter.
     pub ms: Option<u64>,
 }
 
@@ -238,12 +247,4 @@ pub struct Watermarks {
     pub low: Offset,
     /// The offset the next record will get.
     pub high: Offset,
-}
-
-impl TopicDescription {
-    /// Returns the number of partitions.
-    #[must_use]
-    pub fn partition_count(&self) -> Partition {
-        self.spec.partitions
-    }
 }

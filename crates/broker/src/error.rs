@@ -40,7 +40,10 @@ pub enum BrokerError {
         wanted: u32,
     },
     /// The offset is not in the log: it was removed by retention, or never written.
-    #[error("offset {offset} of {partition} is out of range, the log holds {low} to {high} (exclusive)")]
+    #[error(
+        "offset {offset} of {partition} is out of range, the log holds {low} to {high} (exclusive){}",
+        going_on(.group)
+    )]
     OutOfRange {
         /// The partition.
         partition: TopicPartition,
@@ -50,6 +53,8 @@ pub enum BrokerError {
         low: Offset,
         /// The offset the next record will get.
         high: Offset,
+        /// The group that has come to this offset; `None` for a read outside any, and for a commit.
+        group: Option<GroupId>,
     },
     /// The member no longer owns the partition it tried to commit: nothing of the unit was written.
     #[error("group {group} no longer owns {partition} here, nothing was committed")]
@@ -130,4 +135,24 @@ impl BrokerError {
             _ => ErrorClass::Fatal,
         }
     }
+
+    /// Names the group that has come to an offset out of range.
+    pub(crate) fn of_group(self, reader: &GroupId) -> Self {
+        match self {
+            Self::OutOfRange { partition, offset, low, high, .. } => {
+                Self::OutOfRange { partition, offset, low, high, group: Some(reader.clone()) }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Says how a group goes on whose offset is not in the log.
+fn going_on(group: &Option<GroupId>) -> String {
+    let Some(group) = group else { return String::new() };
+    format!(
+        "; to go on without what is missing, set the offset of group {group} to one of these or to the end: on Kafka \
+         with kafka-consumer-groups --reset-offsets, while no member of the group runs; an embedded log has to be \
+         begun anew, in another folder (broker.path)"
+    )
 }

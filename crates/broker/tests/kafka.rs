@@ -16,9 +16,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, Delivery, FetchLimit, Kafka, KafkaConfig, Poll};
+use driftline_broker::{Broker, BrokerError, Delivery, FetchLimit, Kafka, KafkaConfig, Poll};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+};
 
-use crate::contract::{Subject, group, groups, keep_all, log, to, topic};
+use crate::contract::{ANY, PATIENCE, Subject, group, groups, keep_all, log, to, topic};
 
 /// The cluster to test on.
 fn servers() -> Option<String> {
@@ -132,4 +136,36 @@ fn partitions_that_were_paused_are_read_when_they_come_back() {
         }
         assert!(Instant::now() < deadline, "{} of 96 messages", seen.len());
     }
+}
+
+/// A group whose committed offset the log does not reach, as after a broker has lost its disk, is told so.
+#[test]
+fn a_group_beyond_the_end_is_told_where_the_log_ends() {
+    if servers().is_none() {
+        return;
+    }
+    let config = config(Delivery::AtLeastOnce);
+    let broker = Kafka::connect(config.clone()).unwrap();
+    let (short, readers) = (topic("short"), group("readers"));
+    broker.create_topic(&short, &keep_all(1)).unwrap();
+    broker.producer("test").unwrap().send(vec![to(&short, 0, "x")]).unwrap();
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &config.bootstrap_servers);
+    client.set("group.id", format!("{}{readers}", config.prefix));
+    let client: BaseConsumer = client.create().unwrap();
+    let mut beyond = TopicPartitionList::new();
+    beyond.add_partition_offset(&format!("{}{short}", config.prefix), 0, Offset::Offset(70)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = client.commit(&beyond, CommitMode::Sync) {
+        assert!(Instant::now() < deadline, "{error}");
+    }
+    let mut member = broker.join(&readers, std::slice::from_ref(&short)).unwrap();
+    let error = loop {
+        assert!(Instant::now() < deadline, "nothing was told");
+        if let Err(error) = member.poll(ANY, Duration::from_millis(100)) {
+            break error;
+        }
+    };
+    assert!(matches!(&error, BrokerError::OutOfRange { offset: 70, low: 0, .. }), "{error}");
+    assert!(error.to_string().contains("set the offset of group readers"), "{error}");
 }

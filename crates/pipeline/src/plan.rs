@@ -265,7 +265,7 @@ impl<'de> Deserialize<'de> for Property {
 pub struct Retention {
     /// Bytes of keys, values and headers a partition.
     pub bytes: Option<ByteSize>,
-    /// Age by event time, against the newest record of the partition.
+    /// Time since a record was written, by the wall clock.
     pub age: Option<Millis>,
 }
 

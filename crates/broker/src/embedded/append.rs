@@ -8,16 +8,25 @@
 //! *Retention* of a delete topic therefore runs at every append to a partition, and only there: a
 //! partition nobody writes to keeps what it has. It removes whole rows (at most [`ROW_BYTES`], or
 //! one larger record), from the oldest on, while the partition would still hold its limit of bytes
-//! without the row, or every record of the row is older than the limit of time. It never removes a
+//! without the row, or the row was written longer ago than the limit of time. It never removes a
 //! record written by the same unit. Consumers are not asked: as on Kafka, one that has fallen
 //! behind the first record kept is told so ([`BrokerError::OutOfRange`]).
+//!
+//! As on Kafka, too, age counts from the moment of writing, by the wall clock. By event time a recording of last
+//! year would be removed the minute it arrives, and one record from a wrong future would make all others too old
+//! for ever. A row whose moment is still to come does not tell when it was written: the clock has been set back, or
+//! an earlier version noted event time there. It is as old as the next row that does tell.
 //!
 //! *Compaction* removes the earlier record of a key in the write that adds the later one, so a
 //! compacted topic never holds two values of a key. A tombstone removes the key's record; it is kept
 //! itself for the next [`TOMBSTONE_OFFSETS`] offsets of the partition, so that a reader no further
 //! behind than that learns of the removal.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::{Bytes, BytesMut};
 use driftline_types::{GroupId, Offset, Outgoing, wire};
@@ -52,15 +61,14 @@ struct Prepared {
 struct PreparedRow {
     count: u32,
     bytes: u64,
-    newest: i64,
     data: Bytes,
     /// The record's key and whether it is a tombstone, on a compacted topic.
     compact: Option<(Bytes, bool)>,
 }
 
 impl PreparedRow {
-    fn key(&self, tail: &Tail, base: Offset) -> RowKey {
-        RowKey { id: tail.id, base, count: self.count, bytes: self.bytes, newest: self.newest }
+    fn key(&self, tail: &Tail, base: Offset, now: i64) -> RowKey {
+        RowKey { id: tail.id, base, count: self.count, bytes: self.bytes, written: now }
     }
 }
 
@@ -69,6 +77,17 @@ impl Log {
     /// offsets may be committed.
     pub(super) fn append(
         &self,
+        outputs: &[Outgoing],
+        offsets: Option<(&GroupId, Vec<SlotCommit>)>,
+    ) -> Result<(), BrokerError> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.append_at(i64::try_from(since.as_millis()).unwrap_or(i64::MAX), outputs, offsets)
+    }
+
+    /// The same at a moment of the wall clock, in milliseconds since the Unix epoch.
+    fn append_at(
+        &self,
+        now: i64,
         outputs: &[Outgoing],
         offsets: Option<(&GroupId, Vec<SlotCommit>)>,
     ) -> Result<(), BrokerError> {
@@ -91,7 +110,7 @@ impl Log {
                 if !touched.iter().any(|entry| entry.id == tail.entry.id) {
                     touched.push(Arc::clone(&tail.entry));
                 }
-                changes.push(self.plan(tail, partition, &mut batch)?);
+                changes.push(self.plan(tail, partition, now, &mut batch)?);
             }
             if let Some((group, commits)) = &offsets {
                 for SlotCommit { slot, committed } in commits {
@@ -100,7 +119,7 @@ impl Log {
                     let (low, high) = (tail.ends.low, change.map_or(tail.ends.high, |change| change.ends.high));
                     if committed.next > high {
                         let (partition, offset) = (tail.partition(), committed.next);
-                        return Err(BrokerError::OutOfRange { partition, offset, low, high });
+                        return Err(BrokerError::OutOfRange { partition, offset, low, high, group: None });
                     }
                     batch.put_offset(group, tail.id, committed);
                 }
@@ -195,21 +214,28 @@ impl Log {
     }
 
     /// Gives out offsets and adds what one partition needs to the write.
-    fn plan(&self, tail: &Tail, prepared: Prepared, batch: &mut Batch<'_>) -> Result<TailChange, BrokerError> {
-        let mut change = TailChange { slot: prepared.slot, ends: tail.ends, oldest: tail.oldest, rows: Vec::new() };
+    fn plan(
+        &self,
+        tail: &Tail,
+        prepared: Prepared,
+        now: i64,
+        batch: &mut Batch<'_>,
+    ) -> Result<TailChange, BrokerError> {
+        let Tail { ends, oldest, witness, .. } = *tail;
+        let mut change = TailChange { slot: prepared.slot, ends, oldest, witness, rows: Vec::new() };
+        change.ends.written = now;
         let cleanup = &tail.entry.spec.cleanup;
         match cleanup {
-            Cleanup::Compact => self.plan_compacted(tail, prepared.rows, &mut change, batch)?,
+            Cleanup::Compact => self.plan_compacted(tail, prepared.rows, now, &mut change, batch)?,
             Cleanup::Delete(retention) => {
                 for row in prepared.rows {
-                    let key = row.key(tail, change.ends.high);
+                    let key = row.key(tail, change.ends.high, now);
                     batch.put_row(cleanup, &key, row.data.clone());
                     change.ends.high = key.end();
                     change.ends.bytes += row.bytes;
-                    change.ends.newest = change.ends.newest.max(row.newest);
                     change.rows.push(CachedRow { key, data: row.data });
                 }
-                self.retain(tail, *retention, &mut change, batch)?;
+                self.retain(tail, *retention, now, &mut change, batch)?;
             }
         }
         batch.put_ends(tail.id, change.ends);
@@ -220,24 +246,35 @@ impl Log {
         &self,
         tail: &Tail,
         retention: Retention,
+        now: i64,
         change: &mut TailChange,
         batch: &mut Batch<'_>,
     ) -> Result<(), BrokerError> {
         let cleanup = &tail.entry.spec.cleanup;
-        let ends = &mut change.ends;
-        let newest = ends.newest;
+        let TailChange { ends, oldest, witness, rows, .. } = change;
+        let tells = |row: &RowKey| row.written <= now;
         let removable = |row: &RowKey, bytes: u64| {
             let beyond_bytes = retention.bytes.is_some_and(|limit| bytes.saturating_sub(row.bytes) >= limit);
-            let limit = |ms: u64| newest.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX));
-            beyond_bytes || retention.ms.is_some_and(|ms| row.newest < limit(ms))
+            let since = |ms: u64| now.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX));
+            beyond_bytes || retention.ms.is_some_and(|ms| row.written < since(ms))
         };
-        if retention == Retention::default() || change.oldest.is_some_and(|row| !removable(&row, ends.bytes)) {
+        if retention == Retention::default() || oldest.is_some_and(|row| tells(&row) && !removable(&row, ends.bytes)) {
             return Ok(());
         }
         for row in self.store.row_keys(cleanup, tail.id, ends.low) {
             let row = row?;
-            change.oldest = Some(row);
-            if !removable(&row, ends.bytes) {
+            let mut judged = row;
+            if !tells(&row) {
+                // Offsets are given out in the order of writing.
+                if !witness.is_some_and(|next| next.base > row.base && tells(&next)) {
+                    let mut after = self.store.row_keys(cleanup, tail.id, row.end());
+                    let next = after.find(|next| next.as_ref().map_or(true, tells)).transpose()?;
+                    *witness = next.or_else(|| rows.first().map(|row| row.key));
+                }
+                judged.written = witness.map_or(now, |next| next.written);
+            }
+            *oldest = Some(judged);
+            if !removable(&judged, ends.bytes) {
                 return Ok(());
             }
             batch.remove_row(cleanup, &row);
@@ -245,7 +282,7 @@ impl Log {
             ends.bytes -= row.bytes.min(ends.bytes);
         }
         // Nothing older than this unit is left.
-        change.oldest = change.rows.first().map(|row| row.key);
+        *oldest = rows.first().map(|row| row.key);
         Ok(())
     }
 
@@ -253,6 +290,7 @@ impl Log {
         &self,
         tail: &Tail,
         rows: Vec<PreparedRow>,
+        now: i64,
         change: &mut TailChange,
         batch: &mut Batch<'_>,
     ) -> Result<(), BrokerError> {
@@ -261,9 +299,8 @@ impl Log {
         // The last record of each key in this unit wins; the others only use up their offsets.
         let mut winners: HashMap<Bytes, (RowKey, Bytes, bool)> = HashMap::new();
         for row in rows {
-            let key = row.key(tail, ends.high);
+            let key = row.key(tail, ends.high, now);
             ends.high = key.end();
-            ends.newest = ends.newest.max(row.newest);
             if let Some((record_key, tombstone)) = row.compact {
                 winners.insert(record_key, (key, row.data, tombstone));
             }
@@ -319,17 +356,108 @@ fn rows(messages: &[&Outgoing]) -> Vec<PreparedRow> {
 
 fn row(messages: &[&Outgoing], lens: &[usize], len: usize) -> PreparedRow {
     let mut data = BytesMut::with_capacity(len);
-    let (mut bytes, mut newest) = (0, i64::MIN);
+    let mut bytes = 0;
     for (message, len) in messages.iter().zip(lens) {
         codec::encode(message, *len, &mut data);
         bytes += message.payload_bytes() as u64;
-        newest = newest.max(message.timestamp.as_millis());
     }
-    PreparedRow { count: messages.len() as u32, bytes, newest, data: data.freeze(), compact: None }
+    PreparedRow { count: messages.len() as u32, bytes, data: data.freeze(), compact: None }
 }
 
 fn compacted_row(message: &Outgoing) -> PreparedRow {
     let len = codec::encoded_len(message);
     let compact = message.key.clone().map(|key| (key, message.value.is_none()));
     PreparedRow { compact, ..row(&[message], &[len], len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use driftline_types::{Headers, Timestamp, Topic, TopicPartition};
+    use proptest::{
+        collection::vec,
+        option,
+        prelude::*,
+        test_runner::{Config, TestRunner},
+    };
+
+    use super::*;
+    use crate::{Broker, Embedded, EmbeddedConfig, TopicSpec};
+
+    fn create(broker: &Embedded, name: &str, retention: Retention) -> Topic {
+        let topic = Topic::try_new(name).unwrap();
+        let spec = TopicSpec { partitions: 1, cleanup: Cleanup::Delete(retention) };
+        broker.create_topic(&topic, &spec).unwrap();
+        topic
+    }
+
+    /// Writes a record at a moment; returns the first offset that is kept then.
+    fn write(broker: &Embedded, topic: &Topic, now: i64, len: usize, event_time: i64) -> Offset {
+        let message = Outgoing {
+            topic: topic.clone(),
+            partition: Some(0),
+            key: None,
+            value: Some(vec![7; len].into()),
+            headers: Headers::default(),
+            timestamp: Timestamp::from_millis(event_time),
+        };
+        broker.0.append_at(now, &[message], None).unwrap();
+        let view = broker.0.view.read();
+        let slot = view.slot(&TopicPartition::new(topic.clone(), 0)).unwrap();
+        view.tails[slot].ends.low
+    }
+
+    /// Rows of one record go from the oldest on, by their size and by when they were written, whatever their event time.
+    #[test]
+    fn age_counts_from_the_moment_of_writing() {
+        let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
+        let limits = (option::of(0..3_000_u64), option::of(0..500_u64));
+        let records = vec((1..400_usize, any::<i64>(), 0..200_i64), 1..40);
+        let case = Cell::new(0);
+        let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+        let law = |((bytes, ms), records): ((Option<u64>, Option<u64>), Vec<(usize, i64, i64)>)| {
+            case.set(case.get() + 1);
+            let topic = create(&broker, &format!("t{}", case.get()), Retention { bytes, ms });
+            let mut written: Vec<(u64, i64)> = Vec::new();
+            let (mut low, mut now) = (0, 1_000_000);
+            for (len, event_time, later) in records {
+                now += later;
+                written.push((len as u64, now));
+                while low + 1 < written.len() {
+                    let kept: u64 = written[low..].iter().map(|(len, _)| len).sum();
+                    let (len, at) = written[low];
+                    let beyond_bytes = bytes.is_some_and(|limit| kept - len >= limit);
+                    let beyond_ms = ms.is_some_and(|limit| now - at > limit as i64);
+                    if !beyond_bytes && !beyond_ms {
+                        break;
+                    }
+                    low += 1;
+                }
+                prop_assert_eq!(write(&broker, &topic, now, len, event_time), low as u64);
+            }
+            Ok(())
+        };
+        TestRunner::new(config).run(&(limits, records), law).unwrap();
+    }
+
+    /// A log whose first rows tell a moment that is still to come: event times, as microseconds for milliseconds, or a
+    /// clock that has been set back.
+    #[test]
+    fn rows_that_do_not_tell_when_they_were_written_go_with_the_next_that_does() {
+        const FAR: i64 = 1_800_000_000_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Embedded::open(folder.path(), EmbeddedConfig::default()).unwrap();
+        let broker = open();
+        let topic = create(&broker, "t", Retention { bytes: None, ms: Some(100) });
+        for now in [FAR, FAR + 5, 10] {
+            assert_eq!(write(&broker, &topic, now, 1, 0), 0);
+        }
+        assert_eq!(write(&broker, &topic, 20, 1, 0), 0);
+        drop(broker);
+        let broker = open();
+        assert_eq!(write(&broker, &topic, 110, 1, 0), 0);
+        assert_eq!(write(&broker, &topic, 111, 1, 0), 3);
+        assert_eq!(write(&broker, &topic, 121, 1, 0), 4);
+    }
 }

@@ -158,7 +158,7 @@ impl EmbeddedMember {
             match outcome {
                 // What was read before the failure is delivered first; the failure comes again.
                 Err(_) if !fetched.messages.is_empty() => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.of_group(&self.group.name)),
                 Ok(Filled::Yes) => {
                     self.turn = at + 1;
                     break;
@@ -285,6 +285,10 @@ impl Member for EmbeddedMember {
     fn lag(&self) -> Result<u64, BrokerError> {
         let view = self.log.view.read();
         Ok(self.readings.iter().map(|reading| view.tails[reading.slot].ends.high.saturating_sub(reading.next)).sum())
+    }
+
+    fn lag_estimate(&self) -> Result<u64, BrokerError> {
+        self.lag()
     }
 }
 

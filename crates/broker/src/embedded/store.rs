@@ -17,7 +17,7 @@
 //! | base | 8 | offset of the first record |
 //! | count | 4 | number of records |
 //! | bytes | 8 | keys, values and headers of the records |
-//! | newest | 8 | `i64`, the newest timestamp of the records |
+//! | written | 8 | `i64`, when the row was written: milliseconds since the Unix epoch, by the wall clock. Earlier versions noted the newest event time of the records |
 //!
 //! Its value is a row of records, see [`super::codec`]. Keyspace `compacted` holds the records of
 //! compacted topics in the same way, with one record a row. They are two keyspaces because the store
@@ -28,9 +28,9 @@
 //! | key | value |
 //! |---|---|
 //! | `t`, topic name | the topic as JSON: `{"id":0,"spec":{…}}` |
-//! | `p`, topic, partition | [`Ends`]: low, high, bytes (`u64` each), newest (`i64`) |
+//! | `p`, topic, partition | [`Ends`]: low, high, bytes (`u64` each), written (`i64`) |
 //! | `o`, group name, 0, topic, partition | committed offset (`u64`), then 1 and the note, or 0 |
-//! | `k`, topic, partition, record key | the newest record of a key on a compacted topic: base, bytes (`u64` each), newest (`i64`) |
+//! | `k`, topic, partition, record key | the newest record of a key on a compacted topic: base, bytes (`u64` each), written (`i64`) |
 //! | `d`, topic, partition, offset | the record key of a tombstone that is still kept |
 //!
 //! One commit is one fjall batch over all keyspaces. Invariants, checked when the log is opened:
@@ -82,7 +82,7 @@ pub(super) struct RowKey {
     pub base: Offset,
     pub count: u32,
     pub bytes: u64,
-    pub newest: i64,
+    pub written: i64,
 }
 
 impl RowKey {
@@ -99,7 +99,7 @@ impl RowKey {
         key[8..16].copy_from_slice(&self.base.to_be_bytes());
         key[16..20].copy_from_slice(&self.count.to_be_bytes());
         key[20..28].copy_from_slice(&self.bytes.to_be_bytes());
-        key[28..].copy_from_slice(&self.newest.to_be_bytes());
+        key[28..].copy_from_slice(&self.written.to_be_bytes());
         key
     }
 
@@ -116,7 +116,7 @@ impl RowKey {
             base: u64::from_be_bytes(*base),
             count: u32::from_be_bytes(*count),
             bytes: u64::from_be_bytes(*bytes),
-            newest: i64::from_be_bytes(rest.try_into().ok()?),
+            written: i64::from_be_bytes(rest.try_into().ok()?),
         })
     }
 }
@@ -130,19 +130,19 @@ pub(super) struct Ends {
     pub high: Offset,
     /// Keys, values and headers of the records kept.
     pub bytes: u64,
-    /// The newest timestamp ever written; `i64::MIN` before the first record.
-    pub newest: i64,
+    /// When something was last written; `i64::MIN` before the first record. Nothing is judged by it.
+    pub written: i64,
 }
 
 impl Default for Ends {
     fn default() -> Self {
-        Self { low: 0, high: 0, bytes: 0, newest: i64::MIN }
+        Self { low: 0, high: 0, bytes: 0, written: i64::MIN }
     }
 }
 
 impl Ends {
     fn encode(self) -> Vec<u8> {
-        [self.low.to_le_bytes(), self.high.to_le_bytes(), self.bytes.to_le_bytes(), self.newest.to_le_bytes()].concat()
+        [self.low.to_le_bytes(), self.high.to_le_bytes(), self.bytes.to_le_bytes(), self.written.to_le_bytes()].concat()
     }
 
     fn decode(value: &[u8]) -> Option<Self> {
@@ -153,7 +153,7 @@ impl Ends {
             low: u64::from_le_bytes(*low),
             high: u64::from_le_bytes(*high),
             bytes: u64::from_le_bytes(*bytes),
-            newest: i64::from_le_bytes(rest.try_into().ok()?),
+            written: i64::from_le_bytes(rest.try_into().ok()?),
         })
     }
 }
@@ -350,8 +350,8 @@ impl Store {
         let place = || -> Option<RowKey> {
             let (base, rest) = value.split_first_chunk()?;
             let (bytes, rest) = rest.split_first_chunk()?;
-            let newest = i64::from_le_bytes(rest.try_into().ok()?);
-            Some(RowKey { id, base: u64::from_le_bytes(*base), count: 1, bytes: u64::from_le_bytes(*bytes), newest })
+            let written = i64::from_le_bytes(rest.try_into().ok()?);
+            Some(RowKey { id, base: u64::from_le_bytes(*base), count: 1, bytes: u64::from_le_bytes(*bytes), written })
         };
         place().map(Some).ok_or_else(|| self.corrupt("the place of a key is damaged"))
     }
@@ -422,7 +422,7 @@ impl Batch<'_> {
 
     /// Remembers where the newest record of a key stands.
     pub(super) fn put_newest_of_key(&mut self, key: &[u8], row: &RowKey) {
-        let value = [row.base.to_le_bytes(), row.bytes.to_le_bytes(), row.newest.to_le_bytes()].concat();
+        let value = [row.base.to_le_bytes(), row.bytes.to_le_bytes(), row.written.to_le_bytes()].concat();
         self.batch.insert(&self.store.state, row.id.key(b'k', key), value);
     }
 

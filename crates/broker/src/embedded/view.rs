@@ -99,8 +99,10 @@ pub(super) struct Tail {
     pub id: PartitionId,
     pub entry: Arc<TopicEntry>,
     pub ends: Ends,
-    /// The oldest row kept, if it is known: spares retention a look into the store.
+    /// The oldest row kept, as retention judges it, if it is known: spares retention a look into the store.
     pub oldest: Option<RowKey>,
+    /// The row by which retention judges those before it that do not tell when they were written, if it is known.
+    pub witness: Option<RowKey>,
     rows: VecDeque<CachedRow>,
 }
 
@@ -116,7 +118,7 @@ impl Tail {
         if (low..=high).contains(&offset) {
             return Ok(());
         }
-        Err(BrokerError::OutOfRange { partition: self.partition(), offset, low, high })
+        Err(BrokerError::OutOfRange { partition: self.partition(), offset, low, high, group: None })
     }
 
     /// Opens the row in memory that holds `offset`.
@@ -133,6 +135,7 @@ pub(super) struct TailChange {
     pub slot: Slot,
     pub ends: Ends,
     pub oldest: Option<RowKey>,
+    pub witness: Option<RowKey>,
     /// Rows to keep in memory.
     pub rows: Vec<CachedRow>,
 }
@@ -177,7 +180,7 @@ impl View {
         for (partition, ends) in (0..).zip(ends) {
             let id = PartitionId { topic: id, partition };
             let entry = Arc::clone(&entry);
-            self.tails.push(Tail { id, entry, ends, oldest: None, rows: VecDeque::new() });
+            self.tails.push(Tail { id, entry, ends, oldest: None, witness: None, rows: VecDeque::new() });
         }
         self.topics.insert(topic, entry);
     }
@@ -188,6 +191,7 @@ impl View {
             let tail = &mut self.tails[change.slot];
             tail.ends = change.ends;
             tail.oldest = change.oldest;
+            tail.witness = change.witness;
             for row in change.rows {
                 self.cached_bytes += row.data.len();
                 self.order.push_back(change.slot);

@@ -10,10 +10,12 @@ use driftline_types::{GroupId, Offset, Partition, Topic, TopicPartition};
 use futures_executor::block_on;
 use parking_lot::Mutex;
 use rdkafka::{
+    Offset as Place, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     producer::BaseProducer,
+    topic_partition_list::TopicPartitionListElem,
 };
 
 use super::{
@@ -56,6 +58,9 @@ const TRIES: u64 = 100;
 
 /// How long a client is listened to before it is asked.
 const LISTEN: Duration = Duration::from_millis(10);
+
+/// How long an answer is waited for that can be done without.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// How often clients are looked after that may need a new token.
 const LET_IN: Duration = Duration::from_millis(500);
@@ -317,6 +322,35 @@ impl Cluster {
         found.ok_or_else(|| BrokerError::UnknownTopic { topic: place.topic.clone() })
     }
 
+    /// Where partitions end, as in [`Self::watermarks`] and in the order given: one question to each broker, and no patience
+    /// with it.
+    pub(super) fn highs<'a>(
+        &self,
+        places: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<Vec<Offset>, BrokerError> {
+        let asked = |error: KafkaError| failed("look up the ends of partitions", &error);
+        let mut list = TopicPartitionList::new();
+        for place in places {
+            let mut element = list.add_partition(&self.topic_name(&place.topic), signed(place.partition));
+            // In the place of a time, the end.
+            element.set_offset(Place::End).map_err(asked)?;
+        }
+        if list.count() == 0 {
+            return Ok(Vec::new());
+        }
+        serve(&self.ends);
+        let found = self.ends.offsets_for_times(list, AT_ONCE).map_err(asked)?;
+        let high = |element: &TopicPartitionListElem<'_>| match (element.error(), element.offset()) {
+            (Ok(()), Place::Offset(high)) => Ok(high as Offset),
+            (Ok(()), _) => Err(BrokerError::Unavailable {
+                action: "look up the ends of partitions",
+                reason: format!("no answer for {}[{}]", element.topic(), element.partition()),
+            }),
+            (Err(error), _) => Err(asked(error)),
+        };
+        found.elements().iter().map(high).collect()
+    }
+
     /// Takes a topic to be there, on a cluster that cannot be asked.
     #[cfg(test)]
     pub(super) fn assume(&self, topic: &Topic, partitions: u32) {
@@ -391,6 +425,18 @@ pub(super) fn failed(action: &'static str, error: &KafkaError) -> BrokerError {
         )
     ) || matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(..));
     if fatal { BrokerError::Refused { action, reason } } else { BrokerError::Unavailable { action, reason } }
+}
+
+/// Tells what the cluster refused from what a client that reads overcomes by itself.
+pub(super) fn judge(error: &KafkaError) -> Result<(), BrokerError> {
+    match failed("read", error) {
+        refused @ BrokerError::Refused { .. } => Err(refused),
+        _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(refused("read", error)),
+        _ => {
+            tracing::debug!(%error, "reading");
+            Ok(())
+        }
+    }
 }
 
 pub(super) fn refused(action: &'static str, reason: impl std::fmt::Display) -> BrokerError {

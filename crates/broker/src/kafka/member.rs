@@ -70,6 +70,7 @@ impl KafkaMember {
             reading: false,
             full_since: None,
             paused: false,
+            started: BTreeMap::new(),
         };
         std::thread::Builder::new()
             .name(format!("{group}-poll"))
@@ -100,8 +101,14 @@ impl KafkaMember {
             if committed.next > position {
                 let ends = self.cluster.watermarks(partition)?;
                 if committed.next > ends.high {
-                    let (offset, low, high) = (committed.next, ends.low, ends.high);
-                    return Err(BrokerError::OutOfRange { partition: partition.clone(), offset, low, high });
+                    let (partition, offset) = (partition.clone(), committed.next);
+                    return Err(BrokerError::OutOfRange {
+                        partition,
+                        offset,
+                        low: ends.low,
+                        high: ends.high,
+                        group: None,
+                    });
                 }
             }
             let note = committed.metadata.as_ref().map_or(0, String::len);
@@ -254,6 +261,11 @@ impl Member for KafkaMember {
             }
         }
         Ok(lag)
+    }
+
+    fn lag_estimate(&self) -> Result<u64, BrokerError> {
+        let highs = self.cluster.highs(self.owned.keys())?;
+        Ok(highs.iter().zip(self.owned.values()).map(|(high, next)| high.saturating_sub(*next)).sum())
     }
 }
 

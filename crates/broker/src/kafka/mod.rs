@@ -9,6 +9,7 @@
 //! - Another writes, while the member works on ([`committer`]): in order, and nothing past a failure.
 //! - Credentials are read anew whenever a client asks ([`login`]), and never shown.
 //! - A call whose outcome is unknown ends with a new client and a look at the offsets ([`writer`]), never with a guess.
+//! - What the cluster refuses to a reader, and a place that its log does not hold, is an error, never silence.
 //! - Memory: a member buffers 16 MB beyond what librdkafka holds (16 MB a partition), a producer 256 MB at most.
 //!
 //! Transactions are visible to readers a moment after their commit has returned; [`Kafka::read`](crate::Broker::read)
@@ -19,6 +20,8 @@ mod cluster;
 mod committer;
 mod config;
 mod convert;
+#[cfg(test)]
+mod faults;
 mod login;
 mod member;
 mod permissions;

@@ -5,7 +5,7 @@
 //! the member polls again; one that the group has given to somebody else is *lost* at once.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,12 +24,12 @@ use rdkafka::{
 };
 
 use super::{
-    cluster::{Cluster, failed, refused},
+    cluster::{Cluster, failed, judge, refused},
     convert,
     login::{Login, by_login},
     member::committed_of,
 };
-use crate::{BrokerError, Committed, Poll};
+use crate::{BrokerError, Committed, Poll, Watermarks};
 
 /// Bytes that wait for the member, beyond which the client is left alone.
 const BUFFERED: usize = 16 << 20;
@@ -132,6 +132,8 @@ pub(super) struct Poller {
     pub reading: bool,
     pub full_since: Option<Instant>,
     pub paused: bool,
+    /// Where the partitions assigned were begun.
+    pub started: BTreeMap<TopicPartition, Offset>,
 }
 
 impl Poller {
@@ -202,11 +204,9 @@ impl Poller {
                 let ends = self.cluster.watermarks(&place)?;
                 let committed = committed_of(element.offset(), element.metadata())
                     .unwrap_or(Committed { next: ends.low, metadata: None });
-                if committed.next < ends.low {
-                    let partition = place.clone();
-                    let (offset, low, high) = (committed.next, ends.low, ends.high);
-                    missing = Some(BrokerError::OutOfRange { partition, offset, low, high });
-                }
+                // No group commits past the end, and the ends asked for after its offset include open transactions: beyond
+                // them the log has lost what was there.
+                missing = missing.or_else(|| self.missing(&place, committed.next, ends));
                 start
                     .add_partition_offset(element.topic(), element.partition(), Place::Offset(committed.next as i64))
                     .map_err(|error| failed("take over partitions", &error))?;
@@ -215,6 +215,7 @@ impl Poller {
         }
         self.client.assign(&start).map_err(|error| failed("take over partitions", &error))?;
         self.reading = !assigned.is_empty();
+        self.started = assigned.iter().map(|(place, committed)| (place.clone(), committed.next)).collect();
         let places: Vec<String> = assigned.iter().map(|(place, _)| place.to_string()).collect();
         tracing::info!(group = %self.group, partitions = places.join(" "), "taken over");
         let mut inbox = self.shared.inbox.lock();
@@ -318,31 +319,51 @@ impl Poller {
     fn judge(&self, error: &KafkaError) -> Result<(), BrokerError> {
         match error.rdkafka_error_code() {
             Some(Code::Authentication) if self.client.context().login.outlasts() => Ok(()),
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                let position = self.client.position().map_err(|error| failed("read", &error))?;
-                for element in position.elements() {
-                    let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else {
-                        continue;
-                    };
-                    let partition = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());
-                    let ends = self.cluster.watermarks(&partition)?;
-                    if let Place::Offset(at) = element.offset()
-                        && (at as Offset) < ends.low
-                    {
-                        let (offset, low, high) = (at as Offset, ends.low, ends.high);
-                        return Err(BrokerError::OutOfRange { partition, offset, low, high });
-                    }
-                }
-                Ok(())
-            }
-            _ => match failed("read", error) {
-                refused @ BrokerError::Refused { .. } => Err(refused),
-                _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(refused("read", error)),
-                _ => {
-                    tracing::debug!(%error, "reading");
-                    Ok(())
-                }
-            },
+            // The client reads the partition no more, and says so once.
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.strayed(error),
+            _ => judge(error),
         }
+    }
+
+    /// Fails with the partition that was to be read where its log holds nothing, or with all that it may have been. What is
+    /// told of an assignment that has ended is too late to matter.
+    fn strayed(&self, error: &KafkaError) -> Result<(), BrokerError> {
+        let position = self.client.position().map_err(|error| failed("read", &error))?;
+        let mut places = Vec::new();
+        for element in position.elements() {
+            let Some((_, topic)) = self.names.iter().find(|(name, _)| name == element.topic()) else { continue };
+            let place = TopicPartition::new(topic.clone(), element.partition().unsigned_abs());
+            let at = match (element.offset(), self.started.get(&place)) {
+                (Place::Offset(at), _) => at as Offset,
+                // Before its first message a partition has no position.
+                (_, Some(&started)) => started,
+                _ => continue,
+            };
+            let ends = self.cluster.watermarks(&place)?;
+            if let Some(missing) = self.missing(&place, at, ends) {
+                return Err(missing);
+            }
+            places.push(format!("{place} at {at} of {} to {}", ends.low, ends.high));
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        // The end has grown past it since, or what stands there now is not what stood there before.
+        let reason = format!(
+            "{error}: the cluster did not hold the next record of one of {}; started again, the group goes on from its \
+             committed offsets",
+            places.join(", ")
+        );
+        Err(refused("read", reason))
+    }
+
+    /// Says that a log does not hold the place that the group has come to.
+    fn missing(&self, place: &TopicPartition, offset: Offset, ends: Watermarks) -> Option<BrokerError> {
+        let Watermarks { low, high } = ends;
+        let missing = || {
+            let (partition, group) = (place.clone(), Some(self.group.clone()));
+            BrokerError::OutOfRange { partition, offset, low, high, group }
+        };
+        (!(low..=high).contains(&offset)).then(missing)
     }
 }

@@ -14,7 +14,7 @@ use rdkafka::{
 };
 
 use super::{
-    cluster::{Cluster, ends, failed, signed},
+    cluster::{Cluster, ends, failed, judge, signed},
     convert,
     login::Login,
 };
@@ -67,6 +67,7 @@ impl Readers {
                 offset: from,
                 low: ends.low,
                 high: ends.high,
+                group: None,
             });
         }
         if from == ends.high {
@@ -214,13 +215,13 @@ impl Reader {
                         offset: self.next,
                         low: self.next + 1,
                         high: self.next + 1,
+                        group: None,
                     })
                 }
-                _ => {
-                    // The client goes on by itself.
-                    tracing::debug!(%place, %error, "reading");
-                    Ok(Step::Nothing)
-                }
+                // It belongs to no group; librdkafka looks one up nevertheless.
+                Some(RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(Step::Nothing),
+                Some(RDKafkaErrorCode::Authentication) if self.consumer.context().outlasts() => Ok(Step::Nothing),
+                _ => judge(&error).map(|()| Step::Nothing),
             },
         }
     }

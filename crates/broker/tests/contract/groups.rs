@@ -1,4 +1,4 @@
-//! Laws 3, 4 and 5: owners, starting points, keys.
+//! Laws 3, 4 and 5: owners, starting points, keys; units under way, and how far a member is behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -279,5 +279,32 @@ pub fn units_under_way_are_written_in_order_and_none_past_a_failure<S: Subject>(
         prop_assert!(settled.failed.is_none(), "{:?}", settled.failed);
         prop_assert_eq!(values(), told(units));
         Ok(())
+    });
+}
+
+/// What a gauge shows is never less than what is left to read, and no more where every offset holds a record.
+pub fn the_estimated_lag_is_what_is_left_to_read<S: Subject>() {
+    check::<S, _>(24, (vec(0..2_u32, 0..30), 1..8_usize), |(partitions, records)| {
+        let subject = S::start();
+        let (broker, t) = (subject.broker(), topic("t"));
+        broker.create_topic(&t, &keep_all(2)).unwrap();
+        let mut producer = broker.producer("test").unwrap();
+        for some in partitions.chunks(4) {
+            producer.send(some.iter().map(|partition| to(&t, *partition, "x")).collect()).unwrap();
+        }
+        let mut member = broker.join(&group("g"), std::slice::from_ref(&t)).unwrap();
+        prop_assert_eq!(estimate(&*member), 0);
+        assigned(member.as_mut(), 2);
+        let limit = FetchLimit { records, bytes: usize::MAX };
+        let mut left = partitions.len() as u64;
+        loop {
+            let estimated = estimate(&*member);
+            prop_assert!(estimated >= left, "{estimated} for {left} records");
+            prop_assert!(!S::DENSE || estimated == left, "{estimated} for {left} records");
+            if left == 0 {
+                return Ok(());
+            }
+            left -= messages(member.as_mut(), limit, 1).len() as u64;
+        }
     });
 }

@@ -52,6 +52,7 @@ macro_rules! each_law {
             groups::reading_starts_at_the_committed_offset,
             groups::a_key_is_read_in_order_by_any_number_of_members,
             groups::units_under_way_are_written_in_order_and_none_past_a_failure,
+            groups::the_estimated_lag_is_what_is_left_to_read,
         }
     };
 }
@@ -147,6 +148,17 @@ pub fn messages(member: &mut dyn Member, limit: FetchLimit, n: usize) -> Vec<Mes
         }
     }
     all
+}
+
+/// Asks a member how far it is behind until the broker tells.
+pub fn estimate(member: &dyn Member) -> u64 {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match member.lag_estimate() {
+            Ok(lag) => return lag,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+    }
 }
 
 pub fn unit(outputs: Vec<Outgoing>, offsets: Vec<OffsetCommit>) -> Unit {

@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -22,7 +22,7 @@ use driftline_broker::{Broker, BrokerError, Delivery, Kafka, KafkaConfig, TokenS
 
 use crate::{
     config,
-    contract::{ANY, assigned, group, keep_all, messages, offset, read_all, to, topic, unit},
+    contract::{ANY, assigned, group, keep_all, messages, offset, place, read_all, to, topic, unit},
     servers,
 };
 
@@ -66,12 +66,17 @@ fn with_password(mechanism: &str, password: &str) -> KafkaConfig {
 }
 
 fn allow_all(name: &str, prefix: &str) {
+    allow(name, "All", &["--topic", prefix, "--group", prefix, "--transactional-id", prefix]);
+}
+
+/// Allows an operation on all that begins with names.
+fn allow(name: &str, operation: &str, names: &[&str]) {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kafka-local");
     let principal = format!("User:{name}");
     let allowed = Command::new(tool)
-        .args(["acl", &servers().unwrap(), "--add", "--allow-principal", &principal, "--operation", "All"])
-        .args(["--resource-pattern-type", "prefixed", "--topic", prefix, "--group", prefix])
-        .args(["--transactional-id", prefix])
+        .args(["acl", &servers().unwrap(), "--add", "--allow-principal", &principal, "--operation", operation])
+        .args(["--resource-pattern-type", "prefixed"])
+        .args(names)
         .output()
         .unwrap();
     assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
@@ -124,6 +129,29 @@ fn a_token_is_renewed_before_it_expires() {
     assert_eq!(copied, (0..written).collect());
     assert!(broker.describe_topic(&output).unwrap().is_some());
     eprintln!("{written} units, tokens read {} times", read.load(Ordering::Relaxed));
+}
+
+/// Who may write to a topic and not read it is told so at once: waiting does not help.
+#[test]
+fn who_may_only_write_is_not_left_waiting() {
+    if servers().is_none() {
+        return;
+    }
+    let name = format!("writer-{}", std::process::id());
+    let bearer = name.clone();
+    let config = with_token(move || Ok(token(&bearer, 600, "")));
+    allow(&name, "Write", &["--topic", config.prefix.as_str()]);
+    let input = topic("in");
+    let tools = KafkaConfig { prefix: config.prefix.clone(), ..self::config(Delivery::AtLeastOnce) };
+    let tools = Kafka::connect(tools).unwrap();
+    tools.create_topic(&input, &keep_all(1)).unwrap();
+    tools.producer("source").unwrap().send(vec![to(&input, 0, "x")]).unwrap();
+    let broker = Kafka::connect(config).unwrap();
+    let started = Instant::now();
+    let refused = broker.read(&place(&input, 0), 0, ANY).unwrap_err();
+    assert!(matches!(refused, BrokerError::Refused { action: "read", .. }), "{refused}");
+    assert!(refused.to_string().contains("TopicAuthorizationFailed"), "{refused}");
+    assert!(started.elapsed() < Duration::from_secs(30), "after {:?}", started.elapsed());
 }
 
 /// What is said to who is not let in.

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::metrics::{NodeKind, NodeMetrics};
 
-/// How often a node asks for its lag.
+/// How long a node waits before it asks for its lag again.
 const LAG_EVERY: Duration = Duration::from_secs(1);
 
 /// The telemetry of one node; it lives on the node's thread. A node has none where telemetry is off.
@@ -113,13 +113,14 @@ impl NodeTelemetry {
         }
     }
 
-    /// Reads the member's lag, once a second.
+    /// Asks how far the member is behind, a second after the last answer. The node's own thread waits for it, so it is an
+    /// estimate: to know, the broker would have to read.
     pub(crate) fn note_lag(&self, member: &dyn Member) {
-        let now = Instant::now();
-        if self.lag_read.get().is_none_or(|read| now - read >= LAG_EVERY) {
-            self.lag_read.set(Some(now));
-            // A broker that cannot tell now is asked again.
-            member.lag().into_iter().for_each(|lag| self.metrics.set_lag(lag));
+        if self.lag_read.get().is_none_or(|read| read.elapsed() >= LAG_EVERY) {
+            // Where the broker cannot tell now, the last estimate stands until it is asked again.
+            member.lag_estimate().into_iter().for_each(|lag| self.metrics.set_lag(lag));
+            // However long the answer took.
+            self.lag_read.set(Some(Instant::now()));
         }
     }
 
@@ -227,5 +228,56 @@ impl CommitWatch<'_> {
     /// Tells that the batch is done, and ends its span.
     pub(crate) fn finished(self) {
         self.node.bound.latency.record(self.first.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use driftline_broker::{BrokerError, FetchLimit, Poll, Settled, Unit, Wait};
+    use driftline_types::PipelineName;
+    use opentelemetry::metrics::MeterProvider;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+    use super::*;
+
+    /// A member whose broker takes its time.
+    struct Slow(Cell<u64>);
+
+    impl Member for Slow {
+        fn poll(&mut self, _limit: FetchLimit, _timeout: Duration) -> Result<Poll, BrokerError> {
+            Ok(Poll::Idle)
+        }
+
+        fn submit(&mut self, _unit: Unit) {}
+
+        fn settled(&mut self, _wait: Wait) -> Settled {
+            Settled::default()
+        }
+
+        fn lag(&self) -> Result<u64, BrokerError> {
+            panic!("a gauge is not worth a read");
+        }
+
+        fn lag_estimate(&self) -> Result<u64, BrokerError> {
+            thread::sleep(LAG_EVERY);
+            self.0.set(self.0.get() + 1);
+            Ok(self.0.get())
+        }
+    }
+
+    #[test]
+    fn a_slow_broker_is_not_asked_in_every_loop() {
+        let meters = SdkMeterProvider::builder().build();
+        let pipeline = PipelineName::try_new("p").unwrap();
+        let instruments = Instruments::new(&meters.meter("test"), pipeline, "test");
+        let (name, metrics) = (StageName::try_new("s").unwrap(), Arc::new(NodeMetrics::default()));
+        let node = NodeTelemetry::new(instruments, NodeKind::Stage, &name, None, Arc::clone(&metrics), None);
+        let member = Slow(Cell::new(0));
+        for _ in 0..3 {
+            node.note_lag(&member);
+        }
+        assert_eq!(metrics.lag(), 1);
     }
 }

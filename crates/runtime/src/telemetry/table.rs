@@ -125,7 +125,8 @@ metrics! {
     BUSY = "driftline.busy.time", MetricKind::Counter, "s", NODE,
         "Time spent working, not waiting.";
     LAG = "driftline.lag", MetricKind::Gauge, "{record}", NODE,
-        "Records written but not yet read, over the partitions this process owns; at most a second old.";
+        "About how many records were written but not yet read, over the partitions this process owns; on Kafka the marks \
+         of transactions count.";
     BATCH_SIZE = "driftline.batch.size", MetricKind::Histogram(RECORDS), "{record}", NODE,
         "Records of a batch.";
     LATENCY = "driftline.latency", MetricKind::Histogram(SECONDS), "s", NODE,
