@@ -2,14 +2,33 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use driftline_stage::StageError;
 
 /// Folders within folders beyond this depth are not entered.
 const MAX_DEPTH: usize = 64;
+/// How often new files are looked for.
+pub(crate) const RESCAN: Duration = Duration::from_secs(1);
+
+/// Opens the file that the key `path` names.
+///
+/// # Errors
+/// If it cannot be read, or is a folder.
+pub(crate) fn open(path: &str) -> Result<File, StageError> {
+    let unreadable = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be read")).caused_by(error);
+    let file = File::open(path).map_err(unreadable)?;
+    // Opening a folder succeeds, and no read of it ever does.
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(StageError::fatal(format!("path: found the folder {path:?}, allowed is a file")));
+    }
+    Ok(file)
+}
 
 /// Where files are looked for.
 #[derive(Clone, Debug)]
@@ -125,6 +144,37 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// Watches for new files, of which one may still be being written.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// When they were looked for last, since the source was opened.
+    scanned: Duration,
+    /// Size and time of each as they were then.
+    settling: HashMap<String, (u64, Option<SystemTime>)>,
+}
+
+impl Watch {
+    /// Returns whether it is time to look for new files; if so, the next time is [`RESCAN`] later.
+    pub(crate) fn due(&mut self, now: Duration) -> bool {
+        let due = now >= self.scanned + RESCAN;
+        if due {
+            self.scanned = now;
+        }
+        due
+    }
+
+    /// Returns whether a new file no longer changes: whether it is what it was when this was asked before.
+    pub(crate) fn settled(&mut self, path: &str, file: &Path) -> bool {
+        let Ok(metadata) = fs::metadata(file) else { return false };
+        let seen = (metadata.len(), metadata.modified().ok());
+        let settled = self.settling.insert(path.to_owned(), seen) == Some(seen);
+        if settled {
+            self.settling.remove(path);
+        }
+        settled
+    }
 }
 
 /// Names the sessions of files: the stem, or the path below the place where stems collide.

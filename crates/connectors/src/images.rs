@@ -29,11 +29,11 @@
 //! `jpg`, `jpeg` and `png` are left alone and counted in one warning; hidden ones without.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fs::{self, File},
+    collections::{BTreeMap, HashSet, VecDeque},
+    fs::File,
     io::Read,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -48,7 +48,7 @@ use driftline_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{Listing, Place},
+    files::{Listing, Place, RESCAN, Watch},
     pacing::{A_TIME, Pace, Pacing, start_of},
 };
 
@@ -57,8 +57,6 @@ const SUFFIXES: [&str; 3] = ["jpg", "jpeg", "png"];
 const BATCH: usize = 16;
 /// How much is kept of a file that is too large.
 const HEAD: u64 = 64 << 10;
-/// How often new files are looked for.
-const RESCAN: Duration = Duration::from_secs(1);
 /// State entry of the next tick; those of files and cameras begin with these.
 const TICK: &[u8] = b"tick";
 const FILE: &str = "file/";
@@ -124,9 +122,7 @@ pub struct ImageFiles {
     turn: VecDeque<String>,
     clock: Instant,
     pacing: Pacing,
-    scanned: Duration,
-    /// Size and time of files that may still be being written.
-    settling: HashMap<String, (u64, Option<SystemTime>)>,
+    watch: Watch,
 }
 
 impl SourceKind for ImageFiles {
@@ -166,8 +162,7 @@ impl SourceKind for ImageFiles {
             turn: VecDeque::new(),
             clock: Instant::now(),
             pacing,
-            scanned: Duration::ZERO,
-            settling: HashMap::new(),
+            watch: Watch::default(),
         };
         let listing = source.list()?;
         let path = &source.config.path;
@@ -220,12 +215,12 @@ impl ImageFiles {
     /// Reads whole ticks at a time since the source was opened.
     fn read_at(&mut self, now: Duration, out: &mut SourceBatch<Image>) -> Result<SourceStatus, StageError> {
         let first = self.tick;
+        // Before anything is taken: an error here loses nothing.
+        if self.follow && self.waiting.is_empty() && self.watch.due(now) {
+            let files = self.settled()?;
+            self.enqueue(files);
+        }
         let status = loop {
-            if self.follow && self.waiting.is_empty() && now >= self.scanned + RESCAN {
-                self.scanned = now;
-                let files = self.settled()?;
-                self.enqueue(files);
-            }
             if self.waiting.is_empty() {
                 self.pacing.pause();
                 break if self.follow { SourceStatus::Wait(RESCAN) } else { SourceStatus::End };
@@ -305,19 +300,9 @@ impl ImageFiles {
 
     /// Lists the new files that did not change since the scan before: one may still be being written.
     fn settled(&mut self) -> Result<BTreeMap<String, PathBuf>, StageError> {
-        let mut settled = BTreeMap::new();
-        for (path, file) in self.list()?.files {
-            if self.done.contains(&path) {
-                continue;
-            }
-            let Ok(metadata) = fs::metadata(&file) else { continue };
-            let seen = (metadata.len(), metadata.modified().ok());
-            if self.settling.insert(path.clone(), seen) == Some(seen) {
-                self.settling.remove(&path);
-                settled.insert(path, file);
-            }
-        }
-        Ok(settled)
+        let mut files = self.list()?.files;
+        files.retain(|path, file| !self.done.contains(path) && self.watch.settled(path, file));
+        Ok(files)
     }
 
     fn enqueue(&mut self, files: BTreeMap<String, PathBuf>) {

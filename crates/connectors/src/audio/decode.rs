@@ -52,6 +52,15 @@ pub(crate) struct Block {
 /// Decodes one recording.
 pub(crate) struct Decoder {
     format: Box<dyn FormatReader>,
+    stream: Stream,
+    max_seconds: u64,
+    /// Frames so far, lost ones included.
+    frames: u64,
+    interleaved: Vec<f32>,
+}
+
+/// One stream of the file: all of it, but where Ogg files were put one after another.
+struct Stream {
     decoder: Box<dyn AudioDecoder>,
     track: u32,
     rate: u32,
@@ -60,11 +69,53 @@ pub(crate) struct Decoder {
     full_scale: f32,
     /// Whether the time stamps of packets show gaps.
     stamped: bool,
+    /// Frames of the recording before it.
+    begin: u64,
+    /// Frames of the recording up to its end, as the header claims.
     claimed: Option<u64>,
-    max_seconds: u64,
-    /// Frames so far, lost ones included.
-    frames: u64,
-    interleaved: Vec<f32>,
+}
+
+impl Stream {
+    /// Opens the stream that the format has come to, `begin` frames into the recording.
+    fn open(format: &dyn FormatReader, begin: u64, wav: Option<WavHeader>, max_seconds: u64) -> Result<Self, Refused> {
+        let place = if begin == 0 { "header".to_owned() } else { format!("frame {begin}") };
+        let track = format.default_track(TrackType::Audio);
+        let params = track.and_then(|track| track.codec_params.as_ref()).and_then(|params| params.audio());
+        let (Some(track), Some(params)) = (track, params) else {
+            return Err(Refused::new(place, "no audio track", formats()));
+        };
+        let channels = params.channels.as_ref().map_or(0, Channels::count);
+        let rate = params.sample_rate.unwrap_or(0);
+        allowed(&place, rate, channels)?;
+
+        // Without the encoder's own word about its delay, the length of an MP3 is a guess by its
+        // bit rate: it must not trim the end.
+        let exact = params.codec != CODEC_ID_MP3 || track.delay.is_some();
+        let options = AudioDecoderOptions::default().gapless(exact);
+        let decoder = symphonia::default::get_codecs()
+            .make_audio_decoder(params, &options)
+            .map_err(|error| Refused::new("codec", describe(&error), formats()))?;
+        let frames = match wav {
+            Some(header) => header.claimed_frames(),
+            None if params.codec == CODEC_ID_MP3 => None,
+            None => track.num_frames,
+        };
+        let claimed = frames.map(|frames| begin.saturating_add(frames));
+        if let Some(seconds) = claimed.map(|frames| frames / u64::from(rate)).filter(|&s| s > max_seconds) {
+            return Err(too_long(&place, seconds, max_seconds));
+        }
+        Ok(Self {
+            decoder,
+            track: track.id,
+            rate,
+            channels: channels as u16,
+            full_scale: full_scale(params),
+            stamped: params.codec == CODEC_ID_FLAC,
+            begin,
+            // The last page of an Ogg stream does not tell where the first one began.
+            claimed: claimed.filter(|_| params.codec != CODEC_ID_VORBIS),
+        })
+    }
 }
 
 impl Decoder {
@@ -81,7 +132,7 @@ impl Decoder {
         let wav = WavHeader::read(&mut file).map_err(unreadable)??;
         let source: Box<dyn MediaSource> = match &wav {
             Some(header) => {
-                allowed(header.rate, usize::from(header.channels))?;
+                allowed("header", header.rate, usize::from(header.channels))?;
                 Box::new(WavFile::new(file, header))
             }
             None => Box::new(file),
@@ -103,65 +154,30 @@ impl Decoder {
         let format = symphonia::default::get_probe()
             .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
             .map_err(|error| Refused::new("header", describe(&error), formats()))?;
-        let track = format.default_track(TrackType::Audio);
-        let params = track.and_then(|track| track.codec_params.as_ref()).and_then(|params| params.audio());
-        let (Some(track), Some(params)) = (track, params) else {
-            return Err(Refused::new("header", "no audio track", formats()));
-        };
-        let channels = params.channels.as_ref().map_or(0, Channels::count);
-        let rate = params.sample_rate.unwrap_or(0);
-        allowed(rate, channels)?;
-
-        // Without the encoder's own word about its delay, the length of an MP3 is a guess by its
-        // bit rate: it must not trim the end.
-        let exact = params.codec != CODEC_ID_MP3 || track.delay.is_some();
-        let options = AudioDecoderOptions::default().gapless(exact);
-        let decoder = symphonia::default::get_codecs()
-            .make_audio_decoder(params, &options)
-            .map_err(|error| Refused::new("codec", describe(&error), formats()))?;
-        let claimed = match wav {
-            Some(header) => header.claimed_frames(),
-            None if params.codec == CODEC_ID_MP3 => None,
-            None => track.num_frames,
-        };
-        if let Some(seconds) = claimed.map(|frames| frames / u64::from(rate)).filter(|&s| s > max_seconds) {
-            return Err(too_long("header", seconds, max_seconds));
-        }
-        Ok(Self {
-            track: track.id,
-            rate,
-            channels: channels as u16,
-            full_scale: full_scale(params),
-            stamped: params.codec == CODEC_ID_FLAC,
-            // The last page of an Ogg stream does not tell where the first one began.
-            claimed: claimed.filter(|_| params.codec != CODEC_ID_VORBIS),
-            max_seconds,
-            frames: 0,
-            interleaved: Vec::new(),
-            format,
-            decoder,
-        })
+        let stream = Stream::open(&*format, 0, wav, max_seconds)?;
+        Ok(Self { format, stream, max_seconds, frames: 0, interleaved: Vec::new() })
     }
 
     /// Returns the samples a second.
     pub(crate) fn rate(&self) -> u32 {
-        self.rate
+        self.stream.rate
     }
 
     /// Returns the number of channels.
     pub(crate) fn channels(&self) -> u16 {
-        self.channels
+        self.stream.channels
     }
 
     /// Returns the frames the header claims, if its word is good.
     pub(crate) fn claimed(&self) -> Option<u64> {
-        self.claimed
+        self.stream.claimed
     }
 
     /// Decodes the next block, which replaces the contents of `block`; `false` at the end.
     ///
     /// # Errors
-    /// If a sample is not finite, the rate changes, or the recording is too long.
+    /// If a sample is not finite, rate, channels or codec change, the recording is too long, or what is left of it
+    /// cannot be read.
     pub(crate) fn next(&mut self, block: &mut Block) -> Result<bool, Refused> {
         block.lost = 0;
         block.mono.clear();
@@ -171,32 +187,40 @@ impl Decoder {
 
     fn decode(&mut self, block: &mut Block) -> Result<bool, Refused> {
         while block.mono.is_empty() {
-            // A damaged or cut-off stream ends where nothing more can be made of it: what was
-            // decoded so far stands.
-            let Ok(Some(packet)) = self.format.next_packet() else { return Ok(false) };
-            if packet.track_id != self.track {
+            let packet = match self.format.next_packet() {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return Ok(false),
+                Err(Error::ResetRequired) => {
+                    self.next_stream()?;
+                    continue;
+                }
+                // What is cut off ends where it was cut: what was decoded so far stands.
+                Err(Error::IoError(error)) if error.raw_os_error().is_none() => return Ok(false),
+                Err(error) => {
+                    let place = format!("frame {}", self.frames);
+                    return Err(Refused::new(place, describe(&error), "a stream that can be read on"));
+                }
+            };
+            if packet.track_id != self.stream.track {
                 continue;
             }
             self.note_gap(&packet, block);
-            match self.decoder.decode(&packet) {
+            match self.stream.decoder.decode(&packet) {
                 Ok(decoded) => {
-                    if decoded.spec().rate() != self.rate {
-                        let found = format!("{} Hz", decoded.spec().rate());
-                        return Err(Refused::new(format!("frame {}", self.frames), found, format!("{} Hz", self.rate)));
+                    if decoded.spec().rate() != self.stream.rate {
+                        let (found, allowed) = (decoded.spec().rate(), self.stream.rate);
+                        return Err(changed(self.frames, found, allowed, "Hz"));
                     }
                     let channels = decoded.spec().channels().count();
                     decoded.copy_to_vec_interleaved(&mut self.interleaved);
                     self.mix(channels.max(1), block)?;
                 }
-                Err(Error::DecodeError(_) | Error::IoError(_)) => {
-                    self.lose(packet.dur.get().min(MAX_GAP_S * u64::from(self.rate)), block);
-                }
-                Err(_) => return Ok(false),
+                Err(_) => self.lose(packet.dur.get().min(MAX_GAP_S * u64::from(self.stream.rate)), block),
             }
-            if self.frames > self.max_seconds * u64::from(self.rate) {
+            if self.frames > self.max_seconds * u64::from(self.stream.rate) {
                 return Err(too_long(
                     &format!("frame {}", self.frames),
-                    self.frames / u64::from(self.rate),
+                    self.frames / u64::from(self.stream.rate),
                     self.max_seconds,
                 ));
             }
@@ -204,12 +228,28 @@ impl Decoder {
         Ok(true)
     }
 
+    /// Goes on with the stream that the format has come to.
+    fn next_stream(&mut self) -> Result<(), Refused> {
+        // What streams say of themselves is not used, and would pile up.
+        self.format.metadata().skip_to_latest();
+        let next = Stream::open(&*self.format, self.frames, None, self.max_seconds)?;
+        if next.rate != self.stream.rate {
+            return Err(changed(self.frames, next.rate, self.stream.rate, "Hz"));
+        }
+        if next.channels != self.stream.channels {
+            return Err(changed(self.frames, next.channels.into(), self.stream.channels.into(), "channels"));
+        }
+        self.stream = next;
+        Ok(())
+    }
+
     /// Notes frames that the packet's time stamp says are missing before it.
     fn note_gap(&mut self, packet: &Packet, block: &mut Block) {
-        let gap = u64::try_from(packet.pts.get()).unwrap_or(0).saturating_sub(self.frames);
-        let plausible = gap <= MAX_GAP_S * u64::from(self.rate)
-            && self.claimed.is_none_or(|claimed| self.frames + gap + packet.dur.get() <= claimed);
-        if self.stamped && plausible {
+        let Stream { rate, stamped, begin, claimed, .. } = self.stream;
+        let gap = begin.saturating_add(u64::try_from(packet.pts.get()).unwrap_or(0)).saturating_sub(self.frames);
+        let plausible = gap <= MAX_GAP_S * u64::from(rate)
+            && claimed.is_none_or(|claimed| self.frames + gap + packet.dur.get() <= claimed);
+        if stamped && plausible {
             self.lose(gap, block);
         }
     }
@@ -229,7 +269,7 @@ impl Decoder {
                     let place = format!("sample {} of channel {channel}", self.frames + at as u64);
                     return Err(Refused::new(place, sample.to_string(), "finite samples"));
                 }
-                if sample.abs() >= self.full_scale {
+                if sample.abs() >= self.stream.full_scale {
                     block.clipped.push(at as u32);
                 }
                 sum += sample.clamp(-1.0, 1.0);
@@ -255,15 +295,20 @@ fn full_scale(params: &AudioCodecParameters) -> f32 {
     }
 }
 
-fn allowed(rate: u32, channels: usize) -> Result<(), Refused> {
+fn allowed(place: &str, rate: u32, channels: usize) -> Result<(), Refused> {
     if !RATES.contains(&rate) {
         let allowed = format!("{} to {} Hz", RATES.start(), RATES.end());
-        return Err(Refused::new("header", format!("{rate} Hz"), allowed));
+        return Err(Refused::new(place, format!("{rate} Hz"), allowed));
     }
     if !(1..=MAX_CHANNELS).contains(&channels) {
-        return Err(Refused::new("header", format!("{channels} channels"), format!("1 to {MAX_CHANNELS} channels")));
+        return Err(Refused::new(place, format!("{channels} channels"), format!("1 to {MAX_CHANNELS} channels")));
     }
     Ok(())
+}
+
+/// Refuses what changes in the middle of a recording.
+fn changed(frame: u64, found: u32, allowed: u32, unit: &str) -> Refused {
+    Refused::new(format!("frame {frame}"), format!("{found} {unit}"), format!("{allowed} {unit}"))
 }
 
 fn too_long(place: &str, seconds: u64, max_seconds: u64) -> Refused {

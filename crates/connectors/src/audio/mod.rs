@@ -54,8 +54,10 @@
 //!
 //! What is merely cut off or damaged in places is used as far as it goes. A gap is silence; a piece
 //! that is lost as a whole is not sent, and the next one counts it as `missing`; a WAV or FLAC file
-//! that ends before its header says so ends with an empty piece that counts what is missing. Files
-//! with other suffixes are left alone and counted in one warning.
+//! that ends before its header says so ends with an empty piece that counts what is missing. Ogg
+//! files that were put one after another are one recording; where rate, channels or codec change, or
+//! what follows cannot be read on, it is refused there. Files with other suffixes are left alone and
+//! counted in one warning.
 
 mod config;
 mod decode;
@@ -73,7 +75,7 @@ use std::{
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -87,7 +89,7 @@ pub use config::AudioFilesConfig;
 pub use traffic::Repeat;
 
 use crate::{
-    files::{self, Place},
+    files::{self, Place, RESCAN, Watch},
     pacing::{Pacing, start_of},
 };
 use line::{Line, Settings};
@@ -103,8 +105,6 @@ const MAX_REFUSED: usize = 16 << 20;
 /// The largest file that is kept whole as a dead letter, and how much is kept of a larger one.
 const WHOLE: u64 = 16 << 20;
 const HEAD: u64 = 64 << 10;
-/// How often new files are looked for.
-const RESCAN: Duration = Duration::from_secs(1);
 
 /// The source `audio-files`.
 pub struct AudioFiles {
@@ -126,9 +126,8 @@ pub struct AudioFiles {
     opened: u64,
     clock: Instant,
     pacing: Pacing,
-    scanned: Duration,
-    /// With `follow`: new files as they were last seen. One that no longer changes is taken.
-    settling: HashMap<String, (u64, Option<SystemTime>)>,
+    /// With `follow`: what is new.
+    watch: Watch,
 }
 
 /// A file that is not open yet, or that was open when the run was interrupted.
@@ -191,8 +190,7 @@ impl SourceKind for AudioFiles {
             opened: 0,
             clock: Instant::now(),
             pacing,
-            scanned: Duration::ZERO,
-            settling: HashMap::new(),
+            watch: Watch::default(),
         };
         let others = source.scan(Scan::First)?;
         if let (count, Some(example)) = others {
@@ -207,7 +205,6 @@ impl SourceKind for AudioFiles {
             )));
         }
         if let Some(repeat) = source.config.repeat {
-            source.known.clear();
             let files = source.waiting.drain(..).map(|file| (file.entry.path, file.session, file.file));
             source.traffic = Some(Traffic::new(repeat, files.collect()));
         }
@@ -270,13 +267,13 @@ impl AudioFiles {
     }
 
     fn ticks(&mut self, now: Duration, out: &mut SourceBatch<AudioChunk>) -> Result<SourceStatus, StageError> {
+        // Before anything is taken: an error here loses nothing.
+        if self.follow && self.traffic.is_none() && self.waiting.is_empty() && self.watch.due(now) {
+            self.scan(Scan::Settled)?;
+        }
         self.resume(out);
         self.give_up_gone(out)?;
         while out.len() < BATCH {
-            if self.follow && self.traffic.is_none() && self.waiting.is_empty() && now >= self.scanned + RESCAN {
-                self.scanned = now;
-                self.scan(Scan::Settled)?;
-            }
             while self.open.len() < self.config.sessions
                 && let Some(waiting) = self.next_waiting(out)
             {
@@ -486,13 +483,8 @@ impl AudioFiles {
         let mut sessions = files::sessions(&listing.files, &self.known);
         for (path, file) in listing.files {
             let Some(session) = sessions.remove(&path) else { continue };
-            if scan == Scan::Settled {
-                let Ok(metadata) = fs::metadata(&file) else { continue };
-                let seen = (metadata.len(), metadata.modified().ok());
-                if self.settling.insert(path.clone(), seen) != Some(seen) {
-                    continue;
-                }
-                self.settling.remove(&path);
+            if scan == Scan::Settled && !self.watch.settled(&path, &file) {
+                continue;
             }
             let entry = Entry { number: None, path };
             self.waiting.push_back(Waiting { entry, session, file, before: None });

@@ -354,6 +354,39 @@ fn damage_inside_a_flac_file_is_a_gap_in_time() {
 }
 
 #[test]
+fn ogg_files_one_after_another_are_one_recording() {
+    let ogg = fixture("44100.ogg");
+    let folder = folder(&[("one.ogg", &ogg), ("two.ogg", &ogg.repeat(2))]);
+    let run = run(config(folder.path()));
+    assert_eq!(run.reasons(), [""; 0]);
+    let (one, two) = (run.samples("one"), run.samples("two"));
+    assert_eq!((one.len(), two.len()), (3_200, 6_400));
+    let one: Vec<f64> = one.into_iter().map(f64::from).collect();
+    for half in two.chunks(3_200) {
+        let snr = snr(&one, half);
+        assert!(snr > 40.0, "{snr:.1} dB");
+    }
+}
+
+#[test]
+fn an_ogg_file_of_another_rate_after_the_first_is_refused_there() {
+    let mut ogg = fixture("44100.ogg");
+    let whole = ogg.clone();
+    // The rate in the first page, 58 bytes, and the page's checksum.
+    ogg[40..44].copy_from_slice(&22_050u32.to_le_bytes());
+    ogg[22..26].fill(0);
+    let shift = |crc: u32| (crc << 1) ^ ((crc >> 31) * 0x04c1_1db7);
+    let crc = ogg[..58].iter().fold(0u32, |crc, &byte| (0..8).fold(crc ^ (u32::from(byte) << 24), |crc, _| shift(crc)));
+    ogg[22..26].copy_from_slice(&crc.to_le_bytes());
+    let chained = [whole, ogg].concat();
+    let folder = folder(&[("a.ogg", &chained)]);
+    let run = run(config(folder.path()));
+    assert_eq!(run.reasons(), ["a.ogg: frame 8820: found 22050 Hz, allowed 44100 Hz"]);
+    assert_eq!(run.rejected[0].value, chained);
+    assert!(run.session("a").last().is_none_or(|chunk| chunk.last));
+}
+
+#[test]
 fn a_large_file_is_not_copied_whole() {
     let folder = folder(&[]);
     let path = folder.path().join("big.wav");
@@ -409,6 +442,24 @@ fn with_follow_new_files_are_taken_once_they_no_longer_change() {
     assert_eq!(read(4), (vec!["x".to_owned()], SourceStatus::More));
     assert_eq!(read(5), nothing);
     assert_eq!(read(6), nothing);
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_loses_no_piece() {
+    let long = wav(1, 1, 16_000, 16, &pcm16([5; 1_024 * 300]));
+    let short = wav(1, 1, 16_000, 16, &pcm16([5; 1_024 * 10]));
+    let folder = folder(&[("a.wav", &long), ("b.wav", &short)]);
+    let config = AudioFilesConfig { sessions: 1, ..config(folder.path()) };
+    let mut source = AudioFiles::open(config, true).unwrap();
+    let mut batch = SourceBatch::new();
+    assert_eq!(source.read_at(Duration::ZERO, &mut batch).unwrap(), SourceStatus::More);
+    let sent = batch.len();
+    source.place = Place::Folder(folder.path().join("gone"));
+    let mut batch = SourceBatch::new();
+    assert_eq!(source.read_at(Duration::from_secs(2), &mut batch).unwrap(), SourceStatus::More);
+    assert_eq!(sent + batch.len(), 310);
+    let error = source.read_at(Duration::from_secs(4), &mut SourceBatch::new()).unwrap_err();
+    assert_eq!(error.class(), driftline_types::ErrorClass::Transient);
 }
 
 #[test]

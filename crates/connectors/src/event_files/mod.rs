@@ -39,7 +39,10 @@ use self::{
     parquet_rows::Rows,
     row::{Row, Wrong, fields},
 };
-use crate::jsonl::lines::{Line, MAX_LINE, read_line};
+use crate::{
+    files,
+    jsonl::lines::{Line, MAX_LINE, read_line},
+};
 
 /// Rows of one read, about.
 const BATCH: u64 = 256;
@@ -144,9 +147,10 @@ impl SourceKind for EventFiles {
     }
 
     fn open(config: EventFilesConfig, follow: bool) -> Result<Self, StageError> {
-        let unreadable = || StageError::fatal(format!("path: {:?} cannot be read", config.path));
-        let format = Format::of(&config.path).ok_or_else(unreadable)?;
-        let file = File::open(&config.path).map_err(|error| unreadable().caused_by(error))?;
+        let path = &config.path;
+        let format = Format::of(path);
+        let format = format.ok_or_else(|| StageError::fatal(format!("path: {path:?} cannot be read")))?;
+        let file = files::open(path)?;
         Ok(Self {
             follow,
             format,
@@ -179,7 +183,7 @@ impl Source for EventFiles {
 
     fn read(&mut self, out: &mut SourceBatch<ClickEvent>) -> Result<SourceStatus, StageError> {
         let first = self.place;
-        let status = match self.format {
+        let read = match self.format {
             Format::Csv | Format::JsonLines => self.read_lines(out).map_err(|error| match error {
                 Unread::Io(error) => {
                     StageError::transient(format!("{}: cannot be read", self.config.path)).caused_by(error)
@@ -187,7 +191,9 @@ impl Source for EventFiles {
                 Unread::Never(error) => error,
             }),
             Format::Parquet => self.read_rows(out),
-        }?;
+        };
+        // What was taken before an error is lost with it, and is read again.
+        let status = read.inspect_err(|_| (self.place, self.header, self.rows) = (first, None, None))?;
         if self.place != first {
             let place = serde_json::to_vec(&self.place);
             out.put_state(PLACE, place.map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?);

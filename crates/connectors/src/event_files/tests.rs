@@ -94,6 +94,15 @@ fn a_header_without_a_needed_column_is_an_error() {
 }
 
 #[test]
+fn a_folder_is_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.csv");
+    fs::create_dir(&path).unwrap();
+    let error = EventFiles::open(config(&path, ""), false).err().unwrap().to_string();
+    assert_eq!(error, format!("path: found the folder {path:?}, allowed is a file"));
+}
+
+#[test]
 fn another_suffix_is_refused() {
     let problems = EventFiles::check(&config(Path::new("log.xml"), ""));
     assert_eq!(problems[0].path, ["path"]);

@@ -1,6 +1,6 @@
 //! Folders of pictures, whole and broken.
 
-use std::io::Write;
+use std::{fs, io::Write};
 
 use driftline_payloads::image::Format;
 use tempfile::TempDir;
@@ -118,6 +118,21 @@ fn a_resumed_run_reads_no_file_twice_and_leaves_none_out() {
     second.restore(state.into_iter().collect()).unwrap();
     lines.extend(read_all(&mut second).0);
     assert_eq!(lines, whole);
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_loses_no_picture() {
+    let folder = folder(&[("a.png", picture(1)), ("b.png", picture(2))]);
+    let mut source = open(&folder, "", true);
+    let place = std::mem::replace(&mut source.place, Place::Folder(folder.path().join("gone")));
+    let mut batch = SourceBatch::new();
+    assert_eq!(source.read_at(Duration::from_secs(2), &mut batch).unwrap(), SourceStatus::Wait(RESCAN));
+    assert_eq!(batch.len(), 2);
+    let error = source.read_at(Duration::from_secs(4), &mut SourceBatch::new()).unwrap_err();
+    assert!(error.to_string().ends_with("cannot be listed"), "{error}");
+    source.place = place;
+    let status = source.read_at(Duration::from_secs(6), &mut SourceBatch::new()).unwrap();
+    assert_eq!(status, SourceStatus::Wait(RESCAN));
 }
 
 #[test]

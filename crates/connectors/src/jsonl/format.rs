@@ -35,7 +35,6 @@ pub(super) fn write_line(
 ) -> Result<(), serde_json::Error> {
     let bytes = message.value.as_deref().unwrap_or(b"null");
     let value: &RawValue = serde_json::from_slice(bytes)?;
-    let before = out.len();
     out.push(b'{');
     match members(value, ids) {
         Some("") => {}
@@ -52,15 +51,11 @@ pub(super) fn write_line(
         out.extend_from_slice(format!("\"record\":\"{}\",", context.id).as_bytes());
     }
     out.extend_from_slice(b"\"timings_ms\":");
-    let result = serde_json::to_writer(&mut *out, &Timings(context, now)).and_then(|()| {
-        out.extend_from_slice(b",\"versions\":");
-        serde_json::to_writer(&mut *out, &Versions(context))
-    });
-    if result.is_err() {
-        out.truncate(before);
-    }
+    serde_json::to_writer(&mut *out, &Timings(context, now))?;
+    out.extend_from_slice(b",\"versions\":");
+    serde_json::to_writer(&mut *out, &Versions(context))?;
     out.extend_from_slice(b"}\n");
-    result
+    Ok(())
 }
 
 fn space(byte: u8) -> u8 {

@@ -8,14 +8,17 @@
 //! record_ids = false          # whether a line names its record: what feedback refers to
 //! ```
 //!
-//! A file is written exactly once. Each commit notes the file's length as a decimal number of
-//! bytes, after the bytes are on disk; a run that is resumed cuts the file off there and writes the
-//! rest again. A run that starts anew starts the file anew. On standard output nothing can be cut
-//! off: there, what was written after the last commit is written twice.
+//! A file is written exactly once. Each commit notes the file's length and a hash of its end, after
+//! the bytes are on disk; a run that is resumed cuts the file off there and writes the rest again. A
+//! run that starts anew starts the file anew. No other file is cut: one that is shorter, or holds
+//! other bytes before that length, is an error. Where the file was moved away, a new one begins.
+//!
+//! On standard output, a pipe or a device nothing can be cut off: there, what was written after the
+//! last commit is written twice. A file that takes their place goes on at its end.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, BufWriter, Seek, SeekFrom, Write},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     time::SystemTime,
 };
 
@@ -23,11 +26,16 @@ use driftline_payloads::JsonValue;
 use driftline_stage::{Checks, ConfigProblem, Payload, Sink, SinkKind, StageError, Timestamp};
 use driftline_types::{Message, wire::Reader};
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::format::{Ids, write_line};
 
 /// The path that means standard output.
 const STANDARD: &str = "-";
+/// The note of a commit after which no file can be cut off.
+const STREAM: &str = "-";
+/// Bytes at the end of a file that tell it from others, at most: lines may all end with the same versions.
+const TAIL: usize = 1_024;
 
 /// The config table of the sink `jsonl`.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,18 +69,133 @@ pub struct JsonLinesSink {
 pub struct StdoutSink(JsonLinesSink);
 
 enum Target {
-    File { path: String, file: BufWriter<File>, length: u64 },
+    File(Output),
     Standard(BufWriter<io::Stdout>),
 }
 
-impl JsonLinesSink {
-    fn standard(record_ids: bool) -> Self {
-        Self { target: Target::Standard(BufWriter::new(io::stdout())), lines: Vec::new(), ids: ids(record_ids) }
+/// A file, or what has a path like one.
+struct Output {
+    path: String,
+    file: File,
+    /// How far it is written; `None` for a pipe or a device, which cannot be cut off.
+    written: Option<Written>,
+}
+
+/// How far a file is written.
+#[derive(Default)]
+struct Written {
+    /// Bytes of the file.
+    length: u64,
+    /// The last of them, at most [`TAIL`].
+    tail: Vec<u8>,
+    /// What to note about it. While nothing is written this is the note from which it went on.
+    note: Option<String>,
+}
+
+impl Written {
+    fn add(&mut self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        self.length += lines.len() as u64;
+        self.tail.extend_from_slice(&lines[lines.len().saturating_sub(TAIL)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+        // The hash has a fixed width: of two notes of a file the later one is longer or greater.
+        self.note = Some(format!("{} {:016x}", self.length, xxh3_64(&self.tail)));
     }
 }
 
-fn ids(shown: bool) -> Ids {
-    if shown { Ids::Shown } else { Ids::Hidden }
+/// Reads the length and the hash of a note.
+fn read_note(note: &str) -> Option<(u64, u64)> {
+    let (length, hash) = note.split_once(' ')?;
+    Some((length.parse().ok()?, u64::from_str_radix(hash, 16).ok()?))
+}
+
+/// Reads the last bytes of the first `length` of a file, at most [`TAIL`].
+fn read_tail(path: &str, length: u64) -> io::Result<Vec<u8>> {
+    let start = length.saturating_sub(TAIL as u64);
+    let mut tail = vec![0; (length - start) as usize];
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    file.read_exact(&mut tail)?;
+    Ok(tail)
+}
+
+impl Output {
+    fn open(path: String) -> Result<Self, StageError> {
+        let failed = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be written")).caused_by(error);
+        // What the file holds stays until it is known where to go on.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let regular = file.metadata().map_err(failed)?.is_file();
+        Ok(Self { path, file, written: regular.then(Written::default) })
+    }
+
+    /// Goes on where the note says, and cuts off what was written after it.
+    fn resume(&mut self, note: Option<&str>) -> Result<(), StageError> {
+        let Self { path, file, written: Some(written) } = self else { return Ok(()) };
+        let path = path.as_str();
+        let found = file.metadata().map_err(|error| failed(path, error))?.len();
+        let way_on = "to begin a new file, move this one away";
+        let (length, hash) = match note {
+            None => (0, None),
+            Some(STREAM) => (found, None),
+            Some(note) => {
+                let (length, hash) = read_note(note).ok_or_else(|| {
+                    let allowed = "the length of a file and a hash of its end";
+                    StageError::fatal(format!("{path}: found the note {note:?}, allowed is {allowed}"))
+                })?;
+                if found == 0 {
+                    tracing::warn!(%path, committed = length, "the file is gone or empty: a new one begins");
+                    (0, None)
+                } else if found < length {
+                    return Err(StageError::fatal(format!(
+                        "{path}: found {found} bytes, allowed are at least the {length} that were committed; {way_on}"
+                    )));
+                } else {
+                    (length, Some(hash))
+                }
+            }
+        };
+        let tail = read_tail(path, length)
+            .map_err(|error| StageError::fatal(format!("{path}: cannot be read")).caused_by(error))?;
+        if hash.is_some_and(|hash| hash != xxh3_64(&tail)) {
+            return Err(StageError::fatal(format!(
+                "{path}: found other bytes before byte {length}, allowed are those that were committed; {way_on}"
+            )));
+        }
+        let cut = file.set_len(length).and_then(|()| file.seek(SeekFrom::Start(length)));
+        cut.map_err(|error| failed(path, error))?;
+        let half_a_line = tail.last().is_some_and(|&byte| byte != b'\n');
+        *written = Written { length, tail, note: note.map(str::to_owned) };
+        // Whoever left it: what is written now are lines of their own.
+        if half_a_line { self.write(b"\n") } else { Ok(()) }
+    }
+
+    fn write(&mut self, lines: &[u8]) -> Result<(), StageError> {
+        self.file.write_all(lines).map_err(|error| failed(&self.path, error))?;
+        if let Some(written) = &mut self.written {
+            written.add(lines);
+        }
+        Ok(())
+    }
+
+    /// Puts on disk what was written, and returns the note about it.
+    fn flush(&mut self) -> Result<Option<String>, StageError> {
+        let Some(written) = &self.written else { return Ok(Some(STREAM.to_owned())) };
+        self.file.sync_data().map_err(|error| failed(&self.path, error))?;
+        Ok(written.note.clone())
+    }
+}
+
+impl JsonLinesSink {
+    fn new(target: Target, record_ids: bool) -> Self {
+        let ids = if record_ids { Ids::Shown } else { Ids::Hidden };
+        Self { target, lines: Vec::new(), ids }
+    }
+
+    fn standard(record_ids: bool) -> Self {
+        Self::new(Target::Standard(BufWriter::new(io::stdout())), record_ids)
+    }
 }
 
 impl SinkKind for JsonLinesSink {
@@ -92,12 +215,7 @@ impl SinkKind for JsonLinesSink {
         if path == STANDARD {
             return Ok(Self::standard(record_ids));
         }
-        // What the file holds stays until it is known where to go on.
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let file =
-            file.map_err(|error| StageError::fatal(format!("path: {path:?} cannot be written")).caused_by(error))?;
-        let target = Target::File { path, file: BufWriter::new(file), length: 0 };
-        Ok(Self { target, lines: Vec::new(), ids: ids(record_ids) })
+        Ok(Self::new(Target::File(Output::open(path)?), record_ids))
     }
 }
 
@@ -113,31 +231,9 @@ impl SinkKind for StdoutSink {
 
 impl Sink for JsonLinesSink {
     fn resume(&mut self, note: Option<&str>) -> Result<(), StageError> {
-        let Target::File { path, file, length } = &mut self.target else { return Ok(()) };
-        let noted = match note {
-            None => 0,
-            Some(note) => note.parse().map_err(|_| {
-                StageError::fatal(format!("{path}: found the note {note:?}, allowed is the file's length in bytes"))
-            })?,
-        };
-        let cut = |file: &mut File| {
-            let found = file.metadata()?.len();
-            if found < noted {
-                return Ok(Some(found));
-            }
-            file.set_len(noted)?;
-            file.seek(SeekFrom::Start(noted))?;
-            Ok(None)
-        };
-        match cut(file.get_mut()) {
-            Err(error) => Err(failed(path, error)),
-            Ok(Some(found)) => Err(StageError::fatal(format!(
-                "{path}: found {found} bytes, allowed are at least the {noted} that were committed"
-            ))),
-            Ok(None) => {
-                *length = noted;
-                Ok(())
-            }
+        match &mut self.target {
+            Target::File(output) => output.resume(note),
+            Target::Standard(_) => Ok(()),
         }
     }
 
@@ -154,23 +250,15 @@ impl Sink for JsonLinesSink {
             })?;
         }
         match &mut self.target {
-            Target::File { path, file, length } => {
-                file.write_all(&self.lines).map_err(|error| failed(path, error))?;
-                *length += self.lines.len() as u64;
-            }
-            Target::Standard(out) => out.write_all(&self.lines).map_err(standard_failed)?,
+            Target::File(output) => output.write(&self.lines),
+            Target::Standard(out) => out.write_all(&self.lines).map_err(standard_failed),
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<Option<String>, StageError> {
         match &mut self.target {
-            Target::File { path, file, length } => {
-                let synced = file.flush().and_then(|()| file.get_ref().sync_data());
-                synced.map_err(|error| failed(path, error))?;
-                Ok(Some(length.to_string()))
-            }
-            Target::Standard(out) => out.flush().map(|()| None).map_err(standard_failed),
+            Target::File(output) => output.flush(),
+            Target::Standard(out) => out.flush().map(|()| Some(STREAM.to_owned())).map_err(standard_failed),
         }
     }
 }
@@ -205,6 +293,8 @@ fn standard_failed(error: io::Error) -> StageError {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use driftline_stage::SinkDef;
     use driftline_types::{Headers, Topic};
     use proptest::prelude::*;
@@ -223,12 +313,20 @@ mod tests {
         }
     }
 
-    fn open(path: &std::path::Path) -> JsonLinesSink {
+    fn open(path: &Path) -> JsonLinesSink {
         JsonLinesSink::open(JsonLinesConfig { path: path.to_str().unwrap().to_owned(), record_ids: false }).unwrap()
     }
 
-    fn numbers(path: &std::path::Path) -> Vec<u64> {
-        let text = std::fs::read_to_string(path).unwrap();
+    /// A run that writes some records and commits them.
+    fn run(mut sink: impl Sink, note: Option<&str>, records: std::ops::Range<u64>) -> Option<String> {
+        sink.resume(note).unwrap();
+        let batch: Vec<_> = records.map(|n| message(n, &format!("{{\"n\":{n}}}"))).collect();
+        sink.write(&batch).unwrap();
+        sink.flush().unwrap()
+    }
+
+    fn numbers(path: &Path) -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap();
         let number = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["n"].as_u64().unwrap();
         text.lines().map(number).collect()
     }
@@ -253,7 +351,7 @@ mod tests {
                     committed = next;
                 }
                 if crash {
-                    // Dropping writes what was buffered, which is worse than losing it.
+                    // What was not committed is in the file, which is worse than losing it.
                     drop(sink);
                     sink = open(&path);
                     sink.resume(note.as_deref()).unwrap();
@@ -266,14 +364,80 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_lost_what_was_committed_is_an_error() {
+    fn a_file_begins_anew_until_something_is_committed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
-        let mut sink = open(&path);
-        let error = sink.resume(Some("10")).unwrap_err().to_string();
-        assert!(error.ends_with("found 0 bytes, allowed are at least the 10 that were committed"), "{error}");
-        let error = sink.resume(Some("ten")).unwrap_err().to_string();
-        assert!(error.ends_with("found the note \"ten\", allowed is the file's length in bytes"), "{error}");
+        fs::write(&path, "{\"n\":9}\n").unwrap();
+        assert_eq!(run(open(&path), None, 0..0), None);
+        let note = run(open(&path), None, 0..2);
+        assert_eq!(run(open(&path), note.as_deref(), 2..2), note);
+        run(open(&path), note.as_deref(), 2..3);
+        assert_eq!(numbers(&path), [0, 1, 2]);
+    }
+
+    #[test]
+    fn after_standard_output_a_file_goes_on_at_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let note = run(open(&path), None, 0..2);
+        let note = run(StdoutSink::open(StdoutConfig { record_ids: false }).unwrap(), note.as_deref(), 2..2);
+        assert_eq!(note.as_deref(), Some("-"));
+        let note = run(open(&path), note.as_deref(), 3..4);
+        run(open(&path), note.as_deref(), 4..5);
+        assert_eq!(numbers(&path), [0, 1, 3, 4]);
+
+        fs::write(&path, "half a line").unwrap();
+        run(open(&path), Some("-"), 5..6);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("half a line\n{\"n\":5,"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_the_one_committed_is_an_error_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let note = run(open(&path), None, 0..3);
+        let length = fs::metadata(&path).unwrap().len();
+        let text = fs::read_to_string(&path).unwrap();
+        let other = folder.path().join("other.jsonl");
+        let refused = |text: &str, note: Option<&str>| {
+            fs::write(&other, text).unwrap();
+            let error = open(&other).resume(note).unwrap_err().to_string();
+            assert_eq!(fs::read_to_string(&other).unwrap(), text);
+            error.strip_prefix(&format!("{}: found ", other.display())).unwrap().to_owned()
+        };
+        let way_on = "to begin a new file, move this one away";
+        let found = refused(&text.replace("\"n\"", "\"m\"").repeat(2), note.as_deref());
+        let allowed = "allowed are those that were committed";
+        assert_eq!(found, format!("other bytes before byte {length}, {allowed}; {way_on}"));
+        let found = refused("{}\n", note.as_deref());
+        let allowed = format!("allowed are at least the {length} that were committed");
+        assert_eq!(found, format!("3 bytes, {allowed}; {way_on}"));
+        let found = refused(&text, Some("10"));
+        assert_eq!(found, "the note \"10\", allowed is the length of a file and a hash of its end");
+    }
+
+    #[test]
+    fn where_a_file_was_moved_away_a_new_one_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("out.jsonl"), folder.path().join("out.jsonl.1"));
+        let note = run(open(&path), None, 0..2);
+        fs::rename(&path, &moved).unwrap();
+        // What was committed before is still noted while nothing is in the new one.
+        assert_eq!(run(open(&path), note.as_deref(), 2..2), note);
+        let note = run(open(&path), note.as_deref(), 2..3);
+        run(open(&path), note.as_deref(), 3..4);
+        assert_eq!((numbers(&moved), numbers(&path)), (vec![0, 1], vec![2, 3]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_written_to_and_never_cut_off() {
+        let null = || open(Path::new("/dev/null"));
+        let note = run(null(), None, 0..2);
+        assert_eq!(note.as_deref(), Some("-"));
+        assert_eq!(run(null(), note.as_deref(), 2..3), note);
+        assert_eq!(run(null(), Some("4711 0"), 3..4), note);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lines::{Line, MAX_LINE, read_line};
+use crate::files;
 
 /// The path that means standard input.
 const STANDARD: &str = "-";
@@ -119,10 +120,7 @@ impl SourceKind for JsonLinesSource {
             });
             Input::Standard(receiver)
         } else {
-            let file = File::open(&config.path).map_err(|error| {
-                StageError::fatal(format!("path: {:?} cannot be read", config.path)).caused_by(error)
-            })?;
-            Input::File(BufReader::new(file))
+            Input::File(BufReader::new(files::open(&config.path)?))
         };
         Ok(Self { config, follow, input, place: Place::default() })
     }
@@ -145,24 +143,14 @@ impl Source for JsonLinesSource {
                 format!("{path}: found {length} bytes, allowed are at least the {bytes} that were read before");
             return Err(StageError::fatal(message));
         }
+        // A pipe is refused here, where no error is tried again.
         file.seek(SeekFrom::Start(bytes)).map(|_| ()).map_err(|error| unreadable(path, error))
     }
 
     fn read(&mut self, out: &mut SourceBatch<JsonValue>) -> Result<SourceStatus, StageError> {
         let first = self.place;
-        let mut status = SourceStatus::More;
-        while self.place.lines - first.lines < BATCH as u64 && self.place.bytes - first.bytes < BATCH_BYTES {
-            let (line, taken) = match self.next_line()? {
-                Ok(next) => next,
-                Err(nothing) => {
-                    status = nothing;
-                    break;
-                }
-            };
-            self.place.bytes += taken;
-            self.place.lines += 1;
-            self.take(line, out);
-        }
+        // What was taken before an error is lost with it, and is read again.
+        let status = self.read_lines(out).inspect_err(|_| self.place = first)?;
         if self.place != first {
             let place = serde_json::to_vec(&self.place);
             out.put_state(PLACE, place.map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?);
@@ -172,25 +160,43 @@ impl Source for JsonLinesSource {
 }
 
 impl JsonLinesSource {
+    fn read_lines(&mut self, out: &mut SourceBatch<JsonValue>) -> Result<SourceStatus, StageError> {
+        let first = self.place;
+        if let Input::File(file) = &mut self.input {
+            // It stands elsewhere after an error, and after a line whose end is still to be written.
+            let sought = file.seek(SeekFrom::Start(first.bytes));
+            sought.map_err(|error| unreadable(&self.config.path, error))?;
+        }
+        while self.place.lines - first.lines < BATCH as u64 && self.place.bytes - first.bytes < BATCH_BYTES {
+            let (line, taken) = match self.next_line()? {
+                Ok(next) => next,
+                Err(nothing) => return Ok(nothing),
+            };
+            self.place.bytes += taken;
+            self.place.lines += 1;
+            self.take(line, out);
+        }
+        Ok(SourceStatus::More)
+    }
+
     /// Reads a line, or says what to do when there is none.
     fn next_line(&mut self) -> Result<Result<(Line, u64), SourceStatus>, StageError> {
         let path = &self.config.path;
         let (line, taken) = match &mut self.input {
             Input::File(file) => read_line(file).map_err(|error| unreadable(path, error))?,
             Input::Standard(lines) => match lines.try_recv() {
-                Ok(line) => line.map_err(|error| unreadable("standard input", error))?,
+                // It is not read on after an error.
+                Ok(line) => {
+                    line.map_err(|error| StageError::fatal("standard input: cannot be read").caused_by(error))?
+                }
                 Err(TryRecvError::Empty) => return Ok(Err(SourceStatus::Wait(RETRY))),
                 Err(TryRecvError::Disconnected) => (Line::End, 0),
             },
         };
-        Ok(match (line, &mut self.input) {
-            (Line::End, Input::File(_)) if self.follow => Err(SourceStatus::Wait(RETRY)),
+        Ok(match (line, &self.input) {
+            // A line whose end is still to be written is read again, whole.
+            (Line::End | Line::Unended(_), Input::File(_)) if self.follow => Err(SourceStatus::Wait(RETRY)),
             (Line::End, _) => Err(SourceStatus::End),
-            // Its end is still to be written: it is read again, whole.
-            (Line::Unended(_), Input::File(file)) if self.follow => {
-                file.seek(SeekFrom::Start(self.place.bytes)).map_err(|error| unreadable(path, error))?;
-                Err(SourceStatus::Wait(RETRY))
-            }
             (line, _) => Ok((line, taken)),
         })
     }
@@ -284,7 +290,11 @@ fn unreadable(path: &str, error: io::Error) -> StageError {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _, path::Path};
+    use std::{
+        fs,
+        io::{BufRead as _, Write as _},
+        path::Path,
+    };
 
     use proptest::prelude::*;
 
@@ -360,6 +370,35 @@ mod tests {
         assert!(read().is_empty());
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b":2}\n").unwrap();
         assert_eq!(read(), [b"{\"n\":2}".as_slice()]);
+    }
+
+    #[test]
+    fn an_error_in_the_middle_of_a_read_loses_no_line() {
+        let lines: String = (0..100).map(|n| format!("{{\"n\":{n},\"more\":{:200}}}\n", 0)).collect();
+        let (_folder, path) = file(lines.as_bytes());
+        let config = JsonLinesSourceConfig { key: None, event_time: None, ..config(&path) };
+        let mut source = JsonLinesSource::open(config, false).unwrap();
+        let replace = |source: &mut JsonLinesSource, file: File| {
+            let Input::File(reader) = &mut source.input else { panic!() };
+            reader.fill_buf().unwrap();
+            std::mem::replace(reader.get_mut(), file)
+        };
+        // The first lines are in memory, and what comes after them cannot be read for a while.
+        let whole = replace(&mut source, fs::OpenOptions::new().write(true).open(&path).unwrap());
+        let error = source.read(&mut SourceBatch::new()).unwrap_err();
+        assert_eq!(error.class(), driftline_types::ErrorClass::Transient);
+        let Input::File(reader) = &mut source.input else { panic!() };
+        *reader.get_mut() = whole;
+        let mut batch = SourceBatch::new();
+        assert_eq!(source.read(&mut batch).unwrap(), SourceStatus::End);
+        assert_eq!((batch.len(), batch.rejected().len()), (100, 0));
+    }
+
+    #[test]
+    fn a_folder_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = JsonLinesSource::open(config(folder.path()), false).err().unwrap().to_string();
+        assert_eq!(error, format!("path: found the folder {:?}, allowed is a file", folder.path()));
     }
 
     #[test]
