@@ -80,7 +80,7 @@ pub struct Alarm {
     pub updated: Timestamp,
     /// The start of the first window after the change, if it could be told.
     pub onset: Option<Timestamp>,
-    /// How the change came; windows are counted from `speed_from`.
+    /// How the change came, in windows.
     pub speed: Option<Speed>,
     /// The evidence when it was last changed: the windows that would pass on average until chance says as much.
     pub evidence: f64,

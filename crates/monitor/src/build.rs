@@ -21,7 +21,7 @@ use driftline_types::{
     config::Millis, wire,
 };
 
-use crate::{Baseline, NodeBaseline, NodeWindow, Series, What, baseline::MAX_WINDOWS};
+use crate::{Baseline, NodeBaseline, NodeWindow, Series, What, baseline::MAX_WINDOWS, windows::total};
 
 /// Decodes the value of a record that a node wrote and shows its signals, or says why it cannot.
 pub type ShowRecord<'a> = &'a dyn Fn(&Node, &Bytes, &mut dyn SignalVisitor) -> Result<(), String>;
@@ -102,12 +102,12 @@ pub fn build(broker: &dyn Broker, plan: &Plan, ranges: &[Range], show: ShowRecor
     }
     // The newest: older ones would be forgotten anyway.
     starts.drain(..starts.len().saturating_sub(MAX_WINDOWS));
-    let sources = &builder.nodes[..plan.sources.len()];
+    let nodes = builder.nodes.iter().map(|node| node.baseline(&starts)).collect::<Result<Vec<_>, _>>()?;
     Ok(Baseline {
         pipeline: plan.name.clone(),
         window_ms: plan.monitor.window.0,
-        records: sources.iter().map(|node| node.records).sum(),
-        nodes: builder.nodes.iter().map(|node| node.baseline(&starts)).collect::<Result<_, _>>()?,
+        records: nodes[..plan.sources.len()].iter().map(|node| node.records).sum(),
+        nodes,
         windows: starts,
     })
 }
@@ -159,7 +159,6 @@ struct Counted {
     name: StageName,
     version: StageVersion,
     inputs: Vec<StageName>,
-    records: u64,
     input: Arc<Reference>,
     output: Arc<Reference>,
     windows: BTreeMap<Timestamp, NodeWindow>,
@@ -184,7 +183,8 @@ impl Builder<'_> {
         for partition in 0..self.plan.partitions {
             for message in records(self.broker, TopicPartition::new(topic.clone(), partition))? {
                 let message = message?;
-                if !wire::is_probe(&message) {
+                // What was sent again stands there a second time.
+                if !wire::is_probe(&message) && message.headers.get(wire::ONLY).is_none() {
                     visit(&message)?;
                 }
             }
@@ -235,13 +235,12 @@ impl Builder<'_> {
             windows: BTreeMap::new(),
         };
         let inputs = self.inputs(node, &parents, &mut counting)?;
-        let (log, records, version) = self.outputs(node, &inputs, &mut counting)?;
+        let (log, version) = self.outputs(node, &inputs, &mut counting)?;
         self.logs.insert(node.name.clone(), log);
         Ok(Counted {
             name: node.name.clone(),
             version,
             inputs: node.inputs.clone(),
-            records,
             input,
             output,
             windows: counting.windows,
@@ -297,7 +296,7 @@ impl Builder<'_> {
         node: &Node,
         inputs: &BTreeMap<Topic, Log>,
         counting: &mut Counting,
-    ) -> Result<(Log, u64, StageVersion), BuildError> {
+    ) -> Result<(Log, StageVersion), BuildError> {
         let mut log = Log::default();
         let mut used: HashSet<(Topic, Partition, Offset)> = HashSet::new();
         let mut versions: BTreeMap<StageVersion, u64> = BTreeMap::new();
@@ -335,7 +334,6 @@ impl Builder<'_> {
                 }
             }
         }
-        let records = versions.values().sum();
         if node.inputs.is_empty() {
             // The version of a source says only how the outside world is read; the usual one stands for all.
             let usual = versions.iter().max_by_key(|(_, records)| **records).map(|(version, _)| version.clone());
@@ -343,7 +341,7 @@ impl Builder<'_> {
         }
         let mut found = versions.into_keys();
         match (found.next(), found.next()) {
-            (Some(version), None) => Ok((log, records, version)),
+            (Some(version), None) => Ok((log, version)),
             (None, _) => Err(BuildError::Silent { node: node.name.clone() }),
             (Some(first), Some(second)) => {
                 let all: Vec<String> = [first, second].into_iter().chain(found).map(String::from).collect();
@@ -454,7 +452,7 @@ impl Counted {
             name: self.name.clone(),
             version: self.version.clone(),
             inputs: self.inputs.clone(),
-            records: self.records,
+            records: total(&profiles.output),
             input: Arc::clone(&self.input),
             output: Arc::clone(&self.output),
             profiles,

@@ -143,8 +143,12 @@ impl Monitor {
         let Meta { baseline, progress, passed, seen, raised, alarms, notes, crossings } = remembered.meta;
         self.windows.restore(progress);
         (self.passed, self.raised, self.alarms, self.crossings) = (passed, raised, alarms, crossings);
+        self.resolve_orphans();
         if baseline == self.fingerprint() {
-            self.notes = notes;
+            let own = std::mem::replace(&mut self.notes, notes);
+            for (key, note) in own {
+                self.notes.entry(key).or_insert(note);
+            }
             self.detectors.restore(seen, remembered.scored);
             self.recent = remembered.closed.into();
         } else {

@@ -70,7 +70,10 @@ fn of_signal(statistic: &Statistic, profile: &SignalProfile) -> Option<f64> {
         }
         (Statistic::Share(value), SignalProfile::Category(profile)) => {
             let found = profile.top(usize::MAX).into_iter().find(|(known, _)| known == value);
-            Some(found.map_or(0, |(_, n)| n) as f64 / total)
+            // Of more than 32 values outside the dictionary not all are counted one by one.
+            let is_known = || profile.dictionary().values().any(|known| known == value);
+            let absent = || (profile.new_values().is_complete() || is_known()).then_some(0);
+            Some(found.map(|(_, n)| n).or_else(absent)? as f64 / total)
         }
         _ => None,
     }

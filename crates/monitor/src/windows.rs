@@ -8,8 +8,12 @@
 //! is not.
 //!
 //! **Lateness.** Records can be missing for good: dead letters are never counted. A stage that is past a window by the
-//! allowed lateness, in every partition, is done with it. A source or partition that says nothing while others begin 16 times
-//! that many windows is not waited for.
+//! allowed lateness, in every partition, is done with it. A source, or a partition of a stage whose others go on, that says
+//! nothing while others begin 16 times that many windows is not waited for.
+//!
+//! **Wrong clocks.** Records whose time is more than those 16 times away from where their node is move it only when they
+//! outnumber the others: a source that slept overnight goes on with its eighth profile, a device whose clock is years ahead
+//! opens windows of its own and moves nothing else.
 //!
 //! **Late.** A profile whose window was closed is counted as late and told of; nothing else is done with it.
 //!
@@ -30,6 +34,8 @@ use crate::NodeWindow;
 pub(crate) const MAX_OPEN: usize = 8_192;
 /// How many times the allowed lateness a silent source is waited for.
 const SILENCE: u64 = 16;
+/// By how many a node's profiles from another time outnumber those from where it is until it is there.
+const MOVED: u8 = 8;
 
 /// The nodes that write profiles: each with the nodes that it reads.
 #[derive(Clone, Debug)]
@@ -97,6 +103,9 @@ struct Producer {
     begun: u64,
     /// The most windows that any source had begun when this one last said something.
     heard_at: u64,
+    /// By how many its profiles from another time outnumber those from here, and the earliest of them.
+    #[serde(default)]
+    away: (u8, Option<Timestamp>),
 }
 
 /// What became of a profile.
@@ -200,10 +209,25 @@ impl Windows {
 
     fn heard(&mut self, node: &StageName, partition: Partition, start: Timestamp) {
         let most = self.most_begun();
+        let reach = self.millis_of(SILENCE * self.lateness);
         let producers = self.progress.producers.entry(node.clone()).or_default();
-        let producer =
-            producers.entry(partition).or_insert(Producer { latest: start, before: None, begun: 1, heard_at: most });
+        let new = Producer { latest: start, before: None, begun: 1, heard_at: most, away: (0, None) };
+        let producer = producers.entry(partition).or_insert(new);
         producer.heard_at = most;
+        let here = producer.before.unwrap_or(producer.latest);
+        if start.as_millis().abs_diff(here.as_millis()) > reach.unsigned_abs() {
+            let (count, earliest) = (producer.away.0 + 1, producer.away.1.map_or(start, |other| other.min(start)));
+            producer.away = (count, Some(earliest));
+            if count == MOVED {
+                let before = Some(earliest).filter(|earliest| *earliest < start);
+                *producer = Producer { before, begun: producer.begun + 1, ..new };
+            }
+            return;
+        }
+        producer.away = match producer.away {
+            (0 | 1, _) => (0, None),
+            (count, earliest) => (count - 1, earliest),
+        };
         if start > producer.latest {
             (producer.before, producer.latest) = (Some(producer.latest), start);
             producer.begun += 1;
@@ -249,18 +273,25 @@ impl Windows {
         let Some(producers) = self.progress.producers.get(name) else {
             return self.most_begun() > SILENCE * self.lateness;
         };
-        let silent = |producer: &Producer| self.most_begun() - producer.heard_at > SILENCE * self.lateness;
-        producers.values().all(|producer| producer.before.is_some_and(|before| before >= end) || silent(producer))
+        let past = |producer: &Producer| producer.before.is_some_and(|before| before >= end);
+        producers.values().all(|producer| past(producer) || self.is_silent(producer))
     }
 
     fn stage_is_past(&self, name: &StageName, end: Timestamp) -> bool {
         let Some(producers) = self.progress.producers.get(name) else { return false };
         // A partition that was never heard of may be empty, or not read yet.
         let all_heard = producers.len() >= self.topology.partitions as usize;
-        let windows = if all_heard { self.lateness } else { SILENCE * self.lateness };
-        let lateness = i64::try_from(windows).unwrap_or(i64::MAX).saturating_mul(self.millis);
-        let end = end.plus_millis(lateness);
-        producers.values().all(|producer| producer.before.is_some_and(|before| before >= end))
+        let end = end.plus_millis(self.millis_of(if all_heard { self.lateness } else { SILENCE * self.lateness }));
+        let past = |producer: &Producer| producer.before.is_some_and(|before| before >= end);
+        producers.values().any(past) && producers.values().all(|producer| past(producer) || self.is_silent(producer))
+    }
+
+    fn is_silent(&self, producer: &Producer) -> bool {
+        self.most_begun() - producer.heard_at > SILENCE * self.lateness
+    }
+
+    fn millis_of(&self, windows: u64) -> i64 {
+        i64::try_from(windows).unwrap_or(i64::MAX).saturating_mul(self.millis)
     }
 
     /// Says how far the sources are apart in event time, if that is more than the allowed lateness.
@@ -280,6 +311,73 @@ impl Windows {
 }
 
 /// Returns the number of records of a set: every signal is shown for every record.
-fn total(set: &Option<driftline_stats::ProfileSet>) -> u64 {
+pub(crate) fn total(set: &Option<driftline_stats::ProfileSet>) -> u64 {
     set.as_ref().and_then(|set| set.signals().map(|(_, _, signal)| signal.total()).max()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "source";
+    const STAGE: &str = "stage";
+
+    fn name(name: &str) -> StageName {
+        StageName::try_new(name).unwrap()
+    }
+
+    fn at(window: i64) -> Timestamp {
+        Timestamp::from_millis(window * 1_000)
+    }
+
+    /// A source and a stage of two partitions, windows of a second.
+    fn windows() -> Windows {
+        let nodes = vec![(name(SOURCE), Vec::new()), (name(STAGE), vec![name(SOURCE)])];
+        Windows::new(1_000, 6, Topology { nodes, partitions: 2 })
+    }
+
+    #[test]
+    fn clocks_that_are_ahead_close_no_window() {
+        let mut windows = windows();
+        for window in 0..200 {
+            windows.heard(&name(SOURCE), 0, at(window));
+            if window % 3 == 1 {
+                windows.heard(&name(SOURCE), 0, at(40_000_000 + 500 * window));
+            }
+            assert!(!windows.source_is_past(&name(SOURCE), at(window)), "{window}");
+            assert!(window < 2 || windows.source_is_past(&name(SOURCE), at(window - 1)), "{window}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_slept_goes_on() {
+        let mut windows = windows();
+        for window in 0..3 {
+            windows.heard(&name(SOURCE), 0, at(window));
+        }
+        for profile in 0..i64::from(MOVED) {
+            assert!(!windows.source_is_past(&name(SOURCE), at(3)), "{profile}");
+            windows.heard(&name(SOURCE), 0, at(50_000 + profile / 2));
+        }
+        assert!(windows.source_is_past(&name(SOURCE), at(3)));
+        assert!(!windows.source_is_past(&name(SOURCE), at(50_001)));
+        windows.heard(&name(SOURCE), 0, at(50_004));
+        assert!(windows.source_is_past(&name(SOURCE), at(50_001)));
+    }
+
+    #[test]
+    fn an_idle_partition_is_not_waited_for_but_a_stage_that_stands_still_is() {
+        let mut windows = windows();
+        for partition in 0..2 {
+            windows.heard(&name(STAGE), partition, at(0));
+        }
+        for window in 0..300 {
+            windows.heard(&name(SOURCE), 0, at(window));
+            if window < 150 {
+                windows.heard(&name(STAGE), 0, at(window));
+            }
+        }
+        assert!(windows.stage_is_past(&name(STAGE), at(100)));
+        assert!(!windows.stage_is_past(&name(STAGE), at(200)), "it stopped there");
+    }
 }

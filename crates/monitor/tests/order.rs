@@ -34,8 +34,12 @@ struct Recorded {
 static RECORDED: LazyLock<Recorded> = LazyLock::new(|| recorded("", CHANGES));
 
 fn recorded(source: &str, changes: Changes) -> Recorded {
+    recorded_over(RUN, source, changes)
+}
+
+fn recorded_over(windows: u64, source: &str, changes: Changes) -> Recorded {
     let baseline = Arc::new(plant::baseline(changes, HEALTHY));
-    let plan = plant::plan(changes, 2, HEALTHY, RUN, source, "");
+    let plan = plant::plan(changes, 2, HEALTHY, windows, source, "");
     let broker = plant::temporary();
     plant::run(&plan, &broker, plant::bins(&plan, &baseline));
     let place = TopicPartition::new(plan.name.profiles_topic(), 0);
@@ -253,6 +257,18 @@ fn another_version_in_the_same_window_is_told_of() {
     });
     assert_eq!(said(&alarms), []);
     told(&monitor, "does not fit: profiles differ in stage version");
+}
+
+#[test]
+fn a_change_that_lasts_keeps_the_time_when_it_began() {
+    let recorded = recorded_over(150, "", CHANGES);
+    let (_, alarms) = recorded.watch(&recorded.messages);
+    let onsets: Vec<Timestamp> = alarms.iter().filter_map(|alarm| alarm.onset).collect();
+    let began = Timestamp::from_millis(CHANGE as i64 * plant::WINDOW);
+    assert!(onsets.len() > 5, "it fires again while it lasts: {onsets:?}");
+    assert!(onsets.iter().all(|onset| *onset == began), "{onsets:?}");
+    let last = alarms.last().unwrap().updated;
+    assert!(last > began.plus_millis(100 * plant::WINDOW), "{last}");
 }
 
 #[test]

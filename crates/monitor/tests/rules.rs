@@ -6,10 +6,11 @@ mod plant;
 
 use std::sync::Arc;
 
-use driftline_broker::records;
+use driftline_broker::{Broker, records};
 use driftline_monitor::{Alarm, AlarmState, Baseline, Monitor, ProfileMessage, Settings, Severity, alertmanager};
+use driftline_pipeline::Plan;
 use driftline_runtime::Monitoring;
-use driftline_types::{StageName, Timestamp, TopicPartition, wire};
+use driftline_types::{Message, StageName, Timestamp, TopicPartition, wire};
 use plant::Changes;
 
 const RULES: &str = r#"
@@ -46,21 +47,27 @@ fn watch(changes: Changes, source: &str, windows: u64) -> (Monitor, Vec<Alarm>) 
     let none = Baseline::none(plan.name.clone(), plan.monitor.window.0);
     let mut monitor = Monitor::new(Settings::of(&plan), Arc::new(none));
     let mut alarms = Vec::new();
-    for message in records(&*broker, TopicPartition::new(plan.name.profiles_topic(), 0)).unwrap() {
-        let message = message.unwrap();
-        monitor.take(&ProfileMessage {
-            offset: message.offset,
-            partition: message.headers.get_str(wire::PARTITION).unwrap().parse().unwrap(),
-            node: None,
-            start: message.timestamp,
-            value: message.value.unwrap(),
-        });
+    for message in profiles(&plan, &*broker) {
+        monitor.take(&message);
         monitor.close_complete();
         alarms.extend(monitor.take_changes().1);
     }
     monitor.close_all();
     alarms.extend(monitor.take_changes().1);
     (monitor, alarms)
+}
+
+/// What a run wrote down of itself.
+fn profiles(plan: &Plan, broker: &dyn Broker) -> Vec<ProfileMessage> {
+    let messages = records(broker, TopicPartition::new(plan.name.profiles_topic(), 0)).unwrap().map(Result::unwrap);
+    let profile = |message: Message| ProfileMessage {
+        offset: message.offset,
+        partition: message.headers.get_str(wire::PARTITION).unwrap().parse().unwrap(),
+        node: None,
+        start: message.timestamp,
+        value: message.value.unwrap(),
+    };
+    messages.map(profile).collect()
 }
 
 fn life(alarms: &[Alarm], id: &str) -> Vec<(AlarmState, i64)> {
@@ -78,6 +85,30 @@ fn a_threshold_fires_after_as_many_windows_as_it_says() {
     let notes = monitor.status().notes;
     assert!(notes.iter().any(|note| note.starts_with("rule nobody: no window had mean of")), "{notes:?}");
     assert_eq!(monitor.report().rules.len(), 3);
+}
+
+#[test]
+fn the_alarm_of_a_rule_that_was_deleted_is_over() {
+    let changes = Changes { paint: Some(10), ..Changes::default() };
+    let plan = plant::plan(changes, 3, 0, 30, "", RULES);
+    let broker = plant::temporary();
+    plant::run(&plan, &broker, Monitoring::default());
+    let none = || Arc::new(Baseline::none(plan.name.clone(), plan.monitor.window.0));
+    let mut monitor = Monitor::new(Settings::of(&plan), none());
+    profiles(&plan, &*broker).iter().for_each(|message| monitor.take(message));
+    monitor.close_complete();
+    let (changes, alarms) = monitor.take_changes();
+    assert_eq!(alarms.last().map(|alarm| alarm.state), Some(AlarmState::Firing));
+    let entries: Vec<_> = changes.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+
+    let mut later = Monitor::new(Settings { rules: Vec::new(), ..Settings::of(&plan) }, none());
+    later.restore(&entries).unwrap();
+    let (_, alarms) = later.take_changes();
+    assert_eq!(
+        alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.state)).collect::<Vec<_>>(),
+        [("rule-gold-1", AlarmState::Resolved)]
+    );
+    assert!(later.status().alarms.is_empty());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 use driftline_types::{RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccuracyEstimate, Calibrated, Detector, HourOfWeek, accuracy_gap};
+use crate::{AccuracyEstimate, Calibrated, Detector, HourOfWeek};
 
 /// What a user did with a prediction: `feedback.v1`, one JSON object.
 ///
@@ -241,9 +241,10 @@ pub fn join(
     let windows = windows.into_iter().map(|(start, (mut window, cells))| {
         window.mature = start.plus_millis(rules.window_ms.saturating_add(rules.maturity_ms)) <= now;
         if let Some(calibrated) = past.calibrated() {
-            estimate(&mut window, &cells, &calibrated);
+            window.estimate = calibrated.estimate(&cells.all);
             if window.mature {
                 let gaps = calibrated.gaps(&cells.labelled, &[0..BINS / 2, BINS / 2..BINS]);
+                window.gap = Some(gaps[0]).filter(|gap| gap.is_finite());
                 detector.observe(HourOfWeek::of(start), &gaps);
             }
         }
@@ -308,13 +309,6 @@ fn count(prediction: &Prediction, reactions: &Reactions, window: &mut FeedbackWi
             cells.labelled[bin].1 += 1;
             cells.labelled[bin].0 += u64::from(good);
         }
-    }
-}
-
-fn estimate(window: &mut FeedbackWindow, cells: &Cells, calibrated: &Calibrated) {
-    window.estimate = calibrated.estimate(&cells.all);
-    if let (Some(estimate), true) = (window.estimate, window.mature) {
-        window.gap = accuracy_gap(estimate, window.labelled.1, window.labelled.0);
     }
 }
 
@@ -446,6 +440,26 @@ mod tests {
         }
         assert!((windows[3].estimate.unwrap().accuracy - windows[2].accuracy().unwrap()).abs() < 0.03);
         assert!(windows[3].gap.unwrap() < -3.0, "{:?}", windows[3]);
+    }
+
+    #[test]
+    fn the_gap_is_as_uncertain_as_the_labels_are_few() {
+        // A thousand predictions a window, every tenth with a label; 85 of the hundred are right, in the last window 79.
+        let mut predictions = Vec::new();
+        let mut feedback = Vec::new();
+        for n in 0..3_000 {
+            let (window, place) = ((n / 1_000) as i64, n % 1_000);
+            predictions.push(prediction(n, window * 10, "desk"));
+            if place % 10 == 0 {
+                let right = place / 10 < if window < 2 { 85 } else { 79 };
+                let kind = if right { Reaction::Clicked } else { Reaction::SearchedAgain };
+                feedback.push(reaction(n, window * 10 + 5, kind));
+            }
+        }
+        let (windows, _) = join(&predictions, &feedback, RULES, at(1_000));
+        // (0.79 - 0.85) / sqrt(0.85 · 0.15 · (1/100 + 1/200)) = -1.37
+        let gap = windows[2].gap.unwrap();
+        assert!((-1.5..-1.2).contains(&gap), "{gap}");
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! another and stays, and a daily wave with its first overtone. The one of least BIC = n·ln(RSS/n) + k·ln n
 //! (Schwarz 1978) is believed if it beats the constant by more than 6. Sums over prefixes give each step and ramp in constant time, so all of them are tried.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// How much better a curve must be: "strong" on the scale of Kass and Raftery (1995).
@@ -49,6 +51,17 @@ pub enum Speed {
     },
     /// Nothing that is told from noise.
     Unclear,
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sudden { .. } => f.write_str("sudden"),
+            Self::Gradual { width, .. } => write!(f, "gradual, over {width} windows"),
+            Self::Seasonal { period, .. } => write!(f, "seasonal, every {period} windows"),
+            Self::Unclear => f.write_str("unclear"),
+        }
+    }
 }
 
 /// Returns the first window of the maximising CUSUM path towards larger values, or smaller if the

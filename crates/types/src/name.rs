@@ -114,7 +114,7 @@ impl PipelineName {
         self.topic_of(stage.as_str())
     }
 
-    /// Returns the dead-letter topic of a source or stage: `<pipeline>.<stage>.dlq`.
+    /// Returns the dead-letter topic of a source, stage or sink: `<pipeline>.<stage>.dlq`.
     #[must_use]
     pub fn dead_letter_topic(&self, stage: &StageName) -> Topic {
         self.topic_of(&format!("{stage}.dlq"))

@@ -44,6 +44,9 @@ pub const CODE: &str = "driftline-code";
 /// The probe that the record belongs to, as `name@milliseconds`; absent on what users send.
 pub const PROBE: &str = "driftline-probe";
 
+/// On a dead letter that was sent again: the node that refused it, the only one that takes it. What is made of it has none.
+pub const ONLY: &str = "driftline-only";
+
 /// On a profile: the partition of the node's input that it was made of; 0 for a source.
 pub const PARTITION: &str = "driftline-partition";
 
@@ -218,6 +221,12 @@ pub fn is_probe(message: &Message) -> bool {
     message.headers.get(PROBE).is_some()
 }
 
+/// Says whether a message is for a node: each is for every reader of its topic, but for a dead letter that was sent again.
+#[must_use]
+pub fn is_for(message: &Message, node: &str) -> bool {
+    message.headers.get(ONLY).is_none_or(|only| only == node.as_bytes())
+}
+
 /// Makes a dead letter: the message byte for byte, and the headers that say who refused it and why.
 #[must_use]
 pub fn dead_letter(pipeline: &PipelineName, stage: &StageName, message: &Message, reason: String) -> Outgoing {
@@ -370,6 +379,22 @@ mod tests {
         assert_eq!(ingested(&message), message.timestamp);
         assert_eq!(context.id.to_string(), "clicks/2/40/0");
         assert_eq!(context.ingested, message.timestamp);
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_sent_again_is_for_one_node() {
+        let mut message = Message {
+            topic: Topic::try_new("speech.vad").unwrap(),
+            partition: 0,
+            offset: 3,
+            key: None,
+            value: None,
+            headers: Headers::default(),
+            timestamp: Timestamp::from_millis(7),
+        };
+        assert!(is_for(&message, "asr") && is_for(&message, "search"));
+        message.headers.push(ONLY, "asr");
+        assert!(is_for(&message, "asr") && !is_for(&message, "search"));
     }
 
     #[test]

@@ -21,6 +21,11 @@ const NAMED: usize = 24;
 const HOLD: (u64, u64) = (16, 256);
 const DAY_MS: u64 = 86_400_000;
 
+/// Returns the name of the rule that an alarm's id tells of: `rule-NAME-1`.
+fn rule_of(id: &str) -> Option<&str> {
+    id.strip_prefix("rule-")?.rsplit_once('-').map(|(name, _)| name)
+}
+
 impl Monitor {
     /// Decides on the alarms of rules after a window that ends at `end`.
     pub(super) fn judge_rules(&mut self, end: Timestamp) {
@@ -31,11 +36,7 @@ impl Monitor {
             crossing.count(rules::is_beyond(&rule, value));
             let Crossing { beyond, within } = *crossing;
             let lasts = rule.lasts.windows(Millis(self.settings.window_ms));
-            let is_its = |id: &str| {
-                let number = id.strip_prefix("rule-").and_then(|id| id.strip_prefix(rule.name.as_str()));
-                number.and_then(|id| id.strip_prefix('-')).is_some_and(|id| id.bytes().all(|b| b.is_ascii_digit()))
-            };
-            let held = self.alarms.values().find(|held| is_its(&held.alarm.id)).cloned();
+            let held = self.alarms.values().find(|held| rule_of(&held.alarm.id) == Some(rule.name.as_str())).cloned();
             let summary =
                 format!("{} is {value:.4} for {beyond} windows, rule: {}", rules::subject(&rule), report::rule(&rule));
             match held {
@@ -65,6 +66,18 @@ impl Monitor {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Resolves the alarms of rules that are no more.
+    pub(super) fn resolve_orphans(&mut self) {
+        let rules = &self.settings.rules;
+        let is_orphan = |held: &&Held| {
+            rule_of(&held.alarm.id).is_some_and(|name| !rules.iter().any(|rule| rule.name.as_str() == name))
+        };
+        for mut held in self.alarms.values().filter(is_orphan).cloned().collect::<Vec<_>>() {
+            held.alarm.state = AlarmState::Resolved;
+            self.put(held);
         }
     }
 
@@ -153,9 +166,8 @@ impl Monitor {
     fn fire(&mut self, held: Option<&Alarm>, evidence: f64, end: Timestamp) -> Option<Alarm> {
         let listed = self.detectors.listed(self.settings.run_length);
         let first = self.detectors.watches.get(*listed.first()?)?;
-        let first_seen = self.recent.front()?.start;
         let known = held.filter(|alarm| alarm.state.is_active()).and_then(|alarm| alarm.onset);
-        let onset = known.or_else(|| first.onset()).map(|onset| onset.max(first_seen));
+        let onset = known.or_else(|| first.onset());
         let since: Vec<&Closed> =
             self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
         let span = Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since });
