@@ -169,7 +169,10 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
         ("vad", "FAIL  permissions of vad: may not read speech.microphone (kafka: cannot read: "),
         ("asr", "FAIL  permissions of asr: may not join speech.asr (kafka: cannot join a group: "),
         ("search", "FAIL  permissions of search: may not write speech.search.dlq (kafka: cannot write: "),
-        ("responses", "ok    permissions of responses: may read speech.search, join speech.responses"),
+        (
+            "responses",
+            "ok    permissions of responses: may read speech.search, join speech.responses, write speech.responses.dlq",
+        ),
         ("the monitor", "FAIL  permissions of the monitor: may not write speech.alarms (kafka: cannot write: "),
     ] {
         let line = subject.line(&said, &format!("permissions of {who}:"));

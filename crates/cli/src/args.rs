@@ -20,7 +20,9 @@ Exit codes:
   0    it did what was asked; dead letters are no failure, the summary counts them
   1    it failed while running, or a test of a pipeline failed
   2    the arguments or the pipeline file are wrong; nothing was run
-  130  it was asked to stop (Ctrl-C, SIGTERM) before its sources ended, and did so in order
+  130  it was asked to stop (Ctrl-C, SIGTERM) before its sources ended, and did so in order; what
+       takes all their records, such as a reference, was not made. Asked again, or later, it ended
+       at once
 
 DRIFTLINE_LOG sets what is logged to standard error: error, warn (the default), info, debug.";
 
@@ -513,8 +515,8 @@ pub(crate) struct DlqArgs {
 pub(crate) enum DlqCommand {
     /// Lists the dead letters that were neither sent again nor discarded, one JSON line each.
     Inspect(DlqTarget),
-    /// Writes the dead letters of stages back to the topics they were read from; the next run of
-    /// the pipeline processes them.
+    /// Writes the dead letters of stages and sinks back to the topics they were read from; the next run of
+    /// the pipeline processes them, each in the node that refused it and in no other.
     Replay(DlqTarget),
     /// Sets the dead letters aside: they are not listed or sent again.
     Discard(DlqTarget),
@@ -524,7 +526,7 @@ pub(crate) enum DlqCommand {
 pub(crate) struct DlqTarget {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Only those of this source or stage.
+    /// Only those of this source, stage or sink.
     #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
     pub stage: Option<StageName>,
 }

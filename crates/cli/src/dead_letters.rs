@@ -1,7 +1,8 @@
 //! `driftline dlq`: dead letters listed, sent again or set aside.
 //!
 //! What was sent again or discarded is remembered as the offset of the group
-//! `<pipeline>.<stage>.dlq`; sending again and remembering it are one unit.
+//! `<pipeline>.<stage>.dlq`; sending again and remembering it are one unit. A record that is sent again stands on a topic that
+//! others may read too: it names the node that refused it, and they pass it over.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::{
     Exit,
     args::{DlqArgs, DlqCommand, DlqTarget},
     exit::Failure,
-    log,
+    log, print,
     tap::describe,
 };
 
@@ -27,7 +28,7 @@ pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
     let plan = log::load(&target.pipeline)?;
     let broker = log::open_durable(&plan)?;
     let mut count = 0;
-    for (role, node) in writers(&plan, target)? {
+    for (role, node) in nodes(&plan, target)? {
         if role == Role::Source && action == Action::Replay {
             eprintln!(
                 "{}: the dead letters of a source are its input; mend that and run the pipeline again",
@@ -36,7 +37,7 @@ pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
             continue;
         }
         let topic = plan.name.dead_letter_topic(&node.name);
-        count += settle(&*broker, &topic, action)?;
+        count += settle(&*broker, &node.name, &topic, action)?;
     }
     match action {
         Action::Inspect => eprintln!("{count} dead letters"),
@@ -53,8 +54,8 @@ enum Action {
     Discard,
 }
 
-fn writers<'a>(plan: &'a Plan, target: &DlqTarget) -> Result<Vec<(Role, &'a Node)>, Failure> {
-    let mut nodes: Vec<_> = plan.nodes().filter(|(role, _)| *role != Role::Sink).collect();
+fn nodes<'a>(plan: &'a Plan, target: &DlqTarget) -> Result<Vec<(Role, &'a Node)>, Failure> {
+    let mut nodes: Vec<_> = plan.nodes().collect();
     if let Some(stage) = &target.stage {
         let allowed = nodes.iter().map(|(_, node)| node.name.as_str()).collect::<Vec<_>>().join(", ");
         nodes.retain(|(_, node)| node.name == *stage);
@@ -65,8 +66,8 @@ fn writers<'a>(plan: &'a Plan, target: &DlqTarget) -> Result<Vec<(Role, &'a Node
     Ok(nodes)
 }
 
-/// Applies an action to every dead letter of a topic not settled before; returns their number.
-fn settle(broker: &dyn Broker, topic: &Topic, action: Action) -> Result<usize, Failure> {
+/// Applies an action to every dead letter of a node, on its topic, not settled before; returns their number.
+fn settle(broker: &dyn Broker, node: &StageName, topic: &Topic, action: Action) -> Result<usize, Failure> {
     let group = GroupId::try_new(topic.as_str()).map_err(Failure::running)?;
     let mut member = broker.join(&group, std::slice::from_ref(topic)).map_err(Failure::running)?;
     let mut count = 0;
@@ -76,8 +77,15 @@ fn settle(broker: &dyn Broker, topic: &Topic, action: Action) -> Result<usize, F
             Poll::Messages(messages) => {
                 count += messages.len();
                 match action {
-                    Action::Inspect => messages.iter().for_each(|message| println!("{}", describe(message))),
-                    Action::Replay => commit(&mut *member, messages.iter().map(again).collect(), &messages)?,
+                    Action::Inspect => {
+                        if !print::lines(messages.iter().map(describe))? {
+                            return Ok(count);
+                        }
+                    }
+                    Action::Replay => {
+                        let outputs = messages.iter().map(|letter| again(node, letter)).collect();
+                        commit(&mut *member, outputs, &messages)?;
+                    }
                     Action::Discard => commit(&mut *member, Vec::new(), &messages)?,
                 }
             }
@@ -101,12 +109,13 @@ fn commit(member: &mut dyn Member, outputs: Vec<Outgoing>, settled: &[Message]) 
     member.commit(Unit { outputs, offsets }).map_err(Failure::running)
 }
 
-/// Makes the message that a dead letter was, for the topic and partition it was read from.
-fn again(letter: &Message) -> Outgoing {
+/// Makes the message that a dead letter was, for the topic and partition it was read from, and for the node that refused it.
+fn again(node: &StageName, letter: &Message) -> Outgoing {
     let topic = letter.headers.get_str(wire::ERROR_TOPIC).and_then(|topic| Topic::try_new(topic).ok());
     let mut headers = letter.headers.clone();
     // Without the id it had: it would be taken for a repeat of the record that was refused.
     headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX) && name != wire::CE_ID);
+    headers.set(wire::ONLY, node.as_str());
     Outgoing {
         topic: topic.unwrap_or_else(|| letter.topic.clone()),
         partition: Some(letter.partition),
@@ -128,7 +137,7 @@ impl Ends {
     /// Notes where they end now.
     pub(crate) fn now(broker: &dyn Broker, plan: &Plan) -> Result<Self, Failure> {
         let mut all = Vec::new();
-        for (_, node) in plan.nodes().filter(|(role, _)| *role != Role::Sink) {
+        for (_, node) in plan.nodes() {
             let topic = plan.name.dead_letter_topic(&node.name);
             let Some(found) = broker.describe_topic(&topic).map_err(Failure::running)? else { continue };
             for (partition, ends) in (0..).zip(found.partitions) {

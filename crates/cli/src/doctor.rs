@@ -7,7 +7,7 @@ use driftline_pipeline::{BrokerKind, Delivery, Node, Plan, Role};
 use driftline_runtime::pipeline_topics;
 use driftline_types::{GroupId, Partition, Topic};
 
-use crate::{Exit, args::DoctorArgs, exit::Failure, log, registry::REGISTRY};
+use crate::{Exit, args::DoctorArgs, exit::Failure, log, print, registry::REGISTRY};
 
 /// How far a broker's clock may be from this machine's, milliseconds. Tokens expire by the cluster's clock, retention by age goes by
 /// the writers'; both count in minutes and hours. What is measured across machines, such as a latency, is wrong by the difference.
@@ -36,7 +36,7 @@ struct Report {
 }
 
 impl Report {
-    fn check(&mut self, what: &str, outcome: impl Into<Outcome>) {
+    fn check(&mut self, what: &str, outcome: impl Into<Outcome>) -> Result<(), Failure> {
         let (mark, text) = match outcome.into() {
             Outcome::Good(text) => ("ok  ", text),
             Outcome::Unknown(text) => ("?   ", text),
@@ -45,7 +45,8 @@ impl Report {
                 ("FAIL", text)
             }
         };
-        println!("{mark}  {what}: {text}");
+        print::line(format_args!("{mark}  {what}: {text}"))?;
+        Ok(())
     }
 }
 
@@ -53,34 +54,34 @@ impl Report {
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
     let mut report = Report { exit: Exit::Success };
-    report.check("pipeline", Outcome::Good(format!("{} is valid", plan.file.display())));
+    report.check("pipeline", Outcome::Good(format!("{} is valid", plan.file.display())))?;
     for node in &plan.stages {
-        report.check(&format!("stage {}", node.name), opened(node));
+        report.check(&format!("stage {}", node.name), opened(node))?;
     }
     let started = Instant::now();
     match plan.broker.kind {
         BrokerKind::Embedded => match log::connect(&plan) {
-            Err(failure) => report.check("broker", Outcome::Bad(failure.message)),
+            Err(failure) => report.check("broker", Outcome::Bad(failure.message))?,
             Ok(broker) => {
                 let took = started.elapsed().as_millis();
-                report.check("broker", Outcome::Good(format!("the embedded log opens ({took} ms)")));
-                topics(&mut report, &plan, &*broker);
+                report.check("broker", Outcome::Good(format!("the embedded log opens ({took} ms)")))?;
+                topics(&mut report, &plan, &*broker)?;
             }
         },
         BrokerKind::Kafka => match log::kafka(&plan) {
-            Err(failure) => report.check("broker", Outcome::Bad(failure.message)),
+            Err(failure) => report.check("broker", Outcome::Bad(failure.message))?,
             Ok(kafka) => {
                 let took = started.elapsed().as_millis();
-                report.check("broker", Outcome::Good(format!("the cluster answers ({took} ms)")));
-                topics(&mut report, &plan, &kafka);
+                report.check("broker", Outcome::Good(format!("the cluster answers ({took} ms)")))?;
+                topics(&mut report, &plan, &kafka)?;
                 for (role, node) in plan.nodes() {
                     let work = Work::of(&plan, role, node);
-                    report.check(&format!("permissions of {}", node.name), permissions(&work, &kafka));
+                    report.check(&format!("permissions of {}", node.name), permissions(&work, &kafka))?;
                 }
                 if plan.monitor.is_on() {
-                    report.check("permissions of the monitor", permissions(&Work::of_monitor(&plan), &kafka));
+                    report.check("permissions of the monitor", permissions(&Work::of_monitor(&plan), &kafka))?;
                 }
-                report.check("clock", clock(&kafka));
+                report.check("clock", clock(&kafka))?;
             }
         },
     }
@@ -95,10 +96,11 @@ fn opened(node: &Node) -> Result<String, String> {
     Ok(format!("version {} loads ({} ms)", stage.version(), started.elapsed().as_millis()))
 }
 
-fn topics(report: &mut Report, plan: &Plan, broker: &dyn Broker) {
+fn topics(report: &mut Report, plan: &Plan, broker: &dyn Broker) -> Result<(), Failure> {
     for (topic, wanted) in pipeline_topics(plan) {
-        report.check(&format!("topic {topic}"), described(plan, broker, &topic, wanted));
+        report.check(&format!("topic {topic}"), described(plan, broker, &topic, wanted))?;
     }
+    Ok(())
 }
 
 fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition) -> Outcome {
@@ -140,9 +142,11 @@ impl Work {
         let (name, group) = (&node.name, plan.name.group(&node.name));
         let inputs: Vec<Topic> = node.inputs.iter().map(|input| plan.name.output_topic(input)).collect();
         let joins = inputs.first().map(|input| (group.clone(), input.clone()));
-        // A sink commits offsets alone.
+        // A sink commits offsets, and what it refused.
         if role == Role::Sink {
-            return Self { reads: inputs, writes: Vec::new(), joins, transacts: None };
+            let writes = vec![plan.name.dead_letter_topic(name)];
+            let transacts = (plan.broker.delivery == Delivery::ExactlyOnce).then_some((group, true));
+            return Self { reads: inputs, writes, joins, transacts };
         }
         let state = plan.name.state_topic(name);
         let mut writes = vec![

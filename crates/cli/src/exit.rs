@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use driftline_runtime::End;
+
 /// Exit codes of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -11,8 +13,18 @@ pub enum Exit {
     Failed,
     /// 2: the arguments or the pipeline file are wrong; nothing was run.
     Usage,
-    /// 130: it was asked to stop before its sources ended, and did so in order.
+    /// 130: it was asked to stop before its sources ended, and did so in order; what takes all their records was not made.
+    /// Asked again, or while it worked on what a run had left, it ended at once.
     Stopped,
+}
+
+impl From<End> for Exit {
+    fn from(end: End) -> Self {
+        match end {
+            End::Finished => Self::Success,
+            End::Stopped | End::CutOff => Self::Stopped,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -40,5 +52,9 @@ impl Failure {
 
     pub(crate) fn running(message: impl std::fmt::Display) -> Self {
         Self { exit: Exit::Failed, message: message.to_string() }
+    }
+
+    pub(crate) fn stopped(message: impl std::fmt::Display) -> Self {
+        Self { exit: Exit::Stopped, message: message.to_string() }
     }
 }

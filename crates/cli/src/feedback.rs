@@ -11,7 +11,7 @@ use crate::{
     Exit,
     args::{FeedbackArgs, Format},
     exit::Failure,
-    log, table,
+    log, print, table,
 };
 
 pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
@@ -35,9 +35,9 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
     let times = predictions.iter().map(|prediction| prediction.time).chain(given.iter().map(|given| given.at));
     let (windows, uncounted) = join(&predictions, &given, rules, times.max().unwrap_or_default());
     match args.format {
-        Format::Json => windows.iter().for_each(|window| println!("{}", describe(window))),
-        Format::Table => println!("{}", rows(&windows)),
-    }
+        Format::Json => print::lines(windows.iter().map(describe))?,
+        Format::Table => print::line(rows(&windows))?,
+    };
     // As often without a change as an alarm of the monitor.
     let level = plan.monitor.run_length as f64;
     if let Some(window) = windows.iter().find(|window| window.evidence >= level) {

@@ -13,6 +13,7 @@ mod logging;
 mod models;
 mod monitor;
 mod parameters;
+mod print;
 mod probes;
 mod profiles;
 mod progress;
@@ -107,7 +108,9 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Lag(args) => topics::lag(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "driftline", &mut std::io::stdout());
+            let mut script: Vec<u8> = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "driftline", &mut script);
+            print::text(String::from_utf8_lossy(&script))?;
             Ok(Exit::Success)
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     Exit,
     args::{AlarmsArgs, AlarmsCommand, Changes, MonitorArgs},
     exit::Failure,
-    log, logging, probes, reference,
+    log, logging, print, probes, reference,
     run::{asked_to_stop, with_cause},
     table::table,
 };
@@ -145,7 +145,8 @@ fn log_alarm(alarm: &Alarm) {
 fn tell(status: &Status) {
     eprintln!("\nmonitor: {}", status.sentence);
     for alarm in status.alarms.iter().filter(|alarm| alarm.state.is_active()) {
-        eprintln!("  {} {} since {}", alarm.id, alarm.state, alarm.onset.unwrap_or(alarm.since));
+        let speed = alarm.speed.map_or_else(String::new, |speed| format!(", {speed}"));
+        eprintln!("  {} {} since {}{speed}", alarm.id, alarm.state, alarm.onset.unwrap_or(alarm.since));
         for signal in alarm.signals.iter().filter(|signal| !signal.change.is_empty()).take(5) {
             eprintln!("    {} {}: {}", signal.node, signal.what, signal.change);
         }
@@ -161,23 +162,24 @@ pub(crate) fn alarms(args: &AlarmsArgs) -> Result<Exit, Failure> {
     }
     let alarms = driftline_monitor::alarms(&*broker, &plan.name).map_err(Failure::running)?;
     if args.json {
-        for alarm in &alarms {
-            println!("{}", serde_json::to_string(alarm).map_err(Failure::running)?);
-        }
+        let lines: Vec<String> =
+            alarms.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(Failure::running)?;
+        print::lines(lines)?;
         return Ok(Exit::Success);
     }
-    let mut rows = table(&["alarm", "state", "onset", "updated", "began in", "what"], 6);
+    let mut rows = table(&["alarm", "state", "onset", "speed", "updated", "began in", "what"], 7);
     for alarm in &alarms {
         rows.add_row([
             alarm.id.clone(),
             alarm.state.to_string(),
             alarm.onset.as_ref().map_or_else(String::new, Timestamp::to_string),
+            alarm.speed.as_ref().map_or_else(String::new, ToString::to_string),
             alarm.updated.to_string(),
             alarm.origin.as_ref().map_or_else(String::new, ToString::to_string),
             alarm.summary.clone(),
         ]);
     }
-    println!("{rows}");
+    print::line(rows)?;
     Ok(Exit::Success)
 }
 

@@ -7,7 +7,7 @@ use crate::{
     Exit,
     args::{Format, ParametersArgs},
     exit::Failure,
-    log,
+    log, print,
     registry::REGISTRY,
     table,
 };
@@ -21,13 +21,12 @@ pub(crate) fn parameters(args: &ParametersArgs) -> Result<Exit, Failure> {
     for (node, parameters) in sources.chain(stages) {
         for &&Parameter { name, unit, help, min, max, neutral } in parameters.unwrap_or_default() {
             match args.format {
-                Format::Json => println!(
-                    "{}",
-                    json!({
+                Format::Json => {
+                    print::line(json!({
                         "node": node.name.as_str(), "parameter": name, "unit": unit,
                         "min": min, "max": max, "neutral": neutral, "help": help,
-                    })
-                ),
+                    }))?;
+                }
                 Format::Table => {
                     let [min, max, neutral] = [min, max, neutral].map(|value| value.to_string());
                     table.add_row([
@@ -43,7 +42,7 @@ pub(crate) fn parameters(args: &ParametersArgs) -> Result<Exit, Failure> {
         }
     }
     if args.format == Format::Table {
-        println!("{table}");
+        print::line(table)?;
     }
     Ok(Exit::Success)
 }

@@ -25,8 +25,8 @@ use crate::{
     Exit,
     args::{CheckProbesArgs, Format, ProbesArgs, ProbesCommand, RecordProbesArgs},
     exit::Failure,
-    log,
-    run::{Watch, execute},
+    log, print,
+    run::{execute_first, whole},
     table,
 };
 
@@ -113,7 +113,8 @@ fn record(args: &RecordProbesArgs) -> Result<Exit, Failure> {
     plan.injections.clear();
     plan.sinks.clear();
     let broker = log::open(&plan)?;
-    let report = execute(&plan, &broker, false, Watch::Shown, None)?;
+    let report = execute_first(&plan, &broker, None)?;
+    whole(&plan, &report)?;
     let mut recordings = BTreeMap::new();
     let mut chosen = BTreeSet::new();
     for source in &plan.sources {
@@ -136,7 +137,10 @@ fn record(args: &RecordProbesArgs) -> Result<Exit, Failure> {
     let count: usize = recordings.values().map(Vec::len).sum();
     let file = ProbeFile { pipeline: plan.name.clone(), recordings, answers };
     let text = serde_json::to_vec(&file).map_err(Failure::running)?;
-    let written = output.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&output, &text));
+    // Whole or not at all: the process may be asked to end meanwhile.
+    let partial = output.with_extension("partial");
+    let folder = output.parent().map_or(Ok(()), fs::create_dir_all);
+    let written = folder.and_then(|()| fs::write(&partial, &text)).and_then(|()| fs::rename(&partial, &output));
     written.map_err(|error| Failure::running(format!("{}: {error}", output.display())))?;
     eprintln!("{}: {count} probes, {} stages, {} bytes", output.display(), file.answers.len(), text.len());
     Ok(Exit::Success)
@@ -198,7 +202,7 @@ fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
     if !log::is_durable(&plan) {
         let mut plan = plan.clone();
         plan.sinks.clear();
-        execute(&plan, &broker, false, Watch::Shown, None)?;
+        whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let rounds = probes::read(&*broker, &plan.name).map_err(Failure::running)?;
     let mut changed = false;
@@ -208,10 +212,8 @@ fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
             changed |= findings.outcome == Probes::Different;
             match args.format {
                 Format::Json => {
-                    println!(
-                        "{}",
-                        json!({ "round": round.to_string(), "stage": stage.as_str(), "findings": findings })
-                    );
+                    let line = json!({ "round": round.to_string(), "stage": stage.as_str(), "findings": findings });
+                    print::line(line)?;
                 }
                 Format::Table => {
                     table.add_row(row(&round.to_string(), &stage, &findings));
@@ -220,7 +222,7 @@ fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
         }
     }
     if args.format == Format::Table {
-        println!("{table}");
+        print::line(table)?;
     }
     Ok(if changed { Exit::Failed } else { Exit::Success })
 }

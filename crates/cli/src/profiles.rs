@@ -8,8 +8,8 @@ use crate::{
     Exit,
     args::{Format, ProfilesArgs},
     exit::Failure,
-    log, reference,
-    run::{Watch, execute},
+    log, print, reference,
+    run::execute_first,
     table,
 };
 
@@ -19,24 +19,21 @@ pub(crate) const WHOLE: Window = Window { start: Timestamp::from_millis(0), mill
 pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
     let mut plan = log::load(&args.pipeline)?;
     let broker = log::open(&plan)?;
+    let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
-        execute(&plan, &broker, false, Watch::Shown, None)?;
+        exit = Exit::from(execute_first(&plan, &broker, None)?.end);
     }
     let window = (!args.windows).then_some(WHOLE);
     let references = reference::references(&plan)?;
     let seen = Profiles::read(&*broker, &plan.name, &references, window).map_err(Failure::running)?;
     match args.format {
-        Format::Table => println!("{}", table::signals(&seen)),
-        Format::Json => {
-            for line in table::signals_json(&seen) {
-                println!("{line}");
-            }
-        }
-    }
+        Format::Table => print::line(table::signals(&seen))?,
+        Format::Json => print::lines(table::signals_json(&seen))?,
+    };
     for unreadable in &seen.unreadable {
         eprintln!("unreadable profile: {unreadable}");
     }
-    Ok(if seen.unreadable.is_empty() { Exit::Success } else { Exit::Failed })
+    Ok(if seen.unreadable.is_empty() { exit } else { Exit::Failed })
 }

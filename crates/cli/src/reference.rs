@@ -16,7 +16,7 @@ use crate::{
     exit::Failure,
     log,
     registry::REGISTRY,
-    run::{Watch, execute},
+    run::{execute_first, whole},
 };
 
 pub(crate) fn reference(args: &ReferenceArgs) -> Result<Exit, Failure> {
@@ -38,7 +38,7 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
     let broker = log::open(&plan)?;
     if !log::is_durable(&plan) {
         plan.sinks.clear();
-        execute(&plan, &broker, false, Watch::Shown, None)?;
+        whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let built = build(&*broker, &plan, &ranges, &show)
         .map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))?;

@@ -4,13 +4,7 @@
 //! its input topics. Nothing of the pipeline is written: no offset, no state, no profile, no dead letter. The stage begins
 //! without state, so what it remembers begins with the slice, and what it holds at the end it is asked for.
 
-use std::{
-    collections::BTreeMap,
-    io::{ErrorKind, Write},
-    ops::ControlFlow,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use driftline_broker::{Broker, Cleanup, Producer, Records, Retention, TopicSpec, records};
@@ -23,7 +17,8 @@ use driftline_stage::{
 use driftline_types::{ErrorClass, Message, Offset, Outgoing, Partition, Timestamp, Topic, TopicPartition, wire};
 
 use crate::{
-    Exit, args::ReplayArgs, exit::Failure, log, reference, registry::REGISTRY, run::with_cause, tap::describe_outgoing,
+    Exit, args::ReplayArgs, exit::Failure, log, print, reference, registry::REGISTRY, run::with_cause,
+    tap::describe_outgoing,
 };
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
@@ -193,15 +188,8 @@ impl Replay {
 
 /// Prints outputs; breaks where nobody reads them any more.
 fn lines(outputs: &[Outgoing]) -> Result<ControlFlow<()>, Failure> {
-    let mut out = std::io::stdout().lock();
-    for output in outputs {
-        match writeln!(out, "{}", describe_outgoing(output)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ControlFlow::Break(())),
-            Err(error) => return Err(Failure::running(format!("standard output: {error}"))),
-        }
-    }
-    Ok(ControlFlow::Continue(()))
+    let read = print::lines(outputs.iter().map(describe_outgoing))?;
+    Ok(if read { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
 }
 
 /// One input topic of a partition, as far as it reached when it was opened.

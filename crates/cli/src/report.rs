@@ -6,11 +6,7 @@ use driftline_monitor::{Bar, NodeReport, Report, Service};
 use driftline_stats::Verdict;
 
 use crate::{
-    Exit,
-    args::ReportArgs,
-    exit::Failure,
-    log, monitor, reference, report_html,
-    run::{Watch, execute_watched},
+    Exit, args::ReportArgs, exit::Failure, log, monitor, print, reference, report_html, run::execute_first,
     table::table,
 };
 
@@ -24,11 +20,12 @@ pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
     }
     let broker = log::open(&plan)?;
     let baseline = reference::watched(&plan)?;
+    let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
         let beside = monitor::Beside::new(&plan, &broker, &baseline, None)?;
-        execute_watched(&plan, &broker, false, Watch::Shown, None, Some(beside))?;
+        exit = Exit::from(execute_first(&plan, &broker, Some(beside))?.end);
     }
     let service = Service::new(broker, monitor::settings(&plan)?, baseline);
     let report = service.look().map_err(Failure::running)?.report();
@@ -38,11 +35,11 @@ pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
         eprintln!("{}", path.display());
     }
     if args.json {
-        println!("{}", serde_json::to_string(&report).map_err(Failure::running)?);
+        print::line(serde_json::to_string(&report).map_err(Failure::running)?)?;
     } else if args.html.is_none() {
-        print!("{}", text(&report, std::io::stdout().is_terminal()));
+        print::text(text(&report, std::io::stdout().is_terminal()))?;
     }
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 /// Names a verdict, and its colour: green, yellow, red, grey.

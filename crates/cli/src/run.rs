@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use driftline_broker::Broker;
-use driftline_pipeline::Plan;
+use driftline_pipeline::{BrokerKind, Plan};
 use driftline_runtime::{Companion, End, Limits, Metrics, Report, RunOptions, Telemetry, profiles::Profiles};
 use driftline_types::StageName;
 
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         }
     }
     dead_letters::warn(&*broker, &plan, &report, &before)?;
-    Ok(if report.end == End::Finished { Exit::Success } else { Exit::Stopped })
+    Ok(Exit::from(report.end))
 }
 
 /// Runs one stage as a process of its own.
@@ -111,6 +111,27 @@ pub(crate) fn execute(
     execute_watched(plan, broker, follow, watch, telemetry, None)
 }
 
+/// Runs a pipeline for a command that goes on to what the run has left in the log. From its end on Ctrl-C or SIGTERM ends
+/// the process.
+pub(crate) fn execute_first(
+    plan: &Plan,
+    broker: &Arc<dyn Broker>,
+    monitor: Option<Arc<Beside>>,
+) -> Result<Report, Failure> {
+    let report = execute_watched(plan, broker, false, Watch::Shown, None, monitor)?;
+    end_when_asked();
+    Ok(report)
+}
+
+/// Fails if a run was stopped: what is made of all records must not be made of a part of them.
+pub(crate) fn whole(plan: &Plan, report: &Report) -> Result<(), Failure> {
+    if report.end == End::Finished {
+        return Ok(());
+    }
+    let file = plan.file.display();
+    Err(Failure::stopped(format!("{file}: was stopped before its sources ended; nothing was written or judged")))
+}
+
 /// Runs a pipeline as [`execute`] does, with a monitor beside it.
 pub(crate) fn execute_watched(
     plan: &Plan,
@@ -152,8 +173,12 @@ pub(crate) fn execute_until(
     let mut monitoring = reference::monitoring(plan, baseline.as_deref());
     monitoring.probes = probes::schedules(plan)?;
     monitoring.companion = monitor.map(|monitor| monitor as Arc<dyn Companion>);
-    let options =
-        RunOptions { follow, durable: log::is_durable(plan), limits: Limits::default(), telemetry, monitoring };
+    // What is written to Kafka may be read by other processes, of which this one hears nothing.
+    let limits = match plan.broker.kind {
+        BrokerKind::Kafka => Limits { backlog_records: i64::MAX },
+        BrokerKind::Embedded => Limits::default(),
+    };
+    let options = RunOptions { follow, durable: log::is_durable(plan), limits, telemetry, monitoring };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)?;
     let result = runtime.block_on(driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, stop));
     result.map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))
@@ -170,6 +195,28 @@ fn writes_to_stdout(sink: &driftline_pipeline::Node) -> bool {
 /// Completes at the first Ctrl-C or SIGTERM. A second Ctrl-C ends the process at once: what was
 /// not committed is read again by the next run.
 pub(crate) async fn asked_to_stop() {
+    asked().await;
+    eprintln!("stopping: what was read is worked off; press Ctrl-C again to stop at once");
+    tokio::spawn(async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Makes Ctrl-C and SIGTERM end the process: the handlers that a run has installed outlive it, and nobody listens.
+fn end_when_asked() {
+    std::thread::spawn(|| {
+        // Without a runtime they stay unheard.
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(asked());
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Completes at the next Ctrl-C or SIGTERM.
+async fn asked() {
     let interrupt = tokio::signal::ctrl_c();
     #[cfg(unix)]
     {
@@ -186,10 +233,4 @@ pub(crate) async fn asked_to_stop() {
     }
     #[cfg(not(unix))]
     drop(interrupt.await);
-    eprintln!("stopping: what was read is worked off; press Ctrl-C again to stop at once");
-    tokio::spawn(async {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
-    });
 }

@@ -32,7 +32,7 @@ pub(crate) fn nodes(report: &Report) -> Table {
             shown(metrics.read, metrics.kind != NodeKind::Source),
             shown(metrics.written, metrics.kind != NodeKind::Sink),
             shown(metrics.dropped, metrics.kind == NodeKind::Stage),
-            shown(metrics.rejected, metrics.kind != NodeKind::Sink),
+            metrics.rejected.to_string(),
             latency(|latency| latency.p50),
             latency(|latency| latency.p95),
             latency(|latency| latency.p99),

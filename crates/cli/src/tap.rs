@@ -1,19 +1,11 @@
 //! `driftline tap`.
 
-use std::io::{ErrorKind, Write};
-
 use bytes::Bytes;
 use driftline_broker::records;
 use driftline_types::{Headers, Message, Outgoing, TopicPartition, wire};
 use serde_json::{Value, json};
 
-use crate::{
-    Exit,
-    args::TapArgs,
-    exit::Failure,
-    log,
-    run::{Watch, execute},
-};
+use crate::{Exit, args::TapArgs, exit::Failure, log, print, run::execute_first};
 
 pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
     let mut plan = log::load(&args.pipeline)?;
@@ -23,26 +15,25 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("stage {:?} is not in the pipeline, allowed are {allowed}", args.stage)));
     }
     let broker = log::open(&plan)?;
+    let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
         // The lines of the sinks are not what was asked for.
         plan.sinks.clear();
-        execute(&plan, &broker, false, Watch::Shown, None)?;
+        exit = Exit::from(execute_first(&plan, &broker, None)?.end);
     }
     let topic = plan.name.output_topic(&args.stage);
     let mut left = args.limit.unwrap_or(usize::MAX);
-    let mut out = std::io::stdout().lock();
     for partition in 0..plan.partitions {
         let place = TopicPartition::new(topic.clone(), partition);
         for message in records(&*broker, place).map_err(Failure::running)?.take(left) {
             let message = message.map_err(Failure::running)?;
-            match writeln!(out, "{}", describe(&message)) {
-                Ok(()) => left -= 1,
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Exit::Success),
-                Err(error) => return Err(Failure::running(format!("standard output: {error}"))),
+            if !print::line(describe(&message))? {
+                return Ok(exit);
             }
+            left -= 1;
         }
     }
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 /// A record as JSON: JSON values as they are, others by their type and size.

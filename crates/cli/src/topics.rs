@@ -10,7 +10,7 @@ use crate::{
     Exit,
     args::{Format, LagArgs, TopicsArgs, TopicsCommand},
     exit::Failure,
-    log, table,
+    log, print, table,
 };
 
 pub(crate) fn topics(args: &TopicsArgs) -> Result<Exit, Failure> {
@@ -53,7 +53,7 @@ fn describe(plan: &Plan, format: Format) -> Result<Exit, Failure> {
             other => other.to_string(),
         };
         vec![text("topic"), text("partitions"), text("cleanup"), ends(row)]
-    });
+    })?;
     Ok(if missing { Exit::Failed } else { Exit::Success })
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn lag(args: &LagArgs) -> Result<Exit, Failure> {
         ["node", "input", "partition", "next", "end", "lag"]
             .map(|key| row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned))
             .into()
-    });
+    })?;
     Ok(Exit::Success)
 }
 
@@ -95,15 +95,16 @@ fn behind(broker: &dyn Broker, plan: &Plan, node: &StageName, topic: &Topic) -> 
     Ok(behind)
 }
 
-fn show(header: &[&str], rows: &[Value], format: Format, cells: impl Fn(&Value) -> Vec<String>) {
+fn show(header: &[&str], rows: &[Value], format: Format, cells: impl Fn(&Value) -> Vec<String>) -> Result<(), Failure> {
     match format {
-        Format::Json => rows.iter().for_each(|row| println!("{row}")),
+        Format::Json => print::lines(rows)?,
         Format::Table => {
             let mut table = table::table(header, 1);
             for row in rows {
                 table.add_row(cells(row));
             }
-            println!("{table}");
+            print::line(table)?
         }
-    }
+    };
+    Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     Exit,
     args::{Changes, GraphArgs, GraphFormat, ValidateArgs},
     exit::Failure,
-    log, reference,
+    log, print, reference,
 };
 
 /// Checks every file, whatever is found in those before it.
@@ -39,12 +39,9 @@ fn check(pipeline: &Path, changes: &Changes) -> Result<(), Failure> {
 
 pub(crate) fn graph(args: &GraphArgs) -> Result<Exit, Failure> {
     let graph = log::load(&args.pipeline)?.graph();
-    print!(
-        "{}",
-        match args.format {
-            GraphFormat::Dot => graph.to_dot(),
-            GraphFormat::Mermaid => graph.to_mermaid(),
-        }
-    );
+    print::text(match args.format {
+        GraphFormat::Dot => graph.to_dot(),
+        GraphFormat::Mermaid => graph.to_mermaid(),
+    })?;
     Ok(Exit::Success)
 }

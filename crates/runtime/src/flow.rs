@@ -15,7 +15,8 @@ use driftline_types::StageName;
 /// Bounds on what a process holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Records written but not yet read by the next node, over all edges, beyond which sources wait.
+    /// Records written but not yet read by the next node, over all edges, beyond which sources wait. Only what this process reads
+    /// is counted: none where others read too.
     pub backlog_records: i64,
 }
 

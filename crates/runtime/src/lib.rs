@@ -24,6 +24,7 @@ mod failure;
 pub mod feedback;
 mod flow;
 mod kinds;
+mod letters;
 mod metrics;
 mod monitoring;
 pub mod probes;

@@ -1,16 +1,17 @@
-//! One sink: poll, write, flush, commit.
+//! One sink: poll, write, flush, commit; what it refuses becomes dead letters, committed with the offsets.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit};
 use driftline_stage::{Sink, StageError, operator::Counts};
-use driftline_types::{ErrorClass, Message, PipelineName, StageName, TopicPartition, wire};
+use driftline_types::{ErrorClass, Message, Outgoing, PipelineName, StageName, TopicPartition, wire};
 
 use crate::{
     RunError,
     batch::{BatchLimits, Batcher, Next},
     failure::with_causes,
     flow::{Flow, Stop},
+    letters::make_room,
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
@@ -77,7 +78,7 @@ impl SinkTask {
         }
     }
 
-    /// Writes a batch out, but for the records of probes, and commits it.
+    /// Writes a batch out, but for the records of probes and what was sent again to another node, and commits it.
     fn work(
         &mut self,
         member: &mut dyn Member,
@@ -91,71 +92,103 @@ impl SinkTask {
             next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
         }
         let read = batch.len();
-        batch.retain(|message| !wire::is_probe(message));
+        batch.retain(|message| !wire::is_probe(message) && wire::is_for(message, self.name.as_str()));
         self.flow.add_backlog(-((read - batch.len()) as i64));
         let batch = &batch[..];
         let started = Instant::now();
         // Taken out for as long as the batch borrows it.
         let telemetry = self.telemetry.take();
         let watch = telemetry.as_ref().map(|telemetry| telemetry.batch(batch, first));
-        let note = self.write(batch)?;
+        let written = self.persist(|task| task.write(batch));
+        let (note, mut letters) = written.map_err(|error| RunError::stage(&self.name, &error))?;
         if let Some(watch) = &watch {
             watch.processed(batch, started, Ok(None));
         }
         let committing = watch.as_ref().map(|_| Instant::now());
-        self.commit(member, next, repeats, note.as_deref())?;
+        self.commit(member, next, repeats, note.as_deref(), &mut letters)?;
         self.metrics.busy(started.elapsed());
         if let Some((watch, committing)) = watch.zip(committing) {
             watch.committed(committing, None);
             watch.handed_over().finished();
         }
         self.telemetry = telemetry;
-        self.settled(batch, first);
+        self.settled(batch, letters.len() as u64, first);
         Ok(())
     }
 
-    /// Commits how far the sink is. A partition that was taken over meanwhile is begun anew by its next owner, who cuts off
-    /// what was written past the last commit.
+    /// Commits how far the sink is, with the dead letters of what it refused. A partition that was taken over meanwhile is
+    /// begun anew by its next owner, who cuts off what was written past the last commit.
     fn commit(
         &self,
         member: &mut dyn Member,
         next: &BTreeMap<TopicPartition, u64>,
         repeats: &Repeats,
         note: Option<&str>,
+        letters: &mut [Outgoing],
     ) -> Result<(), RunError> {
         let offset = |(partition, &next): (&TopicPartition, &u64)| OffsetCommit {
             partition: partition.clone(),
             committed: repeats.committed(partition, next, note),
         };
-        let commit = || member.commit(Unit { outputs: Vec::new(), offsets: next.iter().map(offset).collect() });
-        match until_available(&self.name, &self.flow, &self.metrics, commit) {
-            Ok(()) | Err(BrokerError::Fenced { .. }) => {
-                self.metrics.set_ready(true);
-                Ok(())
+        loop {
+            let commit =
+                || member.commit(Unit { outputs: letters.to_vec(), offsets: next.iter().map(offset).collect() });
+            match until_available(&self.name, &self.flow, &self.metrics, commit) {
+                Ok(()) | Err(BrokerError::Fenced { .. }) => {
+                    self.metrics.set_ready(true);
+                    return Ok(());
+                }
+                Err(error) => {
+                    if !make_room(&error, &self.pipeline, &self.name, letters) {
+                        return Err(RunError::Broker(error));
+                    }
+                }
             }
-            Err(error) => Err(RunError::Broker(error)),
         }
     }
 
-    fn write(&mut self, batch: &[Message]) -> Result<Option<String>, RunError> {
+    /// Writes messages out and hands them to the target. Returns the sink's note, and the dead letters of what it refused.
+    fn write(&mut self, batch: &[Message]) -> Result<(Option<String>, Vec<Outgoing>), StageError> {
+        let mut letters = Vec::new();
+        self.write_good(batch, &mut letters)?;
+        Ok((self.sink.flush()?, letters))
+    }
+
+    /// Writes messages out. Where one of them is bad they are halved until it is alone: the others are written once, in
+    /// order, and the bad one becomes a dead letter.
+    fn write_good(&mut self, batch: &[Message], letters: &mut Vec<Outgoing>) -> Result<(), StageError> {
+        let error = match self.persist(|task| task.sink.write(batch)) {
+            Err(error) if error.class() == ErrorClass::Record && !batch.is_empty() => error,
+            outcome => return outcome,
+        };
+        if let [message] = batch {
+            letters.push(wire::dead_letter(&self.pipeline, &self.name, message, with_causes(&error)));
+            return Ok(());
+        }
+        let (left, right) = batch.split_at(batch.len() / 2);
+        self.write_good(left, letters)?;
+        self.write_good(right, letters)
+    }
+
+    /// Repeats what fails for a passing reason, until the nodes are asked to stop at once.
+    fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, StageError>) -> Result<T, StageError> {
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         loop {
-            match self.sink.write(batch).and_then(|()| self.sink.flush()) {
-                Ok(note) => return Ok(note),
+            match attempt(self) {
                 Err(error) if error.class() == ErrorClass::Transient && self.flow.stopping() != Some(Stop::Now) => {
                     let wait = backoff.next_wait();
                     let reason = with_causes(&error);
                     tracing::warn!(sink = %self.name, reason, ?wait, "sink failed, trying again");
                     self.flow.pause(wait);
                 }
-                Err(error) => return Err(RunError::stage(&self.name, &error)),
+                outcome => return outcome,
             }
         }
     }
 
-    fn settled(&self, batch: &[Message], first: Instant) {
+    fn settled(&self, batch: &[Message], rejected: u64, first: Instant) {
         let read = batch.len() as u64;
-        self.metrics.count(&Counts { read, used: read, ..Counts::default() });
+        self.metrics.count(&Counts { read, used: read - rejected, rejected, ..Counts::default() });
         self.metrics.bytes(batch.iter().map(|message| message.payload_bytes() as u64).sum(), 0);
         self.flow.add_backlog(-(read as i64));
         let now = now().as_millis();

@@ -20,6 +20,7 @@ use crate::{
     RunError,
     failure::with_causes,
     flow::Flow,
+    letters::make_room,
     metrics::NodeMetrics,
     retry::{Backoff, until_available},
     stage_task::{into_unit, read_state},
@@ -78,12 +79,11 @@ impl SourceTask {
             into_unit(&self.site, 0, effects, &mut unit);
             if !unit.outputs.is_empty() {
                 self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
-                let bytes = bytes_of(&unit);
-                if self.write(&mut log, &unit.outputs, &changes)?.is_break() {
+                if self.write(&mut log, &mut unit.outputs, &changes)?.is_break() {
                     break;
                 }
                 self.metrics.count(&counts);
-                self.metrics.bytes(0, bytes);
+                self.metrics.bytes(0, bytes_of(&unit));
                 if let Some((telemetry, spans, tallies, started)) = telling {
                     telemetry.sent(started, spans, &tallies);
                 }
@@ -105,12 +105,21 @@ impl SourceTask {
         Ok(Log { producer, state: read_state(&*self.broker, &self.site, 0)? })
     }
 
-    /// Writes a unit once, however long the broker is away. Breaks where the run is to stop first: the next run reads
-    /// the same again.
-    fn write(&self, log: &mut Log, outputs: &[Outgoing], changes: &[StateChange]) -> Result<ControlFlow<()>, RunError> {
+    /// Writes a unit once, however long the broker is away. Dead letters that are larger than their topic takes are cut:
+    /// the progress past them is in the same unit. Breaks where the run is to stop first: the next run reads the same again.
+    fn write(
+        &self,
+        log: &mut Log,
+        outputs: &mut [Outgoing],
+        changes: &[StateChange],
+    ) -> Result<ControlFlow<()>, RunError> {
         let mut outcome = log.producer.send(outputs.to_vec());
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         while let Err(error) = outcome {
+            if make_room(&error, &self.site.pipeline, &self.site.stage, outputs) {
+                outcome = log.producer.send(outputs.to_vec());
+                continue;
+            }
             if error.class() != ErrorClass::Transient {
                 return Err(refused(&self.site, error));
             }

@@ -22,6 +22,7 @@ use crate::{
     batch::{BatchLimits, Batcher, Next},
     failure::{Failure, panic_text},
     flow::{Flow, Stop},
+    letters::cut,
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
@@ -53,9 +54,6 @@ pub(crate) struct StageTask {
     /// will be no next run to take the state up again.
     pub flush_on_stop: bool,
 }
-
-/// How much is kept of a record for which its topic of dead letters has no room, bytes: as much as sources keep.
-const HEAD: usize = 64 << 10;
 
 /// The operators of the partitions this task owns.
 type Operators = BTreeMap<Partition, Box<dyn Operator>>;
@@ -256,7 +254,9 @@ impl StageTask {
                     }
                     self.metrics.bytes(read.bytes, written_bytes);
                 }
-                // None of it was written: every partition goes through the careful way.
+                // None of it was written: every partition goes through the careful way. What one record was refused for is not said
+                // of the others.
+                Err(Failure::Record(_)) => {}
                 Err(failure) => failed = again.keys().map(|&partition| (partition, failure.clone())).collect(),
             }
         }
@@ -285,7 +285,10 @@ impl StageTask {
             self.landed(&mut hands.repeats, flight);
         }
         let Some(error) = failed else { return Ok(Landing::Clean) };
-        let mut failure = Some(Failure::of_broker(&error));
+        let failure = Failure::of_broker(&error);
+        let mut class = failure.class();
+        // What one record was refused for is not said of the others.
+        let mut failure = Some(failure).filter(|failure| !matches!(failure, Failure::Record(_)));
         let withdrawn = std::mem::take(&mut hands.flights);
         hands.repeats.rewind();
         for partition in withdrawn.iter().flat_map(|flight| flight.by_partition.keys()) {
@@ -294,7 +297,7 @@ impl StageTask {
         let mut landing = Landing::Again;
         for flight in withdrawn {
             if let Some(watch) = &flight.watch {
-                watch.committed(flight.handed_over, Some(failure.as_ref().map_or("withdrawn", Failure::class)));
+                watch.committed(flight.handed_over, Some(std::mem::replace(&mut class, "withdrawn")));
             }
             if landing == Landing::Again {
                 let all: Vec<Message> = flight.by_partition.values().flatten().cloned().collect();
@@ -428,16 +431,15 @@ impl StageTask {
         reason: &str,
     ) -> Result<Done, RunError> {
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
-        let mut write = |message: &Message, reason: String| {
-            let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason);
+        let mut write = |letter: &Outgoing| {
             let unit = || Unit { outputs: vec![letter.clone()], offsets: offsets.clone() };
             self.persist(partition, "a dead letter was not written", || commit(turn, unit()))
         };
-        let mut outcome = write(message, reason.to_owned());
+        let mut letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason.to_owned());
+        let mut outcome = write(&letter);
         // Larger than its topic takes: the head says what it was, and the headers where all of it stands.
-        if let (Err(Failure::Record(_)), Some(head)) = (&outcome, message.value.as_ref().and_then(|v| v.get(..HEAD))) {
-            let head = Message { value: Some(Bytes::copy_from_slice(head)), ..message.clone() };
-            outcome = write(&head, format!("{reason}; of its value the first {HEAD} bytes are kept"));
+        if matches!(outcome, Err(Failure::Record(_))) && cut(&mut letter) {
+            outcome = write(&letter);
         }
         match outcome {
             Ok(()) => {

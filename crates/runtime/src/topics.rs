@@ -14,6 +14,7 @@ pub fn pipeline_topics(plan: &Plan) -> Vec<(Topic, Partition)> {
         topics.push((plan.name.dead_letter_topic(&node.name), plan.partitions));
         topics.push((plan.name.state_topic(&node.name), plan.partitions));
     }
+    topics.extend(plan.sinks.iter().map(|node| (plan.name.dead_letter_topic(&node.name), plan.partitions)));
     // One partition: profiles are few, and a reader wants all of them.
     topics.push((plan.name.profiles_topic(), 1));
     topics.push((plan.name.feedback_topic(), 1));

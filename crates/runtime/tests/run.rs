@@ -22,7 +22,7 @@ use driftline_stage::{
     Timestamp,
 };
 use driftline_stats::{ProfileBody, References, Window};
-use driftline_types::{Message, StageName, TopicPartition, wire};
+use driftline_types::{Headers, Message, Outgoing, StageName, Topic, TopicPartition, wire};
 use serde::Deserialize;
 
 /// A number; its key is the number modulo 7.
@@ -54,16 +54,19 @@ fn key_of(n: u64) -> Key {
     Key::new((n % 7).to_string())
 }
 
-/// Counts from 0 to `count`.
+/// Counts from 0 to `count`, after inputs of some sizes that are no numbers.
 struct Counter {
     next: u64,
     count: u64,
+    refused: Vec<usize>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CounterConfig {
     count: u64,
+    #[serde(default)]
+    refused: Vec<usize>,
 }
 
 impl Source for Counter {
@@ -77,6 +80,11 @@ impl Source for Counter {
     }
 
     fn read(&mut self, out: &mut SourceBatch<Number>) -> Result<SourceStatus, StageError> {
+        if self.next == 0 {
+            for size in self.refused.drain(..) {
+                out.reject(key_of(0), vec![b'x'; size], "found letters, allowed is a number");
+            }
+        }
         for _ in 0..50 {
             if self.next == self.count {
                 return Ok(SourceStatus::End);
@@ -94,7 +102,7 @@ impl SourceKind for Counter {
     type Config = CounterConfig;
 
     fn open(config: CounterConfig, _follow: bool) -> Result<Self, StageError> {
-        Ok(Self { next: 0, count: config.count })
+        Ok(Self { next: 0, count: config.count, refused: config.refused })
     }
 }
 
@@ -103,6 +111,8 @@ impl SourceKind for Counter {
 #[serde(deny_unknown_fields, default)]
 struct SumConfig {
     reject: Vec<u64>,
+    /// Rejected with a reason that is larger than a message may be.
+    large: Vec<u64>,
     fail: Vec<u64>,
     panic: Vec<u64>,
     transient: Vec<u64>,
@@ -138,6 +148,10 @@ impl Stage for SumStage {
             let n = record.value.0;
             if self.config.reject.contains(&n) {
                 out.reject(record, format!("value: found {n}, allowed others"));
+                continue;
+            }
+            if self.config.large.contains(&n) {
+                out.reject(record, "x".repeat(200 << 10));
                 continue;
             }
             assert!(!self.config.panic.contains(&n), "cannot bear {n}");
@@ -186,15 +200,18 @@ impl StageKind for Sum {
     }
 }
 
-/// Keeps what it is given under the name of the run.
+/// Keeps what it is given under the name of the run, all of a call or nothing.
 struct Keep {
     run: String,
+    refuse: Vec<u64>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeepConfig {
     run: String,
+    #[serde(default)]
+    refuse: Vec<u64>,
 }
 
 static KEPT: Mutex<BTreeMap<String, Vec<(String, u64)>>> = Mutex::new(BTreeMap::new());
@@ -207,12 +224,16 @@ impl Sink for Keep {
     }
 
     fn write(&mut self, records: &[Message]) -> Result<(), StageError> {
-        let mut kept = KEPT.lock().unwrap();
-        let kept = kept.entry(self.run.clone()).or_default();
+        let mut new = Vec::new();
         for record in records {
             let key = String::from_utf8(record.key.as_ref().unwrap().to_vec()).unwrap();
-            kept.push((key, Number::decode(record.value.as_ref().unwrap()).unwrap().0));
+            let n = Number::decode(record.value.as_ref().unwrap()).unwrap().0;
+            if self.refuse.contains(&n) {
+                return Err(StageError::record(format!("cannot keep {n}")));
+            }
+            new.push((key, n));
         }
+        KEPT.lock().unwrap().entry(self.run.clone()).or_default().extend(new);
         Ok(())
     }
 
@@ -226,7 +247,7 @@ impl SinkKind for Keep {
     type Config = KeepConfig;
 
     fn open(config: KeepConfig) -> Result<Self, StageError> {
-        Ok(Self { run: config.run })
+        Ok(Self { run: config.run, refuse: config.refuse })
     }
 }
 
@@ -238,13 +259,18 @@ static REGISTRY: Registry = Registry {
 
 /// A pipeline of all three, with the sum stage's own settings in TOML.
 fn plan(run: &str, count: u64, settings: &str) -> Plan {
+    plan_with(run, &format!("count = {count}"), settings, "")
+}
+
+/// The same with the own settings of each.
+fn plan_with(run: &str, source: &str, stage: &str, sink: &str) -> Plan {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("numbers.toml");
     let text = format!(
         "[pipeline]\nname = \"numbers\"\npartitions = 3\n\
-         [sources.counter]\nkind = \"counter\"\ncount = {count}\n\
-         [stages.sum]\nkind = \"sum\"\ninputs = [\"counter\"]\nrun = \"{run}\"\nbatch = {{ max_records = 16 }}\n{settings}\n\
-         [sinks.keep]\nkind = \"keep\"\ninputs = [\"sum\"]\nrun = \"{run}\"\n\
+         [sources.counter]\nkind = \"counter\"\n{source}\n\
+         [stages.sum]\nkind = \"sum\"\ninputs = [\"counter\"]\nrun = \"{run}\"\nbatch = {{ max_records = 16 }}\n{stage}\n\
+         [sinks.keep]\nkind = \"keep\"\ninputs = [\"sum\"]\nrun = \"{run}\"\n{sink}\n\
          [monitor]\nwindow = \"1s\"\n"
     );
     std::fs::write(&file, text).unwrap();
@@ -284,11 +310,38 @@ fn kept(run: &str) -> BTreeMap<String, Vec<u64>> {
     by_key
 }
 
-fn dead_letters(broker: &dyn Broker, plan: &Plan) -> Vec<Message> {
-    let topic = plan.name.dead_letter_topic(&StageName::try_new("sum").unwrap());
+fn name(node: &str) -> StageName {
+    StageName::try_new(node).unwrap()
+}
+
+fn all_of(broker: &dyn Broker, plan: &Plan, topic: &Topic) -> Vec<Message> {
     let limit = FetchLimit { records: 1_000, bytes: 1 << 20 };
     let read = |partition| broker.read(&TopicPartition::new(topic.clone(), partition), 0, limit).unwrap();
     (0..plan.partitions).flat_map(read).collect()
+}
+
+fn dead_letters(broker: &dyn Broker, plan: &Plan, node: &str) -> Vec<Message> {
+    all_of(broker, plan, &plan.name.dead_letter_topic(&name(node)))
+}
+
+fn number(message: &Message) -> u64 {
+    Number::decode(message.value.as_ref().unwrap()).unwrap().0
+}
+
+/// The number of records that the profiles of the log count, by node and side.
+fn profiled(broker: &dyn Broker, plan: &Plan) -> BTreeMap<(String, String), u64> {
+    let whole = Window { start: Timestamp::from_millis(0), millis: 0 };
+    let profiles = Profiles::read(broker, &plan.name, &References::default(), Some(whole)).unwrap();
+    assert_eq!(profiles.unreadable, Vec::<String>::new());
+    let mut seen = BTreeMap::new();
+    for profile in profiles.merged.values() {
+        let n = match &profile.body {
+            ProfileBody::Input(set) | ProfileBody::Output(set) => set.signal("number.value").unwrap().total(),
+            ProfileBody::Joint(joint) => joint.total(),
+        };
+        seen.insert((profile.key.stage.to_string(), profile.body.direction().to_string()), n);
+    }
+    seen
 }
 
 fn balanced(report: &Report, read: u64) {
@@ -311,17 +364,7 @@ async fn every_record_arrives_once_and_in_order() {
 async fn profiles_count_every_record_once() {
     let (broker, plan) = (temporary(), plan("profiles", 1_500, "reject = [4, 700]"));
     let report = run(&plan, &broker, future::pending()).await.unwrap();
-    let whole = Window { start: Timestamp::from_millis(0), millis: 0 };
-    let profiles = Profiles::read(&*broker, &plan.name, &References::default(), Some(whole)).unwrap();
-    assert_eq!(profiles.unreadable, Vec::<String>::new());
-    let mut seen = BTreeMap::new();
-    for profile in profiles.merged.values() {
-        let n = match &profile.body {
-            ProfileBody::Input(set) | ProfileBody::Output(set) => set.signal("number.value").unwrap().total(),
-            ProfileBody::Joint(joint) => joint.total(),
-        };
-        seen.insert((profile.key.stage.to_string(), profile.body.direction().to_string()), n);
-    }
+    let seen = profiled(&*broker, &plan);
     let written = report.node("sum").unwrap().metrics.written;
     let of = |stage: &str, side: &str| seen[&(stage.to_owned(), side.to_owned())];
     assert_eq!(of("counter", "output"), 1_500);
@@ -337,13 +380,12 @@ async fn bad_records_become_dead_letters_and_the_rest_goes_on() {
     let bad = [5, 100, 101, 333, 599];
     assert_eq!(kept("bad"), expected(600, &bad));
     balanced(&report, 600);
-    let letters = dead_letters(&*broker, &plan);
-    let mut found: Vec<u64> =
-        letters.iter().map(|letter| Number::decode(letter.value.as_ref().unwrap()).unwrap().0).collect();
+    let letters = dead_letters(&*broker, &plan, "sum");
+    let mut found: Vec<u64> = letters.iter().map(number).collect();
     found.sort_unstable();
     assert_eq!(found, bad);
     for letter in &letters {
-        let n = Number::decode(letter.value.as_ref().unwrap()).unwrap().0;
+        let n = number(letter);
         let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap();
         assert!(reason.contains(&n.to_string()), "{reason}");
         // Byte for byte what was read, and the added headers.
@@ -355,6 +397,124 @@ async fn bad_records_become_dead_letters_and_the_rest_goes_on() {
         let mut headers = letter.headers.clone();
         headers.retain(|name| !name.starts_with(wire::ERROR_PREFIX));
         assert_eq!(headers, original.headers);
+    }
+}
+
+#[tokio::test]
+async fn an_input_that_is_no_record_keeps_its_head_if_its_topic_has_no_room_for_it() {
+    let config = EmbeddedConfig { max_message_bytes: 100 << 10, ..EmbeddedConfig::default() };
+    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(config).unwrap());
+    let plan = plan_with("large", "count = 200\nrefused = [10, 204800, 81920, 307200]", "", "");
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    assert_eq!(kept("large"), expected(200, &[]));
+    assert_eq!(report.node("counter").unwrap().metrics.rejected, 4);
+    let letters = dead_letters(&*broker, &plan, "counter");
+    let told: Vec<(usize, &str)> = letters
+        .iter()
+        .map(|letter| (letter.value.as_ref().unwrap().len(), letter.headers.get_str(wire::ERROR_REASON).unwrap()))
+        .collect();
+    let whole = "found letters, allowed is a number";
+    let head = format!("{whole}; of its value the first 65536 bytes are kept");
+    assert_eq!(told, [(10, whole), (65_536, head.as_str()), (81_920, whole), (65_536, head.as_str())]);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_refused_for_one_record_costs_no_record_of_another_partition() {
+    let config = EmbeddedConfig { max_message_bytes: 100 << 10, ..EmbeddedConfig::default() };
+    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(config).unwrap());
+    // A record or two of each partition, all in one batch.
+    let plan = plan("innocent", 7, "large = [4]");
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    assert_eq!(kept("innocent"), expected(7, &[4]));
+    assert_eq!(report.node("sum").unwrap().metrics.rejected, 1);
+    let letters = dead_letters(&*broker, &plan, "sum");
+    assert_eq!(letters.iter().map(number).collect::<Vec<_>>(), [4]);
+}
+
+#[tokio::test]
+async fn what_a_sink_refuses_becomes_dead_letters_and_the_rest_is_kept_once() {
+    let broker = temporary();
+    let bad: Vec<u64> = expected(600, &[])
+        .values()
+        .take(2)
+        .flat_map(|sums| [sums[0], sums[4], sums[5], sums[sums.len() - 1]])
+        .collect();
+    let mut before = 0;
+    for count in [600, 900] {
+        let plan = plan_with("refused", &format!("count = {count}"), "", &format!("refuse = {bad:?}"));
+        let report = run(&plan, &broker, future::pending()).await.unwrap();
+        let mut good = expected(count, &[]);
+        let all: usize = good.values().map(Vec::len).sum();
+        good.values_mut().for_each(|sums| sums.retain(|sum| !bad.contains(sum)));
+        let refused = all - good.values().map(Vec::len).sum::<usize>();
+        assert_eq!(kept("refused"), good);
+        let letters = dead_letters(&*broker, &plan, "keep");
+        assert_eq!(letters.len(), refused);
+        for letter in &letters {
+            let sum = number(letter);
+            assert!(bad.contains(&sum), "{sum}");
+            assert_eq!(letter.headers.get_str(wire::ERROR_REASON).unwrap(), format!("cannot keep {sum}"));
+            assert_eq!(letter.headers.get_str(wire::ERROR_STAGE), Some("keep"));
+        }
+        let metrics = &report.node("keep").unwrap().metrics;
+        assert_eq!(metrics.rejected, (refused - before) as u64);
+        assert_eq!(metrics.read, metrics.used + metrics.rejected);
+        before = refused;
+    }
+    assert!(before >= 8, "{before}");
+}
+
+#[tokio::test]
+async fn what_is_sent_again_is_read_by_the_node_that_it_names_alone() {
+    let (broker, plan) = (temporary(), plan("again", 200, ""));
+    run(&plan, &broker, future::pending()).await.unwrap();
+    let before = KEPT.lock().unwrap()["again"].clone();
+    let seen = profiled(&*broker, &plan);
+    let again = |writer: &str, reader: &str, n: u64| {
+        let mut headers = Headers::default();
+        headers.push(wire::ONLY, reader);
+        Outgoing {
+            topic: plan.name.output_topic(&name(writer)),
+            partition: None,
+            key: Some(key_of(n).as_bytes().clone()),
+            value: Some(Bytes::copy_from_slice(&n.to_be_bytes())),
+            headers,
+            timestamp: Timestamp::from_millis(0),
+        }
+    };
+    // The sum of all multiples of 7 below 200, and 14 once more: both are even.
+    let sum: u64 = 2_842 + 14;
+    let sent = vec![
+        again("counter", "other", 2),
+        again("counter", "sum", 14),
+        again("sum", "other", 1_000),
+        again("sum", "keep", 1_001),
+    ];
+    broker.producer("again").unwrap().send(sent).unwrap();
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    let kept = KEPT.lock().unwrap()["again"].clone();
+    assert_eq!(kept[..before.len()], before);
+    assert_eq!(kept[before.len()..], [("0".to_owned(), 1_001), ("0".to_owned(), sum)]);
+    balanced(&report, 1);
+    assert_eq!(report.node("keep").unwrap().metrics.read, 2);
+    let side = |side: &str| ("sum".to_owned(), side.to_owned());
+    for side in ["input", "output", "joint"].map(side) {
+        assert_eq!(profiled(&*broker, &plan)[&side], seen[&side] + 1, "{side:?}");
+    }
+    // What is made of it is for everybody.
+    let named = |message: &Message| message.headers.get(wire::ONLY).is_some();
+    let outputs = all_of(&*broker, &plan, &plan.name.output_topic(&name("sum")));
+    assert_eq!(outputs.iter().filter(|output| named(output)).count(), 2);
+    assert!(outputs.iter().any(|output| number(output) == sum && !named(output)));
+    // Who passes it over has read it.
+    for (writer, reader) in [("counter", "sum"), ("sum", "keep")] {
+        let topic = plan.name.output_topic(&name(writer));
+        let ends = broker.describe_topic(&topic).unwrap().unwrap().partitions;
+        for (partition, ends) in (0..).zip(ends) {
+            let place = TopicPartition::new(topic.clone(), partition);
+            let committed = broker.committed(&plan.name.group(&name(reader)), &place).unwrap();
+            assert_eq!(committed.map_or(0, |committed| committed.next), ends.high, "{place} by {reader}");
+        }
     }
 }
 

@@ -16,10 +16,11 @@ pub trait Sink: Send + 'static {
     /// If the target cannot be reached or is not what the note describes.
     fn resume(&mut self, note: Option<&str>) -> Result<(), StageError>;
 
-    /// Writes records of one partition, in offset order.
+    /// Writes records, in offset order within each partition.
     ///
     /// # Errors
-    /// By [`StageError::class`].
+    /// By [`StageError::class`]. [`StageError::record`] says that one of the records is bad and that none of them was
+    /// written: the runtime writes the others and makes a dead letter of that one.
     fn write(&mut self, records: &[Message]) -> Result<(), StageError>;
 
     /// Hands everything written to the target and returns a note for [`Sink::resume`].

@@ -19,7 +19,7 @@ use std::{
 use driftline_broker::Broker;
 use driftline_monitor::{Baseline, Report, Service, SignalReport};
 use driftline_pipeline::{BrokerKind, Node, Plan};
-use driftline_runtime::{End, Metrics};
+use driftline_runtime::Metrics;
 use driftline_types::{StageName, TopicPartition};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::sync::Notify;
@@ -84,7 +84,7 @@ pub(crate) fn top(args: &PipelineArgs) -> Result<Exit, Failure> {
             Some(end) => end,
             None => told.recv().map_err(|_| panicked())??.end,
         };
-        Ok(if end == End::Finished { Exit::Success } else { Exit::Stopped })
+        Ok(Exit::from(end))
     })
 }
 

@@ -20,6 +20,7 @@ use crate::{
     Exit,
     args::{TrainArgs, TrainCommand, TrainInspectionArgs},
     exit::Failure,
+    print,
 };
 use pictures::Pictures;
 
@@ -76,7 +77,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         let Judgement { report, endings: runs } =
             study::judge(&samples, &plan, |run, progress| bars.show(run, progress), |ending| bars.end(ending))
                 .map_err(Failure::running)?;
-        bars.0.suspend(|| println!("{report}"));
+        bars.0.suspend(|| print::line(&report))?;
         (endings, judged) = (runs, Some(report));
     }
     let Conclusion { weights, report: own, ending } =
@@ -84,7 +85,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     bars.end(&ending);
     endings.push(ending);
     bars.0.finish_and_clear();
-    println!("The network that ships, on the pieces it was calibrated on:\n\n{own}");
+    print::line(format_args!("The network that ships, on the pieces it was calibrated on:\n\n{own}"))?;
     let figures = serde_json::json!({
         "settings": weights.settings,
         "report": judged,

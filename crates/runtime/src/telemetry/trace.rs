@@ -157,7 +157,8 @@ impl NodeTracer {
     /// was read.
     pub(super) fn batch(&self, messages: &[Message], first: Instant) -> Option<BatchTrace<'_>> {
         let mut records = Vec::new();
-        for message in messages.iter().filter(|message| is_sampled(&message.headers)) {
+        let is_traced = |message: &&Message| is_sampled(&message.headers) && wire::is_for(message, &self.name);
+        for message in messages.iter().filter(is_traced) {
             let context = self.propagator.extract_with_context(&Context::new(), &Carrier(&message.headers));
             if context.span().span_context().is_valid() {
                 let place = (message.topic.clone(), message.partition, message.offset);

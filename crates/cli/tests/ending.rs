@@ -1,0 +1,161 @@
+//! How the command ends when it is asked to stop, and when nobody reads what it prints.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Long enough that only a command that hangs reaches it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A pipeline whose source ends when nobody writes to standard input any more.
+const ENDLESS: &str = r#"
+[pipeline]
+name = "endless"
+
+[sources.input]
+kind = "jsonl"
+path = "-"
+event_time = "t"
+
+[sinks.output]
+kind = "stdout"
+inputs = ["input"]
+
+[monitor]
+window = "1s"
+
+[[monitor.rules]]
+name = "many"
+stage = "input"
+statistic = "count"
+above = 1000000.0
+"#;
+
+/// Lines of the source, a second of event time apart: enough windows for a reference.
+const LINES: usize = 100;
+
+fn driftline(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_driftline"));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+/// Starts a command on [`ENDLESS`] and interrupts it once all lines have been read; returns the exit code and what it
+/// printed on standard output and standard error. `words` stand before the file, `more` after it.
+fn interrupted(folder: &Path, words: &[&str], more: &[&str]) -> (Option<i32>, String, String) {
+    let file = folder.join("endless.toml");
+    fs::write(&file, ENDLESS).unwrap();
+    let mut command = driftline(&[words, &[file.to_str().unwrap()][..], more].concat());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for n in 0..LINES {
+        writeln!(input, "{{\"t\":{}}}", 1000 * n).unwrap();
+    }
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut told = String::new();
+    let deadline = Instant::now() + PATIENCE;
+    // A line of progress, such as `2 s: input 100`.
+    while !told.ends_with(&format!("input {LINES}\n")) {
+        assert!(Instant::now() < deadline && errors.read_line(&mut told).unwrap() > 0, "{told}");
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    errors.read_to_string(&mut told).unwrap();
+    let output = child.wait_with_output().unwrap();
+    // Until now the source could have gone on.
+    drop(input);
+    (output.status.code(), String::from_utf8(output.stdout).unwrap(), told)
+}
+
+#[test]
+fn a_reference_is_not_made_of_a_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = folder.path().join("reference.json");
+    fs::write(&reference, "as it was").unwrap();
+    let more = ["--output", reference.to_str().unwrap()];
+    let (code, _, told) = interrupted(folder.path(), &["reference", "build"], &more);
+    assert_eq!(code, Some(130), "{told}");
+    assert!(told.contains("was stopped before its sources ended"), "{told}");
+    assert_eq!(fs::read_to_string(&reference).unwrap(), "as it was");
+}
+
+#[test]
+fn probes_are_not_recorded_of_a_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let probes = folder.path().join("probes.json");
+    let more = ["--output", probes.to_str().unwrap()];
+    let (code, _, told) = interrupted(folder.path(), &["probes", "record"], &more);
+    assert_eq!(code, Some(130), "{told}");
+    assert!(!probes.exists());
+}
+
+#[test]
+fn probes_are_not_checked_by_a_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let probes = folder.path().join("probes.json");
+    fs::write(&probes, r#"{ "pipeline": "endless", "recordings": {}, "answers": {} }"#).unwrap();
+    let path = format!("monitor.probes.path={}", probes.display());
+    let (code, printed, told) = interrupted(folder.path(), &["probes", "check"], &["--set", &path]);
+    assert_eq!((code, printed.as_str()), (Some(130), ""), "{told}");
+}
+
+#[test]
+fn what_there_is_of_a_run_that_was_stopped_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, printed, told) = interrupted(folder.path(), &["tap"], &["input"]);
+    assert_eq!((code, printed.lines().count()), (Some(130), LINES), "{told}");
+    let (code, printed, told) = interrupted(folder.path(), &["profiles"], &["--format", "json"]);
+    assert!(code == Some(130) && printed.contains("json.size"), "{code:?} {printed} {told}");
+    let (code, printed, told) = interrupted(folder.path(), &["report"], &[]);
+    assert!(code == Some(130) && printed.contains("endless"), "{code:?} {printed} {told}");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("in.jsonl"), "{\"n\":1}\n{\"n\":2}\n").unwrap();
+    let pipeline = "[pipeline]\nname = \"copy\"\n[broker]\npath = \"log\"\n\
+         [sources.input]\nkind = \"jsonl\"\npath = \"in.jsonl\"\n\
+         [sinks.output]\nkind = \"jsonl\"\ninputs = [\"input\"]\npath = \"out.jsonl\"\n";
+    fs::write(path("copy.toml"), pipeline).unwrap();
+    let file = path("copy.toml");
+    let copy = file.to_str().unwrap();
+    let ran = driftline(&["run", copy]).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+
+    let commands: [&[&str]; 15] = [
+        &["completions", "bash"],
+        &["graph", copy],
+        &["parameters", "pipelines/speech.toml"],
+        &["parameters", "pipelines/speech.toml", "--format", "json"],
+        &["models", "inspect", "crates/models/weights/vad.safetensors"],
+        &["tap", copy, "input"],
+        &["profiles", copy],
+        &["profiles", copy, "--format", "json"],
+        &["alarms", copy],
+        &["feedback", copy],
+        &["test", copy],
+        &["topics", "describe", copy],
+        &["lag", copy],
+        &["lag", copy, "--format", "json"],
+        &["doctor", copy],
+    ];
+    for words in commands {
+        let read = driftline(words).output().unwrap();
+        assert!(!read.stdout.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&read.stderr));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unread = driftline(words).stdout(writer).output().unwrap();
+        let told = String::from_utf8_lossy(&unread.stderr);
+        assert_eq!(unread.status.code(), read.status.code(), "{words:?}: {told}");
+        assert!(!told.contains("panicked"), "{words:?}: {told}");
+    }
+}
