@@ -5,7 +5,21 @@
 //! machine. Only speech leaves the stage; a chunk that became no part of a segment is dropped.
 //!
 //! Everything a session needs is keyed state, committed with the batch that changed it: a run that
-//! is killed in the middle of a word goes on in the middle of that word.
+//! is killed in the middle of a word goes on in the middle of that word. If the model was changed meanwhile, the new
+//! network begins afresh there.
+//!
+//! # Where a session begins and ends
+//!
+//! A session is what comes with one key up to the chunk that is marked as the last one. What is lost or comes again on
+//! the way there:
+//! - A gap of at most 10 s is filled with silence. A longer one ends the segment that is open, as the session's end
+//!   would, and what comes after it is heard as if nothing had been before. Positions and the numbers of segments go on.
+//! - A chunk that begins before the end of what was received is rejected; the last one ends its session nevertheless.
+//! - Chunk 0 at position 0 begins a new session if its event time is after that of the newest chunk: a client that has
+//!   lost its connection is back. What was open is ended and forgotten. A repeat of the first chunk has its event time,
+//!   by which it is known and rejected; so is a session that is sent again as a whole, event times included.
+//!
+//! Time alone ends no session: one that is left open stays until the input ends, or something more comes with its key.
 //!
 //! Two parameters may be injected: `clip_ms` cuts the ends off segments as some telephones do, `threshold_shift` moves both
 //! thresholds.
@@ -26,7 +40,7 @@ pub use config::Config;
 use crate::{
     config::BUILTIN,
     segmenter::{Rules, Segmenter},
-    session::Session,
+    session::{Fit, Session},
 };
 
 /// The `vad` kind of stage.
@@ -118,7 +132,7 @@ impl Stage for VadStage {
         out: &mut Emitter<'_, SpeechSegment>,
     ) -> Result<(), StageError> {
         // Chunks after a session's last one begin a new session: the batch is worked off in rounds
-        // in which each session ends at most once.
+        // in which each session begins and ends at most once.
         let mut rest: Vec<&Record<AudioChunk>> = batch.iter().collect();
         while !rest.is_empty() {
             rest = self.round(rest, out)?;
@@ -139,66 +153,111 @@ impl Stage for VadStage {
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
         self.sessions = session::restore(self.rules, entries)?;
+        let mut foreign = 0;
+        for session in self.sessions.values_mut() {
+            // A detector refuses a state of another network, even with nothing to hear.
+            if self.detector.detect(&mut [session.state()], &[&[]]).is_err() {
+                *session.state() = self.fresh.clone();
+                foreign += 1;
+            }
+        }
+        if foreign > 0 {
+            tracing::warn!(
+                sessions = foreign,
+                "the model is another one, open sessions go on with a fresh state of it"
+            );
+        }
         Ok(())
     }
 }
 
+/// What a round does with one session.
+struct Turn<'a> {
+    key: &'a Key,
+    /// The session that the first record ends.
+    before: Option<Session>,
+    session: Session,
+    /// The records that it accepted.
+    records: Vec<&'a Record<AudioChunk>>,
+    /// The record that ends it.
+    end: Option<&'a Record<AudioChunk>>,
+    /// Whether further records are for the next round.
+    full: bool,
+}
+
 impl VadStage {
-    /// Processes the records up to each session's last chunk and returns those beyond.
+    /// Makes a session that is heard from a position on.
+    fn begin(&self, origin: u64) -> Session {
+        Session::new(Segmenter::new(self.rules), self.fresh.clone(), origin)
+    }
+
+    /// Processes the records up to where each session ends or begins anew, and returns those beyond.
     fn round<'a>(
         &mut self,
         records: Vec<&'a Record<AudioChunk>>,
         out: &mut Emitter<'_, SpeechSegment>,
     ) -> Result<Vec<&'a Record<AudioChunk>>, StageError> {
         let mut beyond = Vec::new();
-        let mut order: Vec<Key> = Vec::new();
-        let mut work: HashMap<Key, (Session, Vec<&'a Record<AudioChunk>>)> = HashMap::new();
+        let mut turns: Vec<Turn<'a>> = Vec::new();
+        let mut places: HashMap<&'a Key, usize> = HashMap::new();
         for record in records {
-            let (session, accepted) = match work.get_mut(&record.key) {
-                Some(found) => found,
-                None => {
-                    order.push(record.key.clone());
-                    let new = || Session::new(Segmenter::new(self.rules), self.fresh.clone());
-                    let session = self.sessions.remove(&record.key).unwrap_or_else(new);
-                    work.entry(record.key.clone()).or_insert((session, Vec::new()))
-                }
-            };
-            if accepted.last().is_some_and(|last| last.value.last) {
+            let key = &record.key;
+            let place = *places.entry(key).or_insert(turns.len());
+            if place == turns.len() {
+                let session = self.sessions.remove(key).unwrap_or_else(|| self.begin(0));
+                turns.push(Turn { key, before: None, session, records: Vec::new(), end: None, full: false });
+            }
+            let turn = &mut turns[place];
+            let fit = turn.session.fit(record);
+            // What begins anew is the first of a round: what it ends has been heard by then, and all that is emitted on
+            // its behalf is emitted together.
+            turn.full |= !turn.records.is_empty() && matches!(fit, Ok(Fit::Anew));
+            if turn.full {
                 beyond.push(record);
                 continue;
             }
-            match session.accept(record) {
-                Ok(()) => accepted.push(record),
+            match fit {
+                Ok(fit) => {
+                    if fit == Fit::Anew {
+                        let before = std::mem::replace(&mut turn.session, self.begin(record.value.start));
+                        turn.before = before.has_begun().then_some(before);
+                    }
+                    turn.session.accept(record);
+                    turn.records.push(record);
+                }
                 Err(reason) => out.reject(record, reason),
+            }
+            if record.value.last {
+                turn.end = Some(record);
+                turn.full = true;
             }
         }
 
-        let mut ready: Vec<(Key, Session, Vec<&Record<AudioChunk>>)> = order
-            .into_iter()
-            .filter_map(|key| work.remove(&key).map(|(session, records)| (key, session, records)))
-            .collect();
-        let probabilities = self.detect(&mut ready)?;
-        for ((key, mut session, records), probabilities) in ready.into_iter().zip(probabilities) {
+        let probabilities = self.detect(&mut turns)?;
+        for (turn, probabilities) in turns.into_iter().zip(probabilities) {
+            let Turn { key, before, mut session, records, end, .. } = turn;
+            if let (Some(mut before), Some(first)) = (before, records.first()) {
+                session.follow(&mut before, first, key, out);
+            }
             session.hear(self.rules.threshold(), &records, &probabilities, out);
-            match records.last() {
-                Some(last) if last.value.last => {
-                    session.end(Some(last), &key, out);
-                    session.forget(&key, out);
+            if let Some(end) = end {
+                session.end(Some(end), key, out);
+                session.forget(key, out);
+            } else if session.has_begun() {
+                if !records.is_empty() {
+                    session.save(key, out)?;
                 }
-                _ => {
-                    session.save(&key, out)?;
-                    self.sessions.insert(key, session);
-                }
+                self.sessions.insert(key.clone(), session);
             }
         }
         Ok(beyond)
     }
 
     /// Runs the network over the whole frames of every session, side by side.
-    fn detect(&self, ready: &mut [(Key, Session, Vec<&Record<AudioChunk>>)]) -> Result<Vec<Vec<f32>>, StageError> {
-        let audio: Vec<Vec<f32>> = ready.iter_mut().map(|(_, session, _)| session.take_frames()).collect();
+    fn detect(&self, turns: &mut [Turn<'_>]) -> Result<Vec<Vec<f32>>, StageError> {
+        let audio: Vec<Vec<f32>> = turns.iter().map(|turn| turn.session.take_frames()).collect();
         let audio: Vec<&[f32]> = audio.iter().map(Vec::as_slice).collect();
-        let mut states: Vec<&mut SessionState> = ready.iter_mut().map(|(_, session, _)| session.state()).collect();
+        let mut states: Vec<&mut SessionState> = turns.iter_mut().map(|turn| turn.session.state()).collect();
         debug_assert!(audio.iter().all(|frames| frames.len() % CHUNK == 0));
         self.detector
             .detect(&mut states, &audio)

@@ -2,7 +2,8 @@
 //!
 //! Positions are samples from the session's beginning. `heard ≤ received`: what lies between fills
 //! no whole frame of the network yet. Chunks are kept from [`Session::needed`] on, the first
-//! sample that a later segment may contain.
+//! sample that a later segment may contain. The segmentation counts from `origin`, which is 0 but
+//! after a gap that was not filled; so do frames.
 //!
 //! State entries, all prefixed by the length (u32) and the bytes of the record key:
 //!
@@ -12,7 +13,8 @@
 //! ```
 //!
 //! Chunks are written once and removed once, so a long segment is not written again with every
-//! batch. Samples go as 16-bit integers, as they came.
+//! batch. Hence an entry may still name who held a chunk that became part of a segment since: that
+//! is so for the chunks that begin before the end of the last segment. Samples go as 16-bit integers, as they came.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -29,6 +31,8 @@ use crate::{
 
 /// Longest gap between two chunks that is filled with silence, in samples: 10 seconds.
 const MAX_GAP: u64 = 160_000;
+/// Latest start of a chunk, in samples: what it holds still has a position in milliseconds.
+const MAX_START: u64 = u64::MAX / 2_000;
 
 /// One session.
 pub(crate) struct Session {
@@ -46,6 +50,9 @@ pub(crate) struct Session {
 struct Fields {
     /// Of the segmenter, at the last save.
     segmenter: SegmenterState,
+    /// Where the segmentation began.
+    #[serde(default)]
+    origin: u64,
     received: u64,
     heard: u64,
     segments: u32,
@@ -64,6 +71,15 @@ struct Newest {
     ingested: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     probe: Option<Probe>,
+}
+
+/// How a chunk goes on with a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// After what was received, with silence between where something was lost.
+    Next,
+    /// By a segmentation of its own: after a gap that is too long, or as the first of a new session.
+    Anew,
 }
 
 /// What ended a segment.
@@ -91,14 +107,16 @@ impl Chunk {
 }
 
 impl Session {
-    pub(crate) fn new(segmenter: Segmenter, network: SessionState) -> Self {
+    /// Makes a session of which nothing was heard, and which is heard from a position on.
+    pub(crate) fn new(segmenter: Segmenter, network: SessionState, origin: u64) -> Self {
         Self {
             network,
             segmenter,
             fields: Fields {
                 segmenter: SegmenterState::default(),
-                received: 0,
-                heard: 0,
+                origin,
+                received: origin,
+                heard: origin,
                 segments: 0,
                 last_end: 0,
                 speech: VecDeque::new(),
@@ -115,16 +133,34 @@ impl Session {
         &mut self.network
     }
 
-    /// Takes a chunk; a gap before it is filled with silence.
-    pub(crate) fn accept(&mut self, record: &Record<AudioChunk>) -> Result<(), String> {
+    /// Whether any chunk was accepted.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.fields.newest.is_some()
+    }
+
+    /// Says how a chunk goes on with the session. Chunk 0 begins another one if it is later than the newest chunk; a
+    /// repeat of the first chunk is as old as that.
+    ///
+    /// # Errors
+    /// If the chunk begins before the end of what was received, or too far on.
+    pub(crate) fn fit(&self, record: &Record<AudioChunk>) -> Result<Fit, String> {
         let (chunk, received) = (&record.value, self.fields.received);
-        if chunk.start < received || chunk.start - received > MAX_GAP {
-            return Err(format!(
-                "start: found {}, allowed {received} to {} for the next chunk of this session",
-                chunk.start,
-                received + MAX_GAP
-            ));
+        if (received..=MAX_START).contains(&chunk.start) {
+            return Ok(if chunk.start - received > MAX_GAP { Fit::Anew } else { Fit::Next });
         }
+        let later = self.fields.newest.as_ref().is_some_and(|newest| record.event_time > newest.event_time);
+        if later && (chunk.chunk, chunk.start) == (0, 0) {
+            return Ok(Fit::Anew);
+        }
+        Err(format!(
+            "start: found {}, allowed {received} to {MAX_START} for the next chunk of this session",
+            chunk.start
+        ))
+    }
+
+    /// Takes the next chunk; a gap before it is filled with silence.
+    pub(crate) fn accept(&mut self, record: &Record<AudioChunk>) {
+        let (chunk, received) = (&record.value, self.fields.received);
         let gap = (chunk.start - received) as usize;
         if gap > 0 {
             self.chunks.push_back(Chunk { start: received, samples: vec![0.0; gap], held: None, saved: false });
@@ -132,8 +168,30 @@ impl Session {
         self.fields.received = chunk.start + chunk.samples.len() as u64;
         self.ending = chunk.last;
         self.fields.session.clone_from(&chunk.session);
+        self.fields.newest = Some(Newest {
+            id: record.context.id.clone(),
+            event_time: record.event_time,
+            ingested: record.context.ingested,
+            probe: record.context.probe.clone(),
+        });
         self.chunks.push_back(Chunk { start: chunk.start, samples: chunk.samples.clone(), held: None, saved: false });
-        Ok(())
+    }
+
+    /// Ends the session before this one on behalf of this one's first record. After a gap it is the same session: the
+    /// segments are counted on.
+    pub(crate) fn follow(
+        &mut self,
+        before: &mut Self,
+        record: &Record<AudioChunk>,
+        key: &Key,
+        out: &mut Emitter<'_, SpeechSegment>,
+    ) {
+        before.end(Some(record), key, out);
+        before.forget(key, out);
+        if self.fields.origin > 0 {
+            self.fields.segments = before.fields.segments;
+            self.fields.last_end = before.fields.last_end;
+        }
     }
 
     /// Returns the audio not heard yet, in whole frames; the session's last one is filled with
@@ -165,7 +223,7 @@ impl Session {
                 // Moving the probabilities down moves the thresholds up.
                 let Some(probability) = left.next().map(|probability| probability - shift) else { break };
                 if probability >= threshold {
-                    self.fields.speech.push_back(self.fields.heard / CHUNK as u64);
+                    self.fields.speech.push_back((self.fields.heard - self.fields.origin) / CHUNK as u64);
                 }
                 self.fields.heard += CHUNK as u64;
                 self.segmenter.push(probability, &mut events);
@@ -173,12 +231,6 @@ impl Session {
                     self.emit(event, Ending::Silence, record, out);
                 }
             }
-            self.fields.newest = Some(Newest {
-                id: record.context.id.clone(),
-                event_time: record.event_time,
-                ingested: record.context.ingested,
-                probe: record.context.probe.clone(),
-            });
             self.give_up(self.needed(), out);
         }
     }
@@ -187,7 +239,7 @@ impl Session {
     /// where the audio ended so far, and the newest record stands for the cause.
     pub(crate) fn end(&mut self, record: Option<&Record<AudioChunk>>, key: &Key, out: &mut Emitter<'_, SpeechSegment>) {
         let mut events = Vec::new();
-        self.segmenter.finish(self.fields.received, &mut events);
+        self.segmenter.finish(self.fields.received - self.fields.origin, &mut events);
         for event in events {
             match (record, &self.fields.newest) {
                 (Some(record), _) => self.emit(event, Ending::Session, record, out),
@@ -229,14 +281,15 @@ impl Session {
     ) {
         let SegmentEvent::Ended { start, end } = event else { return };
         let clip = (out.parameter(&CLIP, cause) * f64::from(SAMPLE_RATE) / 1_000.0) as u64;
-        let (start, end) = (start + clip, end.saturating_sub(clip));
+        let origin = self.fields.origin;
+        let (start, end) = (origin + start + clip, (origin + end).saturating_sub(clip));
         if start >= end {
             // Its chunks are dropped when they are given up.
             return;
         }
         let inside = |chunk: &&mut Chunk| chunk.start < end && chunk.end() > start;
         let parts = self.chunks.iter_mut().filter(inside).filter_map(|chunk| chunk.held.take()).collect();
-        let frames = start / CHUNK as u64..end.div_ceil(CHUNK as u64);
+        let frames = (start - origin) / CHUNK as u64..(end - origin).div_ceil(CHUNK as u64);
         let speech = self.fields.speech.iter().filter(|frame| frames.contains(frame)).count();
         let value = SpeechSegment {
             session: self.fields.session.clone(),
@@ -258,7 +311,7 @@ impl Session {
 
     /// Returns the first sample that a later segment may contain.
     fn needed(&self) -> u64 {
-        self.segmenter.needed_from().min(self.fields.heard)
+        (self.fields.origin + self.segmenter.needed_from()).min(self.fields.heard)
     }
 
     /// Gives up the chunks that end before a position; those still held are dropped.
@@ -270,7 +323,8 @@ impl Session {
                 self.given_up.push(chunk.start);
             }
         }
-        while self.fields.speech.front().is_some_and(|frame| (frame + 1) * CHUNK as u64 <= before) {
+        let origin = self.fields.origin;
+        while self.fields.speech.front().is_some_and(|frame| origin + (frame + 1) * CHUNK as u64 <= before) {
             self.fields.speech.pop_front();
         }
     }
@@ -383,6 +437,9 @@ pub(crate) fn restore(rules: Rules, entries: Vec<(Bytes, Bytes)>) -> Result<Hash
     for (key, (fields, network)) in fields {
         let mut chunks = chunks.remove(&key).unwrap_or_default();
         chunks.sort_by_key(|chunk| chunk.start);
+        for chunk in chunks.iter_mut().filter(|chunk| chunk.start < fields.last_end) {
+            chunk.held = None;
+        }
         let segmenter = Segmenter::resume(rules, fields.segmenter.clone());
         let chunks = chunks.into();
         sessions.insert(key, Session { network, segmenter, fields, chunks, given_up: Vec::new(), ending: false });

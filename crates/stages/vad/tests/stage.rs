@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use driftline_payloads::{AudioChunk, SpeechSegment};
@@ -60,7 +65,11 @@ fn messages(chunks: &[AudioChunk]) -> Vec<Message> {
 }
 
 fn stage() -> Box<dyn OpenStage> {
-    StageDef::of::<Vad>().open(&toml::Table::new()).unwrap()
+    stage_with("")
+}
+
+fn stage_with(config: &str) -> Box<dyn OpenStage> {
+    StageDef::of::<Vad>().open(&config.parse().unwrap()).unwrap()
 }
 
 fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator> {
@@ -89,11 +98,18 @@ fn injections(changes: &[(&str, f64, i64)]) -> Injections {
     Injections::new(changes.iter().map(injection).collect())
 }
 
+/// Makes speech of every frame, whatever it holds.
+fn all_speech() -> Injections {
+    injections(&[("threshold_shift", -1.0, 0)])
+}
+
 /// What the log holds after some batches.
 #[derive(Default)]
 struct Log {
     /// Id, key and value of each output.
     outputs: Vec<(String, Bytes, Bytes)>,
+    /// What each output was made from.
+    parents: Vec<String>,
     state: BTreeMap<Bytes, Bytes>,
     counts: Counts,
     rejected: usize,
@@ -103,6 +119,7 @@ impl Log {
     fn commit(&mut self, effects: Effects) {
         for output in effects.outputs {
             let id = output.headers.get_str(wire::CE_ID).unwrap().to_owned();
+            self.parents.push(output.headers.get_str(wire::PARENTS).unwrap_or_default().to_owned());
             self.outputs.push((id, output.key.unwrap(), output.value.unwrap()));
         }
         for change in effects.state {
@@ -132,6 +149,18 @@ fn work(stage: &dyn OpenStage, messages: &[Message], cuts: &[(usize, bool)]) -> 
 }
 
 fn work_with(stage: &dyn OpenStage, injections: &Injections, messages: &[Message], cuts: &[(usize, bool)]) -> Log {
+    let (mut log, mut operator) = work_unflushed(stage, injections, messages, cuts);
+    log.commit(operator.flush().unwrap());
+    log
+}
+
+/// The same as long as more may come.
+fn work_unflushed(
+    stage: &dyn OpenStage,
+    injections: &Injections,
+    messages: &[Message],
+    cuts: &[(usize, bool)],
+) -> (Log, Box<dyn Operator>) {
     let mut log = Log::default();
     let mut operator_now = operator(stage, injections);
     let mut at = 0;
@@ -144,8 +173,18 @@ fn work_with(stage: &dyn OpenStage, injections: &Injections, messages: &[Message
             operator_now.restore(log.state.clone().into_iter().collect()).unwrap();
         }
     }
-    log.commit(operator_now.flush().unwrap());
-    log
+    (log, operator_now)
+}
+
+/// Requires that the outcome is the same if the process is killed after every message.
+fn assert_kills_change_nothing(stage: &dyn OpenStage, injections: &Injections, messages: &[Message], whole: &Log) {
+    let cuts: Vec<_> = (1..messages.len()).map(|cut| (cut, true)).collect();
+    let parts = work_with(stage, injections, messages, &cuts);
+    assert_eq!(parts.outputs, whole.outputs);
+    assert_eq!(parts.parents, whole.parents);
+    assert_eq!(parts.counts, whole.counts);
+    assert_eq!(parts.counts.held, 0);
+    assert!(parts.state.is_empty());
 }
 
 /// Two sessions, their chunks interleaved.
@@ -259,4 +298,128 @@ fn a_session_without_an_end_is_flushed() {
     let log = work(&*stage, &messages(&all), &[(15, true)]);
     assert_eq!(log.segments().len(), 1, "speech goes on to the end");
     assert!(log.state.is_empty());
+}
+
+#[test]
+fn a_gap_that_is_too_long_ends_a_segment_and_the_session_goes_on() {
+    let stage = stage();
+    let mut all = chunks("gap", &[0.1; 40_000], 1_000);
+    // 12.5 s are lost.
+    for chunk in &mut all[20..] {
+        chunk.start += 200_000;
+    }
+    let messages = messages(&all);
+    let log = work_with(&*stage, &all_speech(), &messages, &[]);
+    assert_eq!((log.rejected, log.counts.used), (0, 40));
+    let [before, after] = &log.segments()[..] else { panic!() };
+    assert_eq!((before.segment, before.start_ms, before.end_ms), (0, 0, 1_250));
+    assert_eq!((before.samples.len(), before.silence_after_ms), (20_000, None));
+    assert_eq!((after.segment, after.start_ms, after.end_ms), (1, 13_750, 15_000));
+    assert_eq!((after.samples.len(), after.silence_before_ms, after.speech_ratio), (20_000, 12_500, 1.0));
+    assert_kills_change_nothing(&*stage, &all_speech(), &messages, &log);
+
+    // Nor does a session need its beginning.
+    let rest = work_with(&*stage, &all_speech(), &messages[20..], &[]);
+    let [segment] = &rest.segments()[..] else { panic!() };
+    assert_eq!((segment.segment, segment.start_ms, segment.end_ms), (0, 13_750, 15_000));
+}
+
+#[test]
+fn what_a_chunk_ends_and_what_it_holds_itself_have_names_of_their_own() {
+    let stage = stage_with("max_speech_duration_s = 0.3");
+    let [a, b] = ["a", "b"].map(|session| {
+        let mut all = chunks(session, &[0.1; 40_000], 20_000);
+        all[1].start += 200_000;
+        all
+    });
+    let messages = messages(&[&a[..1], &b[..1], &a[1..], &b[1..]].concat());
+    let log = work_with(&*stage, &all_speech(), &messages, &[]);
+    assert_eq!(log.rejected, 0);
+    let ids: BTreeSet<&String> = log.outputs.iter().map(|(id, _, _)| id).collect();
+    assert_eq!(ids.len(), log.outputs.len());
+    assert_kills_change_nothing(&*stage, &all_speech(), &messages, &log);
+}
+
+#[test]
+fn chunk_0_begins_a_new_session_unless_it_is_a_repeat() {
+    let stage = stage();
+    let first = chunks("again", &[0.1; 20_000], 1_000);
+    let second = chunks("again", &[0.2; 10_000], 1_000);
+    // The first chunk comes three times, and the end never.
+    let mut messages = messages(&[&first[..1], &first[..1], &first[1..12], &first[..1], &second[..]].concat());
+    for repeat in [1, 13] {
+        messages[repeat].timestamp = messages[0].timestamp;
+    }
+    let log = work_with(&*stage, &all_speech(), &messages, &[]);
+    assert_eq!((log.rejected, log.counts.used), (2, 22));
+    let [before, after] = &log.segments()[..] else { panic!() };
+    assert_eq!((before.segment, before.start_ms, before.end_ms, before.silence_after_ms), (0, 0, 750, None));
+    assert!(before.samples.iter().all(|sample| *sample < 0.15));
+    assert_eq!((after.segment, after.start_ms, after.end_ms, after.silence_before_ms), (0, 0, 625, 0));
+    assert!(after.samples.iter().all(|sample| *sample > 0.15));
+    assert_kills_change_nothing(&*stage, &all_speech(), &messages, &log);
+}
+
+#[test]
+fn a_last_chunk_that_is_rejected_ends_its_session() {
+    let stage = stage();
+    let mut all = chunks("end", &[0.1; 12_000], 1_000);
+    all[11].start = 5_000;
+    let messages = messages(&all);
+    for cuts in [vec![], vec![(11, true)]] {
+        let (log, _) = work_unflushed(&*stage, &all_speech(), &messages, &cuts);
+        assert_eq!((log.rejected, log.counts.used, log.counts.held), (1, 11, 0));
+        let [segment] = &log.segments()[..] else { panic!() };
+        assert_eq!((segment.start_ms, segment.samples.len()), (0, 11_000));
+        assert!(log.state.is_empty());
+    }
+}
+
+#[test]
+fn a_session_that_accepted_nothing_is_not_kept() {
+    let stage = stage();
+    let mut all = chunks("nowhere", &[0.1; 2_000], 1_000);
+    all[0].start = u64::MAX;
+    let (log, _) = work_unflushed(&*stage, &all_speech(), &messages(&all[..1]), &[]);
+    assert_eq!(log.rejected, 1);
+    assert!(log.state.is_empty());
+}
+
+#[test]
+fn open_sessions_go_on_with_another_network() {
+    let stage = stage();
+    let messages = messages(&chunks("open", &[0.1; 20_000], 1_000));
+    let (mut log, _) = work_unflushed(&*stage, &all_speech(), &messages[..10], &[]);
+    // Instead of the state of our network one of Silero's: layout, network, length, then as many zeros.
+    let mut network: Vec<u8> = vec![1, 1, 0, 1];
+    network.resize(4 + 4 * (64 + 256), 0);
+    let fields = log.state.iter_mut().find(|(key, _)| key.len() == 4 + "open".len() + 1);
+    let (_, value) = fields.unwrap();
+    let json = u32::from_be_bytes(value[..4].try_into().unwrap()) as usize;
+    let mut changed = value[..4 + json].to_vec();
+    changed.extend(network);
+    *value = changed.into();
+
+    let mut operator = operator(&*stage, &all_speech());
+    operator.restore(log.state.clone().into_iter().collect()).unwrap();
+    log.commit(operator.process(&messages[10..], Duration::ZERO).unwrap());
+    assert_eq!((log.rejected, log.counts.used), (0, 20));
+    let [segment] = &log.segments()[..] else { panic!() };
+    assert_eq!((segment.start_ms, segment.end_ms), (0, 1_250));
+    assert!(log.state.is_empty());
+}
+
+#[test]
+fn a_chunk_of_two_segments_is_a_part_once() {
+    for config in ["max_speech_duration_s = 0.3", "max_speech_duration_s = 0.3\nspeech_pad_ms = 0"] {
+        let stage = stage_with(config);
+        let messages = messages(&chunks("long", &[0.1; 20_000], 1_500));
+        for clip_ms in [0.0, 20.0] {
+            let injections = injections(&[("threshold_shift", -1.0, 0), ("clip_ms", clip_ms, 0)]);
+            let whole = work_with(&*stage, &injections, &messages, &[]);
+            assert!(whole.outputs.len() > 2, "{}", whole.outputs.len());
+            assert_eq!(whole.counts.read, whole.counts.used + whole.counts.dropped);
+            assert_kills_change_nothing(&*stage, &injections, &messages, &whole);
+        }
+    }
 }
