@@ -85,6 +85,12 @@ impl Vocabulary {
         self.names.get(usize::from(code).checked_sub(1)?).map(String::as_str)
     }
 
+    /// Returns the names, in the order of their numbers.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Returns how many numbers there are, 0 included.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -170,6 +176,20 @@ impl History {
         let excess = self.recent.len().saturating_sub(RECENT);
         let expired = self.recent.iter().take_while(|past| past.time_ms < oldest).count();
         self.recent.drain(..excess.max(expired));
+    }
+
+    /// Gives every category another number; the weights of those that get the same one are added.
+    pub fn renumber(&mut self, number: impl Fn(u8) -> u8) {
+        for past in &mut self.recent {
+            past.category = number(past.category);
+        }
+        for (category, weight) in std::mem::take(&mut self.counts) {
+            let category = number(category);
+            match self.counts.iter_mut().find(|(known, _)| *known == category) {
+                Some((_, sum)) => *sum += weight,
+                None => self.counts.push((category, weight)),
+            }
+        }
     }
 
     /// Returns the weight of all categories.
@@ -331,5 +351,18 @@ mod tests {
         assert_eq!((history.recent.len(), history.events), (3, 4));
         history.observe(event(2_051), fading);
         assert_eq!((history.recent.len(), history.events), (1, 1), "nothing is left after the expiry");
+    }
+
+    #[test]
+    fn numbers_change_and_weights_of_the_same_number_are_added() {
+        let mut history = History::default();
+        for category in [1, 2, 3, 1] {
+            let event = Past { time_ms: 7, action: Action::View, category, product: String::new() };
+            history.observe(event, Fading::default());
+        }
+        history.renumber(|category| if category == 1 { 9 } else { 0 });
+        assert_eq!(history.counts, [(9, 2.0), (0, 2.0)]);
+        let recent: Vec<u8> = history.recent.iter().map(|past| past.category).collect();
+        assert_eq!(recent, [9, 0, 0, 9]);
     }
 }

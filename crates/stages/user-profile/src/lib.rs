@@ -19,19 +19,29 @@
 //!
 //! **Time** comes from the events. An event before the user's newest one counts as of that one's time
 //! if it is at most `max_late` before, and is rejected otherwise. An event more than `max_ahead` after,
-//! or `expiry` before, the partition's clock (the highest median of the times of five events in a row) is rejected.
+//! or `expiry` before, the partition's clock is rejected.
+//!
+//! The clock is the highest median of what the last five users said last, whether it was rejected or not. So one
+//! device that runs wrong does not move it, and after a silence longer than `max_ahead` three users do. A user who is
+//! not among the partition's last hundred events is not asked any more. Where fewer than five are left, the median is
+//! theirs, of an even number the lower one in the middle: of two users the one behind is believed, and one alone once
+//! nobody else was heard for a hundred events. A new partition has no clock, and rejects nothing for it, until it has
+//! met five users or had a hundred events.
 //!
 //! **Erasure.** An event of kind `erase` removes all that is kept of the user: memory, changelog (a
-//! tombstone), and, by an empty profile, what later stages know.
+//! tombstone), what they said to the clock, and, by an empty profile, what later stages know.
 //!
 //! **Injections.** `threshold_shift` is added to the threshold.
 //!
 //! **State** is one entry a user, some 250 bytes, committed with the outputs: a run that was killed
 //! goes on as if it had not been. A user of whom nothing came for twice the expiry is removed; nobody
-//! can tell, since what is older than the expiry counts for nothing.
+//! can tell, since what is older than the expiry counts for nothing. Beside the users stand the clock and
+//! the names of the model's categories: with another model, a history still means the same categories, and
+//! those that the model does not know count as *other*.
 
 mod clock;
 mod config;
+mod numbers;
 
 use std::{collections::HashMap, path::Path};
 
@@ -45,13 +55,15 @@ pub use config::Config;
 use crate::{
     clock::Clock,
     config::{BUILTIN, Rules},
+    numbers::{Numbers, Tag},
 };
 
 /// Most interests in a profile.
 const INTERESTS: usize = 5;
-/// The state entry of the clock; those of users begin with [`USER`].
+/// The state entry of the clock; those of users begin with [`USER`], those of names of categories with [`NAMES`].
 const CLOCK: &[u8] = b"c";
 const USER: u8 = b'u';
+const NAMES: u8 = b'n';
 const DAY_MS: i64 = 86_400_000;
 
 static THRESHOLD_SHIFT: Parameter = Parameter {
@@ -98,6 +110,8 @@ impl StageKind for UserProfileKind {
             clock: Clock::default(),
             swept_day: i64::MIN,
             users: HashMap::new(),
+            tag: numbers::tag(self.profiler.vocabulary()),
+            named: false,
         }
     }
 }
@@ -111,6 +125,10 @@ pub struct UserProfileStage {
     swept_day: i64,
     /// The bytes of each history, by the user's name. Bytes, because a million of them must fit.
     users: HashMap<Box<str>, Box<[u8]>>,
+    /// What the state calls the model's vocabulary.
+    tag: Tag,
+    /// Whether the state has the names of its categories.
+    named: bool,
 }
 
 /// A profile to be written once the network has answered.
@@ -131,14 +149,18 @@ impl Stage for UserProfileStage {
         let mut pending = Vec::with_capacity(batch.len());
         for record in batch {
             let event = &record.value;
-            let accepted = self.check_clock(event);
-            self.clock.hear(event.time_ms);
-            if let Err(reason) = accepted {
-                out.reject(record, reason);
-                continue;
-            }
+            // Nobody speaks to the clock in the name of somebody else.
             if record.key.as_bytes() != event.user.as_bytes() {
                 out.reject(record, "key: found another one than the user, allowed is the user");
+                continue;
+            }
+            let accepted = self.check_clock(event);
+            match (event.kind, &accepted) {
+                (ClickKind::Erase, Ok(())) => self.clock.hear_erasure(&event.user, event.time_ms),
+                _ => self.clock.hear(&event.user, event.time_ms),
+            }
+            if let Err(reason) = accepted {
+                out.reject(record, reason);
                 continue;
             }
             let history = match open.get_mut(&*event.user) {
@@ -186,15 +208,22 @@ impl Stage for UserProfileStage {
     }
 
     fn restore(&mut self, entries: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
+        let mut numbers = Numbers::new(self.profiler.vocabulary(), self.tag);
+        for (key, value) in &entries {
+            if let Some((&NAMES, tag)) = key.split_first() {
+                numbers.learn(tag, value).ok_or_else(damaged)?;
+                self.named |= tag == self.tag;
+            }
+        }
         self.users.reserve(entries.len());
         for (key, value) in entries {
             match key.split_first() {
                 Some((&USER, name)) => {
                     let name = std::str::from_utf8(name).map_err(|_| damaged())?;
-                    History::decode(&value).ok_or_else(damaged)?;
                     // Copied: a slice would keep the whole block of the log that it lies in.
-                    self.users.insert(name.into(), (*value).into());
+                    self.users.insert(name.into(), numbers.history(&value).ok_or_else(damaged)?);
                 }
+                Some((&NAMES, _)) => {}
                 _ if key == CLOCK => self.clock = Clock::from_bytes(&value).ok_or_else(damaged)?,
                 _ => return Err(damaged()),
             }
@@ -220,13 +249,19 @@ impl UserProfileStage {
 
     /// Keeps the histories of a batch, in memory and in the changelog.
     fn keep(&mut self, order: &[&str], open: &HashMap<&str, Option<History>>, out: &mut Emitter<'_, UserProfile>) {
+        if !self.named {
+            out.put_state(state_key(NAMES, &self.tag), numbers::lines(self.profiler.vocabulary()));
+            self.named = true;
+        }
+        let mut bytes = Vec::with_capacity(384);
         for &user in order {
             match open.get(user) {
                 Some(Some(history)) => {
-                    let mut bytes = Vec::with_capacity(384);
+                    bytes.clear();
                     history.encode(&mut bytes);
+                    self.users.insert(user.into(), bytes.as_slice().into());
+                    bytes.extend_from_slice(&self.tag);
                     out.put_state(user_key(user), Bytes::copy_from_slice(&bytes));
-                    self.users.insert(user.into(), bytes.into_boxed_slice());
                 }
                 _ => {
                     out.delete_state(user_key(user));
@@ -310,10 +345,19 @@ impl UserProfileStage {
 }
 
 fn user_key(user: &str) -> Bytes {
-    let mut key = Vec::with_capacity(1 + user.len());
-    key.push(USER);
-    key.extend_from_slice(user.as_bytes());
+    state_key(USER, user.as_bytes())
+}
+
+fn state_key(kind: u8, name: &[u8]) -> Bytes {
+    let mut key = Vec::with_capacity(1 + name.len());
+    key.push(kind);
+    key.extend_from_slice(name);
     key.into()
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo): the state has hashes, so they must never change.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn damaged() -> StageError {

@@ -1,12 +1,16 @@
 //! What the stage makes of a user's events does not depend on how they were batched, nor on where the
-//! process was killed and its state restored; what cannot be true is refused; who asks for it is
-//! forgotten.
+//! process was killed and its state restored; what cannot be true is refused, whoever says it how often;
+//! who asks for it is forgotten; with another model a history means the same categories.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use driftline_models::{
+    parameters::Parameters,
+    profile::{CALIBRATION, CATEGORIES_FILE, Network, WEIGHTS_FILE},
+};
 use driftline_payloads::{Answer, ClickEvent, ClickKind, UserProfile};
 use driftline_stage::{
     OpenStage, Payload, StageDef,
@@ -45,6 +49,12 @@ fn messages(events: &[ClickEvent]) -> Vec<Message> {
         message(offset, &event.user, value.freeze())
     };
     events.iter().enumerate().map(message).collect()
+}
+
+/// Looks of five users in turn, a minute apart.
+fn steady(from_ms: i64, count: i64) -> Vec<ClickEvent> {
+    let user = |n: i64| USERS[n as usize % USERS.len()];
+    (0..count).map(|n| click(user(n), ClickKind::View, 1, CATEGORIES[0], from_ms + n * 60_000)).collect()
 }
 
 fn stage(config: &str) -> Box<dyn OpenStage> {
@@ -95,6 +105,12 @@ impl Log {
     fn profiles(&self) -> Vec<UserProfile> {
         self.outputs.iter().map(|(_, _, value)| UserProfile::decode(value).unwrap()).collect()
     }
+
+    /// The users of whom something is kept.
+    fn users(&self) -> Vec<String> {
+        let names = self.state.keys().filter_map(|key| key.strip_prefix(b"u"));
+        names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
 }
 
 /// Works messages off in batches that end at the cuts; where `restart` is set, the operator is thrown
@@ -115,12 +131,33 @@ fn work(stage: &dyn OpenStage, messages: &[Message], cuts: &[(usize, bool)]) -> 
     log
 }
 
+/// Works events off from the state that the log holds, as a new process does.
+fn go_on(stage: &dyn OpenStage, log: &mut Log, events: &[ClickEvent]) {
+    let mut operator = operator(stage);
+    operator.restore(log.state.clone().into_iter().collect()).unwrap();
+    log.commit(operator.process(&messages(events), Duration::ZERO).unwrap());
+}
+
+/// Writes a model that knows these categories and returns the config that names it.
+fn model(name: &str, categories: &[&str]) -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).unwrap();
+    let mut shapes = Network::shapes(categories.len() + 1);
+    shapes.push((CALIBRATION.to_owned(), vec![10], 1.0));
+    let (parameters, _) = Parameters::draw(&shapes, 1).unwrap();
+    parameters.write(&folder.join(WEIGHTS_FILE)).unwrap();
+    fs::write(folder.join(CATEGORIES_FILE), categories.join("\n")).unwrap();
+    format!("model = {:?}", folder.to_str().unwrap())
+}
+
+const USERS: [&str; 5] = ["ann", "bob", "cat", "dan", "fay"];
 const CATEGORIES: [&str; 5] = ["auto/tyres", "auto/care", "baby/prams", "home/kitchen", "not/known"];
 
 prop_compose! {
-    /// Few users, so that they meet often; clocks that jump, mostly a little, at times by months.
+    /// Few users, so that they meet often, but enough for a clock; times that jump, mostly a little, at times by
+    /// months.
     fn event()(
-        user in 0u32..4, kind in 0usize..24, product in 0u32..40, category in 0usize..CATEGORIES.len(),
+        user in 0u32..6, kind in 0usize..24, product in 0u32..40, category in 0usize..CATEGORIES.len(),
         jump in prop_oneof![8 => 0i64..10 * HOUR, 1 => -3 * HOUR..0, 1 => -100 * DAY..100 * DAY],
     ) -> (u32, ClickKind, u32, usize, i64) {
         // One in 24 asks to be forgotten.
@@ -211,8 +248,7 @@ fn an_erasure_leaves_nothing() {
 
 #[test]
 fn what_cannot_be_true_is_a_dead_letter_that_says_why() {
-    let steady = |n: i64| click("bob", ClickKind::View, 1, CATEGORIES[0], NOW + n * 60_000);
-    let mut events: Vec<_> = (0..20).map(steady).collect();
+    let mut events = steady(NOW, 20);
     events.extend([
         // A little late: counted as of the newest event.
         click("bob", ClickKind::View, 2, CATEGORIES[0], NOW),
@@ -243,8 +279,124 @@ fn users_of_whom_nothing_comes_are_removed() {
     let mut events = vec![click("ann", ClickKind::View, 1, CATEGORIES[0], NOW)];
     events.extend((0..200).map(|n| click("bob", ClickKind::View, 1, CATEGORIES[0], NOW + n * DAY)));
     let log = work(&*stage(""), &messages(&events), &[(50, true), (100, false)]);
-    let keys: Vec<_> = log.state.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-    assert_eq!(keys, ["c", "ubob"]);
+    assert_eq!(log.users(), ["bob"]);
+}
+
+#[test]
+fn one_clock_that_is_far_ahead_moves_nothing_however_much_it_says() {
+    for count in [3, 20] {
+        let mut events = steady(NOW, 20);
+        events.extend((0..count).map(|n| click("eve", ClickKind::View, 1, CATEGORIES[0], NOW + 300 * DAY + n)));
+        events.extend(steady(NOW + HOUR, 20));
+        let restarts = [(20, true), (20 + count as usize, true)];
+        let log = work(&*stage(""), &messages(&events), &restarts);
+        assert_eq!((log.profiles().len(), log.counts.rejected), (40, count as u64), "{:?}", log.reasons);
+        assert!(log.reasons.iter().all(|reason| reason.contains("after the partition's clock")), "{:?}", log.reasons);
+        assert_eq!(log.users(), USERS);
+        // Nobody's history was lost.
+        let events: u32 = log.profiles()[35..].iter().map(|profile| profile.events).sum();
+        assert_eq!(events, 40);
+    }
+}
+
+#[test]
+fn one_clock_that_is_far_ahead_at_the_start_moves_nothing() {
+    let mut events: Vec<_> =
+        (0..20).map(|n| click("eve", ClickKind::View, 1, CATEGORIES[0], NOW + 300 * DAY + n)).collect();
+    events.extend(steady(NOW, 40));
+    let log = work(&*stage(""), &messages(&events), &[(20, true), (30, true)]);
+    assert_eq!(log.counts.rejected, 0, "{:?}", log.reasons);
+    assert_eq!(log.users(), ["ann", "bob", "cat", "dan", "eve", "fay"]);
+}
+
+#[test]
+fn users_who_all_moved_on_move_the_clock() {
+    let mut events = steady(NOW, 5);
+    events.extend(steady(NOW + 200 * DAY, 5));
+    let log = work(&*stage(""), &messages(&events), &[(5, true)]);
+    // Three are asked before it is believed.
+    assert_eq!((log.profiles().len(), log.counts.rejected), (7, 3), "{:?}", log.reasons);
+    assert_eq!(log.users(), ["dan", "fay"]);
+}
+
+#[test]
+fn two_users_have_a_clock() {
+    let look = |user: &str, hours: i64| click(user, ClickKind::View, 1, CATEGORIES[0], NOW + hours * HOUR);
+    let mut events: Vec<_> = (0..200).map(|n| look(USERS[n as usize % 2], 12 * n)).collect();
+    events.extend((0..20).map(|n| look("bob", 2_400 + 300 * 24 + n)));
+    events.extend([look("ann", 2_400), look("cat", 0)]);
+    let log = work(&*stage(""), &messages(&events), &[(60, true), (150, true), (210, true)]);
+    assert_eq!((log.profiles().len(), log.counts.rejected), (201, 21), "{:?}", log.reasons);
+    assert!(log.reasons[20].contains("before the partition's clock"), "{:?}", log.reasons);
+    assert_eq!(log.users(), ["ann", "bob"]);
+}
+
+#[test]
+fn nobody_speaks_to_the_clock_in_the_name_of_others() {
+    let mut messages = messages(&[steady(NOW, 20), steady(NOW + 300 * DAY, 5), steady(NOW + HOUR, 5)].concat());
+    for message in &mut messages[20..25] {
+        message.key = Some(Bytes::from_static(b"eve"));
+    }
+    let log = work(&*stage(""), &messages, &[]);
+    assert_eq!((log.profiles().len(), log.counts.rejected), (25, 5), "{:?}", log.reasons);
+    assert_eq!(log.users(), USERS);
+}
+
+/// The categories of the last profile's history.
+fn recent(log: &Log) -> Vec<Option<String>> {
+    log.profiles().pop().unwrap().recent.into_iter().map(|past| past.category).collect()
+}
+
+fn named(categories: &[&str]) -> Vec<Option<String>> {
+    let named = |name: &&str| Some((*name).to_owned()).filter(|name| !name.is_empty());
+    categories.iter().map(named).collect()
+}
+
+#[test]
+fn with_another_model_a_history_means_the_same_categories() {
+    let (bundled, own) = (stage(""), stage(&model("three-categories", &["baby/prams", "pet/food", "auto/tyres"])));
+    let view = |user: &str, category: &str, after: i64| click(user, ClickKind::View, 1, category, NOW + after);
+    let visit = |user: &str, after: i64| click(user, ClickKind::Visit, 0, "", NOW + after);
+    let looks = ["auto/tyres", "home/kitchen", "auto/tyres", "auto/care", "baby/prams"];
+    let mut events = vec![view("bob", "home/kitchen", 0)];
+    events.extend(looks.iter().zip(0..).map(|(category, after)| view("ann", category, after)));
+    let mut log = work(&*bundled, &messages(&events), &[]);
+    assert_eq!(recent(&log), named(&looks));
+    let before = log.profiles().pop().unwrap();
+    go_on(&*own, &mut log, &[visit("ann", 10)]);
+    assert_eq!(recent(&log), named(&["auto/tyres", "", "auto/tyres", "", "baby/prams", ""]));
+    let profile = log.profiles().pop().unwrap();
+    let interests: Vec<&str> = profile.interests.iter().map(|interest| &*interest.category).collect();
+    assert_eq!(interests, ["auto/tyres", "baby/prams"]);
+    assert!((profile.activity - before.activity).abs() < 1e-3, "{profile:?} {before:?}");
+    // Once more, now that the state has histories of both.
+    go_on(&*own, &mut log, &[visit("ann", 20)]);
+    assert_eq!(recent(&log), named(&["auto/tyres", "", "auto/tyres", "", "baby/prams", "", ""]));
+    // And back: who did not come meanwhile has lost nothing.
+    go_on(&*bundled, &mut log, &[visit("ann", 30)]);
+    assert_eq!(recent(&log), named(&["auto/tyres", "", "auto/tyres", "", "baby/prams", "", "", ""]));
+    go_on(&*bundled, &mut log, &[visit("bob", 40)]);
+    assert_eq!(recent(&log), named(&["home/kitchen", ""]));
+}
+
+#[test]
+fn histories_from_before_the_names_were_kept_are_the_models() {
+    let (bundled, own) = (stage(""), stage(&model("one-category", &["pet/food"])));
+    let look = click("ann", ClickKind::View, 1, "auto/tyres", NOW);
+    let mut log = work(&*bundled, &messages(&[look]), &[]);
+    log.state.retain(|key, _| key[0] != b'n');
+    let error = operator(&*own).restore(log.state.clone().into_iter().collect()).unwrap_err();
+    assert_eq!(error.to_string(), "a state entry of the user-profile stage is damaged");
+    let entry = log.state.get_mut(&b"uann"[..]).unwrap();
+    entry.truncate(entry.len() - 4);
+    let kept = log.state.clone();
+    let visit = click("ann", ClickKind::Visit, 0, "", NOW + 1);
+    go_on(&*bundled, &mut log, std::slice::from_ref(&visit));
+    assert_eq!(recent(&log), named(&["auto/tyres", ""]));
+    // A number that the model does not have is of no category that it knows.
+    log.state = kept;
+    go_on(&*own, &mut log, &[visit]);
+    assert_eq!(recent(&log), named(&["", ""]));
 }
 
 #[test]
