@@ -13,6 +13,7 @@ mod decode;
 mod decoder;
 mod encoder;
 mod features;
+mod languages;
 mod layers;
 mod prompt;
 mod rules;
@@ -73,7 +74,7 @@ struct Model {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// The language's code, such as `en`; none: as the checkpoint says, and detected where it says nothing.
+    /// The language's code or English name, such as `en`; none: as the checkpoint says, and detected where it says nothing.
     pub language: Option<String>,
     /// Whether the model writes timestamps. Segments longer than the model's window are always cut by them.
     pub timestamps: bool,
@@ -100,6 +101,30 @@ impl Default for Options {
             compression_ratio_threshold: 2.4,
             max_tokens: 448,
         }
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<(), ModelError> {
+        let wrong = |place: &str, found: String, allowed: &str| {
+            Err(ModelError::Input { place: place.into(), found, allowed: allowed.into() })
+        };
+        if self.temperatures.is_empty() || self.temperatures.iter().any(|t| !(0.0..=2.0).contains(t)) {
+            return wrong("option temperatures", format!("{:?}", self.temperatures), "at least one, each from 0 to 2");
+        }
+        if self.max_tokens == 0 {
+            return wrong("option max_tokens", "0".into(), "at least 1");
+        }
+        for (name, value) in [
+            ("option no_speech_threshold", self.no_speech_threshold),
+            ("option log_prob_threshold", self.log_prob_threshold),
+            ("option compression_ratio_threshold", self.compression_ratio_threshold),
+        ] {
+            if value.is_nan() {
+                return wrong(name, "NaN".into(), "numbers");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -239,6 +264,17 @@ impl Whisper {
         self.model.transcribe(segments, options)
     }
 
+    /// Says whether segments can be transcribed with these options.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Input`] where an option is outside its range, or the checkpoint does not know the language or has no timestamps.
+    pub fn check(&self, options: &Options) -> Result<(), ModelError> {
+        options.check()?;
+        self.model.specials.plan(options.language.as_deref())?;
+        if options.timestamps { self.model.has_timestamps("timestamps") } else { Ok(()) }
+    }
+
     /// Returns the log-mel features of a segment as the encoder sees them: how many frames, and frame after frame of values.
     pub fn features(&self, segment: &[f32]) -> (usize, Vec<f32>) {
         let features = self.model.extractor.extract(segment, self.model.window_frames() * HOP);
@@ -271,7 +307,12 @@ impl Model {
     }
 
     fn transcribe(&self, segments: &[&[f32]], options: &Options) -> Result<Vec<Transcription>, ModelError> {
-        check(segments, options)?;
+        options.check()?;
+        for (segment, samples) in segments.iter().enumerate() {
+            if let Some((index, &value)) = samples.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+                return Err(ModelError::NonFiniteSample { segment, index, value });
+            }
+        }
         let plan = self.specials.plan(options.language.as_deref())?;
         let cross_bytes =
             8 * self.dimensions.decoder_layers * self.dimensions.max_source_positions * self.dimensions.d_model;
@@ -299,13 +340,20 @@ impl Model {
         Ok(finished.into_iter().map(|job| job.finish(&self.specials)).collect())
     }
 
+    fn has_timestamps(&self, found: &str) -> Result<(), ModelError> {
+        if self.timed_rules.is_some() {
+            return Ok(());
+        }
+        let window = self.window_frames() * HOP;
+        let allowed = format!("none, and at most {window} samples: the checkpoint has no <|notimestamps|> token");
+        Err(ModelError::Input { place: "option timestamps".into(), found: found.into(), allowed })
+    }
+
     fn begin(&self, index: usize, samples: &[f32], options: &Options) -> Result<Job, ModelError> {
         let window = self.window_frames() * HOP;
         let timestamps = options.timestamps || samples.len() > window;
-        if timestamps && self.timed_rules.is_none() {
-            let found = format!("timestamps for segment {index} of {} samples", samples.len());
-            let allowed = format!("none, and at most {window} samples: the checkpoint has no <|notimestamps|> token");
-            return Err(ModelError::Input { place: "option timestamps".into(), found, allowed });
+        if timestamps {
+            self.has_timestamps(&format!("timestamps for segment {index} of {} samples", samples.len()))?;
         }
         let features = match samples {
             [] => Features { mels: self.dimensions.num_mel_bins, values: Vec::new() },
@@ -404,31 +452,4 @@ impl Job {
         out.language = self.prompt.and_then(|prompt| specials.language_of(&prompt));
         out
     }
-}
-
-fn check(segments: &[&[f32]], options: &Options) -> Result<(), ModelError> {
-    let wrong = |place: &str, found: String, allowed: &str| {
-        Err(ModelError::Input { place: place.into(), found, allowed: allowed.into() })
-    };
-    if options.temperatures.is_empty() || options.temperatures.iter().any(|t| !(0.0..=2.0).contains(t)) {
-        return wrong("option temperatures", format!("{:?}", options.temperatures), "at least one, each from 0 to 2");
-    }
-    if options.max_tokens == 0 {
-        return wrong("option max_tokens", "0".into(), "at least 1");
-    }
-    for (name, value) in [
-        ("option no_speech_threshold", options.no_speech_threshold),
-        ("option log_prob_threshold", options.log_prob_threshold),
-        ("option compression_ratio_threshold", options.compression_ratio_threshold),
-    ] {
-        if value.is_nan() {
-            return wrong(name, "NaN".into(), "numbers");
-        }
-    }
-    for (segment, samples) in segments.iter().enumerate() {
-        if let Some((index, &value)) = samples.iter().enumerate().find(|(_, s)| !s.is_finite()) {
-            return Err(ModelError::NonFiniteSample { segment, index, value });
-        }
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use crate::error::ModelError;
 use crate::whisper::config::Generation;
+use crate::whisper::languages::{code, code_of};
 
 /// The ids of Whisper's special tokens in one checkpoint.
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl Specials {
     pub fn plan(&self, language: Option<&str>) -> Result<Plan, ModelError> {
         let mut tokens = vec![Some(self.start)];
         if self.multilingual == Some(false) {
-            if let Some(other) = language.filter(|l| !matches!(code(l), "en" | "english")) {
+            if let Some(other) = language.filter(|language| code_of(language) != "en") {
                 return Err(self.unknown_language(other, "en: the checkpoint is English-only".into()));
             }
             tokens.extend(self.forced.iter().flatten().copied());
@@ -105,7 +106,7 @@ impl Specials {
             tokens.extend(self.forced.iter().flatten().copied());
         }
         if let Some(language) = language {
-            let token = format!("<|{}|>", code(language));
+            let token = format!("<|{}|>", code_of(language));
             let Some(&id) = self.languages.get(&token) else {
                 let known: Vec<&str> = self.languages.keys().map(|t| code(t)).collect();
                 return Err(self.unknown_language(language, known.join(", ")));
@@ -154,10 +155,6 @@ fn replace_language(tokens: &mut Vec<Option<u32>>, id: u32) {
     }
 }
 
-fn code(language: &str) -> &str {
-    language.trim_start_matches("<|").trim_end_matches("|>")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,7 +180,7 @@ mod tests {
     #[test]
     fn a_language_asked_for_brings_the_task() {
         let s = specials(Some(vec![None, Some(14)]), true);
-        let plan = s.plan(Some("de")).unwrap();
+        let plan = s.plan(Some("German")).unwrap();
         assert!(!plan.detect);
         assert_eq!(s.complete(&plan, None, false), [10, 12, 15, 20]);
         assert_eq!(s.complete(&plan, None, true), [10, 12, 15]);
@@ -204,9 +201,15 @@ mod tests {
     #[test]
     fn english_only_takes_no_language() {
         let s = specials(None, false);
-        let plan = s.plan(Some("en")).unwrap();
+        let plan = s.plan(Some("English")).unwrap();
         assert_eq!(s.complete(&plan, None, false), [10, 20]);
         assert!(s.plan(Some("de")).unwrap_err().to_string().contains("English-only"));
+    }
+
+    #[test]
+    fn a_checkpoint_may_name_its_language_in_full() {
+        let s = Specials { language: Some("german".into()), ..specials(None, true) };
+        assert_eq!(s.complete(&s.plan(None).unwrap(), None, false), [10, 12, 15, 20]);
     }
 
     #[test]

@@ -106,7 +106,9 @@ impl StageKind for Asr {
         } else if folder.join(OURS).is_file() {
             Model::Builtin(Recogniser::load(folder).map_err(unusable)?)
         } else {
-            Model::Whisper(Whisper::load(folder).map_err(unusable)?, config.whisper)
+            let whisper = Whisper::load(folder).map_err(unusable)?;
+            whisper.check(&config.whisper).map_err(unusable)?;
+            Model::Whisper(whisper, config.whisper)
         };
         Ok(Self { model, min_confidence: config.min_confidence.unwrap_or(0.0) })
     }

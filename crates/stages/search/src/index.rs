@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 use tantivy::{
     DocId, Index, Score, Searcher, SegmentReader, TantivyDocument, Term,
     collector::TopDocs,
+    directory::RamDirectory,
     query::{BooleanQuery, BoostQuery, DisjunctionMaxQuery, FuzzyTermQuery, Query, TermQuery},
     schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
     tokenizer::{
-        AsciiFoldingFilter, Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, TextAnalyzer, TokenStream,
+        AsciiFoldingFilter, Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, TextAnalyzer,
+        TokenStream, TokenizerManager,
     },
 };
 
@@ -37,6 +39,8 @@ const FUZZY_FROM: [usize; 2] = [4, 8];
 
 /// Words of a query beyond this many different ones are not looked at.
 const MAX_WORDS: usize = 32;
+/// What the writer's tables are made for; they grow.
+const WRITER_BYTES: usize = 50_000_000;
 /// Words longer than this many bytes are neither indexed nor searched for.
 const MAX_WORD_BYTES: usize = 40;
 
@@ -156,13 +160,13 @@ impl CatalogueIndex {
         };
         let stemmer = words().filter(Stemmer::new(Language::English)).build();
 
-        let index = Index::create_in_ram(schema.build());
         let splitter = words().build();
-        index.tokenizers().register(STEMS, stemmer.clone());
-        index.tokenizers().register(WORDS, splitter.clone());
-        // One segment, written in the order of the products: the order of the ids.
-        let mut writer = index.writer_with_num_threads(1, 50_000_000)?;
-        writer.set_merge_policy(Box::new(tantivy::indexer::NoMergePolicy));
+        let tokenizers = TokenizerManager::new();
+        tokenizers.register(STEMS, stemmer.clone());
+        tokenizers.register(WORDS, splitter.clone());
+        // One segment, however large, written in the order of the products: a document's number is its product's place.
+        let index = Index::builder().schema(schema.build()).tokenizers(tokenizers);
+        let mut writer = index.single_segment_index_writer(RamDirectory::create(), WRITER_BYTES)?;
         for product in &products {
             let mut document = TantivyDocument::default();
             for (field, text) in [(fields.title, &product.title), (fields.category, &product.category)] {
@@ -172,8 +176,7 @@ impl CatalogueIndex {
             document.add_text(fields.description, &product.description);
             writer.add_document(document)?;
         }
-        writer.commit()?;
-        let searcher = index.reader()?.searcher();
+        let searcher = writer.finalize()?.reader()?.searcher();
         Ok(Self { products, searcher, fields, splitter, stemmer })
     }
 
@@ -336,6 +339,23 @@ mod tests {
             let found = index.search(&product.title, Rules { top_k: 100, ..RULES }).unwrap();
             let own = found.iter().find(|found| found.product == product);
             assert_eq!(own.map(|own| own.score), Some(found[0].score), "{product:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_catalogue_finds_its_last_products_too() {
+        // More postings than the writer's memory was made for.
+        let product = |number: usize| Product {
+            id: format!("{number:05}"),
+            title: format!("article{number}"),
+            category: String::new(),
+            description: (0..400).map(|word| format!("n{number}w{word} ")).collect(),
+        };
+        let index = CatalogueIndex::of((0..4_000).map(product).collect()).unwrap();
+        assert_eq!(index.searcher.segment_readers().len(), 1);
+        for number in [0, 1_999, 3_999] {
+            let found = index.search(&format!("article{number}"), Rules { edits: 0, ..RULES }).unwrap();
+            assert_eq!(ids(&found), [format!("{number:05}")]);
         }
     }
 
