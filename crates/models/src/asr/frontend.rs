@@ -53,6 +53,8 @@ pub struct Frontend {
     colour: Vec<f32>,
     /// Share of white noise that falls into each band.
     flat: Vec<f32>,
+    /// Power of the noise laid under the speech, by the speech's.
+    noise: f32,
 }
 
 impl Frontend {
@@ -83,7 +85,13 @@ impl Frontend {
         let mut flat = mel.flat();
         let sum: f32 = flat.iter().sum();
         flat.iter_mut().for_each(|share| *share /= sum);
-        Ok(Self { mel, low_pass, colour, flat })
+        Ok(Self { mel, low_pass, colour, flat, noise: NOISE })
+    }
+
+    /// Lays no noise under the speech, as in training: a network that learns over a floor learns to hear what just stands out of it.
+    #[must_use]
+    pub fn without_floor(self) -> Self {
+        Self { noise: 0.0, ..self }
     }
 
     /// Halves the sample rate of 16 kHz audio.
@@ -140,11 +148,11 @@ impl Frontend {
             .collect()
     }
 
-    /// Adds white noise of [`NOISE`] times the speech's mean power, as its expectation: nothing is drawn.
+    /// Adds white noise of `noise` times the speech's mean power, as its expectation: nothing is drawn.
     fn over_noise(&self, rows: &[f32]) -> Vec<f32> {
         let (power, frames) =
             speech_frames(rows).fold((0f32, 0f32), |(power, frames), row| (power + total(row), frames + 1.0));
-        let noise = NOISE * power / frames.max(1.0);
+        let noise = self.noise * power / frames.max(1.0);
         let under = |row: &[f32]| -> Vec<f32> {
             row.iter().zip(&self.flat).map(|(x, share)| (x.exp() + noise * share).ln()).collect()
         };

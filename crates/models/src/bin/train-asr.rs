@@ -24,7 +24,9 @@ use driftline_models::asr::{
         evaluate::{Report, SetSizes, Sets, Trial, report},
         grammar::{Grammar, OtherSpeech},
         pronounce,
-        synthesis::{Request, digit_requests, other_words, synthesise, training_requests, training_voice},
+        synthesis::{
+            Request, Voices, digit_requests, natural_voice, other_words, synthesise, training_requests, training_voice,
+        },
         trainer::{Data, Recipe, initial, train},
     },
     weights::Weights,
@@ -40,38 +42,49 @@ struct Scale {
     digit_strings: usize,
     /// How many of them the later stages, which hear real digits, still hear.
     fewer_digit_strings: usize,
+    /// Utterances and digit strings by natural voices.
+    natural: (usize, usize),
     base: Recipe,
     last: Recipe,
     fold: Recipe,
     /// Queries and utterances of other speech that the confidence is fitted on.
     calibration: (usize, usize),
+    /// The same by natural voices.
+    natural_calibration: (usize, usize),
     sets: SetSizes,
 }
 
-const BASE: Recipe = Recipe { steps: 6000, horizon: 6000, batch: 32, rate: 2e-3, real: 0.0, seed: 1, threads: 2 };
-const FINAL: Recipe = Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
+const BASE: Recipe =
+    Recipe { steps: 8000, horizon: 8000, batch: 32, rate: 2e-3, real: 0.0, natural: 0.4, seed: 1, threads: 2 };
+const FINAL: Recipe =
+    Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, natural: 0.4, seed: 3, threads: 2 };
 /// Shorter than the final stage, because there are four of them.
-const FOLD: Recipe = Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
+const FOLD: Recipe =
+    Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, natural: 0.4, seed: 3, threads: 2 };
 /// What the model card describes.
 const FULL: Scale = Scale {
     utterances: 8192,
     digit_strings: 8192,
     fewer_digit_strings: 2048,
+    natural: (768, 256),
     base: BASE,
     last: FINAL,
     fold: FOLD,
     calibration: (500, 400),
-    sets: SetSizes { strings: 100, phrases: 60, natural: 4, others: 300 },
+    natural_calibration: (100, 80),
+    sets: SetSizes { strings: 100, phrases: 60, natural: 12, others: 300 },
 };
 /// As little as passes through every stage.
 const SMOKE: Scale = Scale {
     utterances: 24,
     digit_strings: 12,
     fewer_digit_strings: 6,
+    natural: (0, 0),
     base: Recipe { steps: 6, horizon: 6, batch: 4, ..BASE },
     last: Recipe { steps: 4, horizon: 4, batch: 4, ..FINAL },
     fold: Recipe { steps: 2, horizon: 2, batch: 4, ..FOLD },
     calibration: (4, 4),
+    natural_calibration: (0, 0),
     sets: SetSizes { strings: 2, phrases: 1, natural: 0, others: 4 },
 };
 /// Steps between two files of a running stage.
@@ -217,12 +230,15 @@ impl Material {
         }
         let base = name == "base";
         let scale = self.scale();
-        let mut requests = training_requests(&self.grammar, scale.utterances, 1);
-        requests.extend(digit_requests(scale.digit_strings, 2));
+        let mut requests = training_requests(&self.grammar, training_voice, scale.utterances, 1);
+        requests.extend(digit_requests(training_voice, scale.digit_strings, 2));
         requests.truncate(scale.utterances + if base { scale.digit_strings } else { scale.fewer_digit_strings });
         let synthetic = synthesise(&requests, &self.lexicon, &self.options.cache)?;
+        let mut requests = training_requests(&self.grammar, natural_voice, scale.natural.0, 3);
+        requests.extend(digit_requests(natural_voice, scale.natural.1, 4));
+        let natural = synthesise(&requests, &self.lexicon, &self.options.cache)?;
         let digits: &[Clip] = if base { &[] } else { &self.digits };
-        let data = Data::new(synthetic, digits, (name != "final").then_some(name));
+        let data = Data::new(synthetic, natural, digits, (name != "final").then_some(name));
         let (start, colour, recipe) = if base {
             (initial(SIZES, scale.base.seed)?, data.colour()?, scale.base)
         } else {
@@ -230,7 +246,7 @@ impl Material {
             let base = Weights::parse(&fs::read(&path).with_context(|| path.display().to_string())?, &path)?;
             (base.parameters, base.colour, if name == "final" { scale.last } else { scale.fold })
         };
-        let frontend = Frontend::try_new(colour.clone())?;
+        let frontend = Frontend::try_new(colour.clone())?.without_floor();
         let write = |parameters: &Parameters, path: &Path| {
             let calibration = Calibration { bias: 3.0, weights: [-2.0, -1.0, 0.5], threshold: 0.0 }.values();
             Weights { parameters: parameters.clone(), colour: colour.clone(), calibration }.write(path)
@@ -260,7 +276,6 @@ impl Material {
 
     /// Fits the confidence on people that a fold never heard, on queries by trained voices and on speech outside the vocabulary.
     fn calibrate(&self) -> Result<()> {
-        let (queries, others) = self.scale().calibration;
         let sets = self.sets()?;
         let mut observations = Vec::new();
         for (speaker, folder) in self.folds()? {
@@ -270,21 +285,27 @@ impl Material {
             observations.extend(calibrate::observe(&fold, &some(&sets.strings[&speaker]))?);
         }
         let mut rng = StdRng::seed_from_u64(2001);
-        let requests: Vec<Request> = (0..queries + others)
-            .map(|i| {
-                let inside = i < queries;
-                let words =
-                    if inside { self.grammar.query(&mut rng) } else { other_words(OtherSpeech::Train, &mut rng) };
-                let (engine, voice) = training_voice(&mut rng);
-                Request::draw(words, engine, &voice, &mut rng)
-            })
-            .collect();
-        let clips = synthesise(&requests, &self.lexicon, &self.options.cache)?;
-        let trials: Vec<Trial> = clips
-            .iter()
-            .enumerate()
-            .map(|(i, clip)| Trial::new(&clip.audio(), if i < queries { clip.words.clone() } else { Vec::new() }))
-            .collect();
+        let scale = self.scale();
+        let mut trials = Vec::new();
+        for (voices, (queries, others)) in
+            [(training_voice as Voices, scale.calibration), (natural_voice, scale.natural_calibration)]
+        {
+            let requests: Vec<Request> = (0..queries + others)
+                .map(|i| {
+                    let inside = i < queries;
+                    let words =
+                        if inside { self.grammar.query(&mut rng) } else { other_words(OtherSpeech::Train, &mut rng) };
+                    let (engine, voice) = voices(&mut rng);
+                    Request::draw(words, engine, &voice, &mut rng)
+                })
+                .collect();
+            let clips = synthesise(&requests, &self.lexicon, &self.options.cache)?;
+            let trial = |(i, clip): (usize, &Clip)| {
+                let words = if i < queries { clip.words.clone() } else { Vec::new() };
+                Trial::new(&clip.audio(), words)
+            };
+            trials.extend(clips.iter().enumerate().map(trial));
+        }
         let shipped = self.folder("final");
         observations.extend(calibrate::observe(&Recogniser::load(&shipped)?, &trials)?);
         let calibration = calibrate::fit(&observations);

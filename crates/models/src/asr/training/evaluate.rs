@@ -16,7 +16,7 @@ use super::{
     clip::{Clip, Source, read_wav},
     grammar::{Grammar, OtherSpeech},
     resample::resample,
-    synthesis::{Engine, HELD_OUT, NATURAL, Request, other_words, synthesise, training_voice},
+    synthesis::{Engine, HELD_OUT, NATURAL_HELD_OUT, Request, other_words, synthesise, training_voice},
 };
 use crate::asr::{Heard, Recogniser, frontend::RATE, lexicon::Lexicon};
 
@@ -27,7 +27,7 @@ pub struct SetSizes {
     pub strings: usize,
     /// Phrases said by each held-out voice.
     pub phrases: usize,
-    /// Phrases said by each natural voice.
+    /// Phrases said by each held-out natural voice, and half as many utterances outside the vocabulary.
     pub natural: usize,
     /// Utterances outside the vocabulary.
     pub others: usize,
@@ -205,10 +205,12 @@ pub struct Sets {
     pub strings: BTreeMap<String, Vec<Trial>>,
     /// Queries, by held-out voice.
     pub phrases: BTreeMap<String, Vec<Trial>>,
-    /// Queries by natural voices: American or British, women or men.
+    /// Queries by held-out natural voices: American or British, women or men.
     pub natural: BTreeMap<String, Vec<Trial>>,
-    /// Synthetic speech outside the vocabulary, by all voices.
+    /// Synthetic speech outside the vocabulary, by all voices but natural ones.
     pub others: Vec<Trial>,
+    /// Speech outside the vocabulary by held-out natural voices.
+    pub natural_others: Vec<Trial>,
     /// Read sentences.
     pub sentences: Vec<Trial>,
 }
@@ -272,7 +274,7 @@ impl Sets {
         }
         let mut rng = StdRng::seed_from_u64(1003);
         let mut requests = Vec::new();
-        for voice in NATURAL {
+        for voice in NATURAL_HELD_OUT {
             let query = |_| Request::draw(grammar.query(&mut rng), Engine::Kokoro, voice, &mut rng);
             requests.extend((0..sizes.natural).map(query));
         }
@@ -286,8 +288,14 @@ impl Sets {
             };
             natural.entry(people.to_owned()).or_default().push(single(&&clip));
         }
+        let mut requests = Vec::new();
+        for voice in NATURAL_HELD_OUT {
+            let other = |_| Request::draw(other_words(OtherSpeech::Test, &mut rng), Engine::Kokoro, voice, &mut rng);
+            requests.extend((0..sizes.natural / 2).map(other));
+        }
+        let natural_others = synthesise(&requests, lexicon, cache)?.iter().map(unsaid).collect();
         let digits = speakers.iter().map(|(name, clips)| (name.clone(), clips.iter().map(single).collect())).collect();
-        Ok(Self { digits, strings, phrases, natural, others, sentences })
+        Ok(Self { digits, strings, phrases, natural, others, natural_others, sentences })
     }
 }
 
@@ -343,7 +351,8 @@ pub fn report(
     }
     report.push_each(recogniser, "phrases", &sets.phrases, "all held-out voices")?;
     if !sets.natural.is_empty() {
-        report.push_each(recogniser, "phrases, natural voices", &sets.natural, "all")?;
+        report.push_each(recogniser, "phrases, natural voices", &sets.natural, "all held-out voices")?;
+        report.push("other speech", "natural voices", score(recogniser, &sets.natural_others)?);
     }
     let phrases: Vec<&Trial> = sets.phrases.values().flatten().collect();
     let mut rng = StdRng::seed_from_u64(1002);

@@ -1,11 +1,15 @@
-//! Speech made by espeak-ng, flite, festival and, for evaluation, Kokoro, called as processes, and kept in a cache folder.
+//! Speech made by espeak-ng, flite, festival and Kokoro, called as processes, and kept in a cache folder.
 //!
 //! What is said, by whom and how is drawn from a seed; the cache file is named by a hash of it, so a changed recipe never meets
 //! old audio.
 
 use std::{fmt, fs, io, path::Path, process::Command};
 
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    RngExt, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, IteratorRandom},
+};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -95,35 +99,66 @@ pub const HELD_OUT: [(Engine, &str); 10] = [
     (Engine::Festival, "ked_diphone"),
 ];
 
-/// The English voices of Kokoro-82M, a neural synthesiser: by name American or British, female or male. No training set contains them.
-pub const NATURAL: [&str; 28] = [
-    "af_alloy",
+/// Voices of Kokoro-82M, a neural synthesiser, that may be trained on: by name American, British or of another language (said with
+/// an American's phonemes), female or male.
+const NATURAL: [&str; 44] = [
     "af_aoede",
     "af_bella",
-    "af_heart",
     "af_jessica",
     "af_kore",
-    "af_nicole",
     "af_nova",
     "af_river",
-    "af_sarah",
     "af_sky",
     "am_adam",
-    "am_echo",
     "am_eric",
     "am_fenrir",
-    "am_liam",
     "am_michael",
     "am_onyx",
-    "am_puck",
     "am_santa",
     "bf_alice",
-    "bf_emma",
     "bf_isabella",
     "bf_lily",
-    "bm_daniel",
     "bm_fable",
     "bm_george",
+    "ef_dora",
+    "em_alex",
+    "em_santa",
+    "ff_siwis",
+    "hf_alpha",
+    "hf_beta",
+    "hm_omega",
+    "hm_psi",
+    "if_sara",
+    "im_nicola",
+    "jf_alpha",
+    "jf_gongitsune",
+    "jf_nezumi",
+    "jf_tebukuro",
+    "jm_kumo",
+    "pf_dora",
+    "pm_alex",
+    "pm_santa",
+    "zf_xiaobei",
+    "zf_xiaoni",
+    "zf_xiaoxiao",
+    "zf_xiaoyi",
+    "zm_yunjian",
+    "zm_yunxi",
+    "zm_yunxia",
+    "zm_yunyang",
+];
+
+/// The same synthesiser's voices that no training set contains: every third of the English ones.
+pub const NATURAL_HELD_OUT: [&str; 10] = [
+    "af_alloy",
+    "af_heart",
+    "af_nicole",
+    "af_sarah",
+    "am_echo",
+    "am_liam",
+    "am_puck",
+    "bf_emma",
+    "bm_daniel",
     "bm_lewis",
 ];
 
@@ -158,7 +193,7 @@ pub struct Request {
     pub words: Vec<String>,
     /// The synthesiser.
     pub engine: Engine,
-    /// Its voice, as the engine names it.
+    /// Its voice, as the engine names it; for Kokoro also a blend, as `kokoro-say` describes it.
     pub voice: String,
     /// Speed, 1 for the voice's own.
     pub rate: f32,
@@ -174,8 +209,11 @@ impl Request {
     }
 }
 
+/// Draws an engine and its voice.
+pub type Voices = fn(&mut StdRng) -> (Engine, String);
+
 /// Draws one of the voices that may be trained on: espeak-ng 60 %, flite 25 %, festival 15 %.
-pub fn training_voice(rng: &mut impl RngExt) -> (Engine, String) {
+pub fn training_voice(rng: &mut StdRng) -> (Engine, String) {
     let choose = |names: &[&str], rng: &mut _| names.choose(rng).map_or_else(String::new, |name| (*name).to_owned());
     match rng.random_range(0..100) {
         0..60 => {
@@ -186,6 +224,17 @@ pub fn training_voice(rng: &mut impl RngExt) -> (Engine, String) {
         60..85 => (Engine::Flite, choose(&FLITE, rng)),
         _ => (Engine::Festival, choose(&FESTIVAL, rng)),
     }
+}
+
+/// Draws one of the natural voices that may be trained on, or a blend of two; half of them time and stress words as a third does.
+pub fn natural_voice(rng: &mut StdRng) -> (Engine, String) {
+    let blend = if rng.random_bool(0.5) { 1 } else { 2 };
+    let sound: Vec<&str> = NATURAL.into_iter().sample(rng, blend);
+    let mut voice = sound.join("+");
+    if let Some(timing) = NATURAL.choose(rng).filter(|_| rng.random_bool(0.5)) {
+        voice = format!("{voice}/{timing}");
+    }
+    (Engine::Kokoro, voice)
 }
 
 /// Draws a part of a sentence outside the vocabulary, two to seven words.
@@ -199,7 +248,7 @@ pub fn other_words(half: OtherSpeech, rng: &mut impl RngExt) -> Vec<String> {
 
 /// Draws the training set: 40 % queries, 28 % jumbled vocabulary, 15 % sentences of the grammar, 17 % other speech.
 #[must_use]
-pub fn training_requests(grammar: &Grammar, count: usize, seed: u64) -> Vec<Request> {
+pub fn training_requests(grammar: &Grammar, voices: Voices, count: usize, seed: u64) -> Vec<Request> {
     let mut rng = StdRng::seed_from_u64(seed);
     (0..count)
         .map(|_| {
@@ -209,7 +258,7 @@ pub fn training_requests(grammar: &Grammar, count: usize, seed: u64) -> Vec<Requ
                 68..83 => grammar.sentence(&mut rng),
                 _ => other_words(OtherSpeech::Train, &mut rng),
             };
-            let (engine, voice) = training_voice(&mut rng);
+            let (engine, voice) = voices(&mut rng);
             Request::draw(words, engine, &voice, &mut rng)
         })
         .collect()
@@ -217,12 +266,12 @@ pub fn training_requests(grammar: &Grammar, count: usize, seed: u64) -> Vec<Requ
 
 /// Draws digit strings: two in five a single digit, the others two to six.
 #[must_use]
-pub fn digit_requests(count: usize, seed: u64) -> Vec<Request> {
+pub fn digit_requests(voices: Voices, count: usize, seed: u64) -> Vec<Request> {
     let mut rng = StdRng::seed_from_u64(seed);
     (0..count)
         .map(|_| {
             let words = if rng.random_bool(0.4) { digits(&mut rng, 1..=1) } else { digits(&mut rng, 2..=6) };
-            let (engine, voice) = training_voice(&mut rng);
+            let (engine, voice) = voices(&mut rng);
             Request::draw(words, engine, &voice, &mut rng)
         })
         .collect()
@@ -383,11 +432,14 @@ mod tests {
     #[test]
     fn the_training_set_repeats_and_leaves_the_held_out_voices_out() {
         let grammar = Grammar::new(["red jacket", "frying pan"]);
-        let requests = training_requests(&grammar, 400, 1);
-        assert_eq!(requests, training_requests(&grammar, 400, 1));
-        for request in &requests {
-            assert!(!HELD_OUT.contains(&(request.engine, request.voice.as_str())), "{request:?}");
-            assert!(!request.words.is_empty());
+        for voices in [training_voice as Voices, natural_voice] {
+            let requests = training_requests(&grammar, voices, 400, 1);
+            assert_eq!(requests, training_requests(&grammar, voices, 400, 1));
+            for request in &requests {
+                assert!(!HELD_OUT.contains(&(request.engine, request.voice.as_str())), "{request:?}");
+                assert!(!NATURAL_HELD_OUT.iter().any(|voice| request.voice.contains(voice)), "{request:?}");
+                assert!(!request.words.is_empty());
+            }
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Recipe {
     pub rate: f64,
     /// Share of real recordings in a batch.
     pub real: f64,
+    /// Share of natural voices among the synthesised utterances.
+    pub natural: f64,
     /// Seed of examples and initial weights.
     pub seed: u64,
     /// Threads.
@@ -63,6 +65,8 @@ pub struct Recipe {
 pub struct Data {
     /// Synthesised utterances.
     pub synthetic: Vec<Clip>,
+    /// Utterances of a neural synthesiser.
+    pub natural: Vec<Clip>,
     /// Real recordings, a list a speaker.
     pub real: Vec<Vec<Clip>>,
 }
@@ -70,7 +74,7 @@ pub struct Data {
 impl Data {
     /// Groups real recordings by speaker, leaving one speaker out if asked to.
     #[must_use]
-    pub fn new(synthetic: Vec<Clip>, real: &[Clip], left_out: Option<&str>) -> Self {
+    pub fn new(synthetic: Vec<Clip>, natural: Vec<Clip>, real: &[Clip], left_out: Option<&str>) -> Self {
         let mut speakers: BTreeMap<&str, Vec<Clip>> = BTreeMap::new();
         for clip in real {
             if let Source::Real { speaker } = &clip.source
@@ -79,17 +83,19 @@ impl Data {
                 speakers.entry(speaker).or_default().push(clip.clone());
             }
         }
-        Self { synthetic, real: speakers.into_values().collect() }
+        Self { synthetic, natural, real: speakers.into_values().collect() }
     }
 
     /// Draws the clips of one example: a real speaker's one to six digits, or a synthetic utterance (one in ten: two).
-    fn draw(&self, real: f64, rng: &mut StdRng) -> Vec<&Clip> {
-        let speaker = if rng.random_bool(real) { self.real.choose(rng) } else { None };
+    fn draw(&self, recipe: &Recipe, rng: &mut StdRng) -> Vec<&Clip> {
+        let speaker = if rng.random_bool(recipe.real) { self.real.choose(rng) } else { None };
+        let natural = rng.random_bool(recipe.natural) && !self.natural.is_empty();
+        let synthetic = if natural { &self.natural } else { &self.synthetic };
         let (clips, count) = match speaker {
             Some(clips) if rng.random_bool(0.5) => (clips, 1),
             Some(clips) => (clips, rng.random_range(2..=6)),
-            None if rng.random_bool(0.9) => (&self.synthetic, 1),
-            None => (&self.synthetic, 2),
+            None if rng.random_bool(0.9) => (synthetic, 1),
+            None => (synthetic, 2),
         };
         (0..count).filter_map(|_| clips.choose(rng)).collect()
     }
@@ -100,7 +106,8 @@ impl Data {
     /// [`TrainingError::NoData`] where there is nothing to average.
     pub fn colour(&self) -> Result<Vec<f32>, TrainingError> {
         let plain = Frontend::try_new(vec![0.0; BANDS])?;
-        let clips: Vec<&Clip> = self.synthetic.iter().chain(self.real.iter().flatten()).step_by(7).collect();
+        let clips: Vec<&Clip> =
+            self.synthetic.iter().chain(&self.natural).chain(self.real.iter().flatten()).step_by(7).collect();
         let colours: Vec<Vec<f32>> = clips
             .par_iter()
             .map(|clip| {
@@ -206,7 +213,7 @@ fn make_batches(data: &Data, frontend: &Frontend, recipe: Recipe, step: usize) -
         .map(|i| {
             let index = (step * recipe.batch + i) as u64;
             let mut rng = StdRng::seed_from_u64(recipe.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-            let (audio, phones) = augment::join(&data.draw(recipe.real, &mut rng), &mut rng);
+            let (audio, phones) = augment::join(&data.draw(&recipe, &mut rng), &mut rng);
             (augment::example(audio, &data.synthetic, frontend, &mut rng), phones)
         })
         .collect();
@@ -264,13 +271,15 @@ mod tests {
     fn a_seed_gives_the_same_weights_bit_by_bit_and_another_seed_others() {
         let data = Data::new(
             clips(&Source::Synthetic { voice: "tone".into() }),
+            clips(&Source::Synthetic { voice: "natural tone".into() }),
             &clips(&Source::Real { speaker: "nobody".into() }),
             None,
         );
         let sizes = Sizes { channels: 16, hidden: 16, classes: CLASSES };
         let frontend = Frontend::try_new(data.colour().expect("clips")).expect("forty values");
         let run = |seed| -> Vec<Vec<u32>> {
-            let recipe = Recipe { steps: 5, horizon: 5, batch: 6, rate: 1e-3, real: 0.5, seed, threads: 2 };
+            let recipe =
+                Recipe { steps: 5, horizon: 5, batch: 6, rate: 1e-3, real: 0.5, natural: 0.4, seed, threads: 2 };
             let start = initial(sizes, 1).expect("weights");
             let weights = train(&start, sizes, &data, &frontend, recipe, 2, |_, _| Ok(())).expect("it trains");
             let bits = |tensor: &Tensor| {
