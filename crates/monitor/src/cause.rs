@@ -149,10 +149,17 @@ pub(crate) fn cause(
         });
     }
     name_what_is_left(baseline, &mut nodes);
+    let graph = baseline.nodes.iter().zip(&nodes).map(|(node, found)| Moved {
+        name: &node.name,
+        inputs: &node.inputs,
+        changed: found.verdict.is_change(),
+        certain: evidence(&node.name) >= CERTAIN * level,
+    });
+    let told_of = told_of(&graph.collect::<Vec<_>>());
     let certain = |name: &StageName| {
         let own = conditional.get(name).copied().unwrap_or(0.0);
         let own = if first(name) { own.max(evidence(name)) } else { own };
-        own >= CERTAIN * level || proven(name)
+        own >= CERTAIN * level || proven(name) || told_of.contains(name)
     };
     let share = |name: &StageName| lines.iter().map(|(line, found)| line.share(found, name)).fold(0.0, f64::max);
     let origin = origin(&nodes, share, certain);
@@ -173,6 +180,28 @@ pub(crate) fn cause(
     });
     let traces = traces.collect();
     Cause { nodes, traces, origin }
+}
+
+/// How far a node has moved.
+struct Moved<'a> {
+    name: &'a StageName,
+    inputs: &'a [StageName],
+    /// By itself.
+    changed: bool,
+    /// For certain, by itself or not.
+    certain: bool,
+}
+
+/// Returns the nodes that a stage behind them tells of: it moves for certain, so where neither it nor a stage between has changed,
+/// they have. Nodes come after those they read.
+fn told_of<'a>(nodes: &[Moved<'a>]) -> BTreeSet<&'a StageName> {
+    let mut told_of = BTreeSet::new();
+    for node in nodes.iter().rev() {
+        if !node.changed && (node.certain || told_of.contains(node.name)) {
+            told_of.extend(node.inputs);
+        }
+    }
+    told_of
 }
 
 /// Returns the stages behind the origin whose P(output | input) moved with it: of those that no probe asks the ones that began to with
@@ -294,7 +323,8 @@ fn unattributable(node: &NodeBaseline, span: &Span<'_>) -> f64 {
     }
 }
 
-/// Returns the node in which it began: of those that changed themselves, the first in the graph that is certain, whatever its share: a
+/// Returns the node in which it began: of those that changed themselves, the first in the graph that is certain, by itself or by what
+/// stages behind it tell, whatever its share: a
 /// change goes down the graph and never up, and what a cell does not show (the words of a transcript) changes the stages behind as
 /// if by themselves. Else the one with the largest share, else the first.
 fn origin(
@@ -307,4 +337,31 @@ fn origin(
     let first = changed.iter().find(|name| certain(name));
     let most = changed.iter().filter(|name| share(name) > 0.0).max_by(|a, b| share(a).total_cmp(&share(b)));
     first.or(most).or(changed.first()).map(|name| (*name).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_moves_without_a_change_of_its_own_tells_of_what_has_changed_before_it() {
+        let names = ["source", "first", "second", "third"].map(|name| StageName::try_new(name).unwrap());
+        let tells = |changed: [bool; 4], certain: [bool; 4]| -> Vec<&str> {
+            let node = |at: usize| {
+                let inputs = if at == 0 { &[][..] } else { &names[at - 1..at] };
+                Moved { name: &names[at], inputs, changed: changed[at], certain: certain[at] }
+            };
+            let told_of = told_of(&[0, 1, 2, 3].map(node));
+            names
+                .iter()
+                .zip(changed)
+                .filter(|(name, changed)| *changed && told_of.contains(name))
+                .map(|(name, _)| name.as_str())
+                .collect()
+        };
+        assert_eq!(tells([true, false, true, false], [false, true, true, false]), ["source"]);
+        assert_eq!(tells([true, false, true, false], [false, false, true, true]), ["second"]);
+        assert_eq!(tells([true, true, false, false], [true, true, false, true]), ["first"]);
+        assert!(tells([true, false, true, false], [true, false, true, false]).is_empty());
+    }
 }
