@@ -385,6 +385,9 @@ mod tests {
     use super::*;
     use crate::{Broker, Embedded, EmbeddedConfig, TopicSpec};
 
+    /// Of bytes and of milliseconds.
+    type Limits = (Option<u64>, Option<u64>);
+
     fn create(broker: &Embedded, name: &str, retention: Retention) -> Topic {
         let topic = Topic::try_new(name).unwrap();
         let spec = TopicSpec { partitions: 1, cleanup: Cleanup::Delete(retention) };
@@ -416,7 +419,7 @@ mod tests {
         let records = vec((1..400_usize, any::<i64>(), 0..200_i64), 1..40);
         let case = Cell::new(0);
         let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
-        let law = |((bytes, ms), records): ((Option<u64>, Option<u64>), Vec<(usize, i64, i64)>)| {
+        let law = |((bytes, ms), records): (Limits, Vec<(usize, i64, i64)>)| {
             case.set(case.get() + 1);
             let topic = create(&broker, &format!("t{}", case.get()), Retention { bytes, ms });
             let mut written: Vec<(u64, i64)> = Vec::new();
