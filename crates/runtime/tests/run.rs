@@ -420,15 +420,18 @@ async fn an_input_that_is_no_record_keeps_its_head_if_its_topic_has_no_room_for_
 
 #[tokio::test]
 async fn a_commit_that_is_refused_for_one_record_costs_no_record_of_another_partition() {
-    let config = EmbeddedConfig { max_message_bytes: 100 << 10, ..EmbeddedConfig::default() };
-    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(config).unwrap());
-    // A record or two of each partition, all in one batch.
-    let plan = plan("innocent", 7, "large = [4]");
-    let report = run(&plan, &broker, future::pending()).await.unwrap();
-    assert_eq!(kept("innocent"), expected(7, &[4]));
-    assert_eq!(report.node("sum").unwrap().metrics.rejected, 1);
-    let letters = dead_letters(&*broker, &plan, "sum");
-    assert_eq!(letters.iter().map(number).collect::<Vec<_>>(), [4]);
+    // One batch, in which a partition has one record, two or none.
+    for count in 2..8 {
+        let config = EmbeddedConfig { max_message_bytes: 100 << 10, ..EmbeddedConfig::default() };
+        let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(config).unwrap());
+        let (run_name, last) = (format!("innocent-{count}"), count - 1);
+        let plan = plan(&run_name, count, &format!("large = [{last}]"));
+        let report = run(&plan, &broker, future::pending()).await.unwrap();
+        assert_eq!(kept(&run_name), expected(count, &[last]));
+        assert_eq!(report.node("sum").unwrap().metrics.rejected, 1, "{count}");
+        let letters = dead_letters(&*broker, &plan, "sum");
+        assert_eq!(letters.iter().map(number).collect::<Vec<_>>(), [last]);
+    }
 }
 
 #[tokio::test]
