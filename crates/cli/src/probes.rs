@@ -111,7 +111,6 @@ fn record(args: &RecordProbesArgs) -> Result<Exit, Failure> {
     // A log of its own: what was written before is of no interest.
     plan.broker = Default::default();
     plan.injections.clear();
-    plan.sinks.clear();
     let broker = log::open(&plan)?;
     let report = execute_first(&plan, &broker, None)?;
     whole(&plan, &report)?;
@@ -200,8 +199,6 @@ fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
     let before = ProbeFile::load(&plan, path)?.answers;
     let broker = log::open(&plan)?;
     if !log::is_durable(&plan) {
-        let mut plan = plan.clone();
-        plan.sinks.clear();
         whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let rounds = probes::read(&*broker, &plan.name).map_err(Failure::running)?;

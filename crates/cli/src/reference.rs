@@ -37,7 +37,6 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
     plan.monitor.reference = None;
     let broker = log::open(&plan)?;
     if !log::is_durable(&plan) {
-        plan.sinks.clear();
         whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let built = build(&*broker, &plan, &ranges, &show)

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
-    let mut plan = log::load(&args.pipeline)?;
+    let plan = log::load(&args.pipeline)?;
     if !plan.monitor.is_on() {
         return Err(Failure::usage(format!(
             "{}: monitor.reference: is missing, and there are no monitor.rules: nothing is watched",
@@ -22,8 +22,6 @@ pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
     let baseline = reference::watched(&plan)?;
     let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
-        // The lines of the sinks are not what was asked for.
-        plan.sinks.clear();
         let beside = monitor::Beside::new(&plan, &broker, &baseline, None)?;
         exit = Exit::from(execute_first(&plan, &broker, Some(beside))?.end);
     }

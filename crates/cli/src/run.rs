@@ -111,14 +111,16 @@ pub(crate) fn execute(
     execute_watched(plan, broker, follow, watch, telemetry, None)
 }
 
-/// Runs a pipeline for a command that goes on to what the run has left in the log. From its end on Ctrl-C or SIGTERM ends
-/// the process.
+/// Runs a pipeline without its sinks, whose lines nobody asked for, for a command that goes on to what the run has left in
+/// the log. From its end on Ctrl-C or SIGTERM ends the process.
 pub(crate) fn execute_first(
     plan: &Plan,
     broker: &Arc<dyn Broker>,
     monitor: Option<Arc<Beside>>,
 ) -> Result<Report, Failure> {
-    let report = execute_watched(plan, broker, false, Watch::Shown, None, monitor)?;
+    let mut plan = plan.clone();
+    plan.sinks.clear();
+    let report = execute_watched(&plan, broker, false, Watch::Shown, None, monitor)?;
     end_when_asked();
     Ok(report)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{Exit, args::TapArgs, exit::Failure, log, print, run::execute_first};
 
 pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
-    let mut plan = log::load(&args.pipeline)?;
+    let plan = log::load(&args.pipeline)?;
     let writers = || plan.sources.iter().chain(&plan.stages).map(|node| node.name.as_str());
     if !writers().any(|name| name == args.stage.as_str()) {
         let allowed = writers().collect::<Vec<_>>().join(", ");
@@ -17,8 +17,6 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
     let broker = log::open(&plan)?;
     let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
-        // The lines of the sinks are not what was asked for.
-        plan.sinks.clear();
         exit = Exit::from(execute_first(&plan, &broker, None)?.end);
     }
     let topic = plan.name.output_topic(&args.stage);

@@ -324,9 +324,8 @@ fn unattributable(node: &NodeBaseline, span: &Span<'_>) -> f64 {
 }
 
 /// Returns the node in which it began: of those that changed themselves, the first in the graph that is certain, by itself or by what
-/// stages behind it tell, whatever its share: a
-/// change goes down the graph and never up, and what a cell does not show (the words of a transcript) changes the stages behind as
-/// if by themselves. Else the one with the largest share, else the first.
+/// stages behind it tell, whatever its share: a change goes down the graph and never up, and what a cell does not show (the words of a
+/// transcript) changes the stages behind as if by themselves. Else the one with the largest share, else the first.
 fn origin(
     nodes: &[NodeFinding],
     share: impl Fn(&StageName) -> f64,

@@ -68,13 +68,7 @@ fn of_signal(statistic: &Statistic, profile: &SignalProfile) -> Option<f64> {
         (Statistic::Percentile(percent), SignalProfile::Number(profile)) => {
             profile.quantile(f64::from(*percent) / 100.0)
         }
-        (Statistic::Share(value), SignalProfile::Category(profile)) => {
-            let found = profile.top(usize::MAX).into_iter().find(|(known, _)| known == value);
-            // Of more than 32 values outside the dictionary not all are counted one by one.
-            let is_known = || profile.dictionary().values().any(|known| known == value);
-            let absent = || (profile.new_values().is_complete() || is_known()).then_some(0);
-            Some(found.map(|(_, n)| n).or_else(absent)? as f64 / total)
-        }
+        (Statistic::Share(value), SignalProfile::Category(profile)) => Some(profile.count(value)? as f64 / total),
         _ => None,
     }
 }

@@ -105,7 +105,14 @@ struct Producer {
     heard_at: u64,
     /// By how many its profiles from another time outnumber those from here, and the earliest of them.
     #[serde(default)]
-    away: (u8, Option<Timestamp>),
+    away: Option<(u8, Timestamp)>,
+}
+
+impl Producer {
+    /// Says whether it is done with the windows that end at `end` or before.
+    fn is_past(&self, end: Timestamp) -> bool {
+        self.before.is_some_and(|before| before >= end)
+    }
 }
 
 /// What became of a profile.
@@ -211,23 +218,21 @@ impl Windows {
         let most = self.most_begun();
         let reach = self.millis_of(SILENCE * self.lateness);
         let producers = self.progress.producers.entry(node.clone()).or_default();
-        let new = Producer { latest: start, before: None, begun: 1, heard_at: most, away: (0, None) };
+        let new = Producer { latest: start, before: None, begun: 1, heard_at: most, away: None };
         let producer = producers.entry(partition).or_insert(new);
         producer.heard_at = most;
         let here = producer.before.unwrap_or(producer.latest);
         if start.as_millis().abs_diff(here.as_millis()) > reach.unsigned_abs() {
-            let (count, earliest) = (producer.away.0 + 1, producer.away.1.map_or(start, |other| other.min(start)));
-            producer.away = (count, Some(earliest));
+            let (count, earliest) =
+                producer.away.map_or((1, start), |(count, earliest)| (count + 1, earliest.min(start)));
+            producer.away = Some((count, earliest));
             if count == MOVED {
                 let before = Some(earliest).filter(|earliest| *earliest < start);
                 *producer = Producer { before, begun: producer.begun + 1, ..new };
             }
             return;
         }
-        producer.away = match producer.away {
-            (0 | 1, _) => (0, None),
-            (count, earliest) => (count - 1, earliest),
-        };
+        producer.away = producer.away.filter(|(count, _)| *count > 1).map(|(count, earliest)| (count - 1, earliest));
         if start > producer.latest {
             (producer.before, producer.latest) = (Some(producer.latest), start);
             producer.begun += 1;
@@ -273,8 +278,7 @@ impl Windows {
         let Some(producers) = self.progress.producers.get(name) else {
             return self.most_begun() > SILENCE * self.lateness;
         };
-        let past = |producer: &Producer| producer.before.is_some_and(|before| before >= end);
-        producers.values().all(|producer| past(producer) || self.is_silent(producer))
+        producers.values().all(|producer| producer.is_past(end) || self.is_silent(producer))
     }
 
     fn stage_is_past(&self, name: &StageName, end: Timestamp) -> bool {
@@ -282,8 +286,8 @@ impl Windows {
         // A partition that was never heard of may be empty, or not read yet.
         let all_heard = producers.len() >= self.topology.partitions as usize;
         let end = end.plus_millis(self.millis_of(if all_heard { self.lateness } else { SILENCE * self.lateness }));
-        let past = |producer: &Producer| producer.before.is_some_and(|before| before >= end);
-        producers.values().any(past) && producers.values().all(|producer| past(producer) || self.is_silent(producer))
+        producers.values().any(|producer| producer.is_past(end))
+            && producers.values().all(|producer| producer.is_past(end) || self.is_silent(producer))
     }
 
     fn is_silent(&self, producer: &Producer) -> bool {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit};
 use driftline_stage::{Sink, StageError, operator::Counts};
-use driftline_types::{ErrorClass, Message, Outgoing, PipelineName, StageName, TopicPartition, wire};
+use driftline_types::{ErrorClass, Message, Outgoing, PipelineName, StageName, Timestamp, TopicPartition, wire};
 
 use crate::{
     RunError,
@@ -15,7 +15,6 @@ use crate::{
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
-    source_task::now,
     stage_task::{IDLE, is_drained},
     telemetry::Node,
 };
@@ -191,7 +190,7 @@ impl SinkTask {
         self.metrics.count(&Counts { read, used: read - rejected, rejected, ..Counts::default() });
         self.metrics.bytes(batch.iter().map(|message| message.payload_bytes() as u64).sum(), 0);
         self.flow.add_backlog(-(read as i64));
-        let now = now().as_millis();
+        let now = Timestamp::now().as_millis();
         for message in batch {
             let entered = wire::ingested(message).as_millis();
             let since = std::time::Duration::from_millis(now.saturating_sub(entered).max(0) as u64);

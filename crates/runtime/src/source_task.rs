@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     ops::ControlFlow,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -58,7 +58,7 @@ impl SourceTask {
             if self.flow.stopping().is_some() {
                 break;
             }
-            let (mut effects, status) = match self.source.read(now()) {
+            let (mut effects, status) = match self.source.read(Timestamp::now()) {
                 Ok(read) => read,
                 Err(error) if error.class() == ErrorClass::Transient => {
                     let wait = backoff.next_wait();
@@ -170,10 +170,4 @@ fn refused(site: &Site, error: BrokerError) -> RunError {
 
 pub(crate) fn bytes_of(unit: &Unit) -> u64 {
     unit.outputs.iter().map(|message| message.payload_bytes() as u64).sum()
-}
-
-/// Returns the wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(since.as_millis() as i64)
 }

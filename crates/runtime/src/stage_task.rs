@@ -15,7 +15,7 @@ use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site, Tally},
 };
-use driftline_types::{ErrorClass, Headers, Message, Outgoing, Partition, StageName, TopicPartition, wire};
+use driftline_types::{ErrorClass, Headers, Message, Outgoing, Partition, StageName, Timestamp, TopicPartition, wire};
 
 use crate::{
     RunError,
@@ -26,7 +26,7 @@ use crate::{
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
-    source_task::{bytes_of, now},
+    source_task::bytes_of,
     telemetry::{BatchWatch, CommitWatch, Node},
 };
 
@@ -573,7 +573,7 @@ pub(crate) fn into_unit(site: &Site, partition: Partition, effects: Effects, uni
             key: Some(change.key),
             value: change.value,
             headers: Headers::default(),
-            timestamp: now(),
+            timestamp: Timestamp::now(),
         }));
     }
     unit.outputs.extend(probes.iter().filter_map(|part| crate::probes::message(site, part)));

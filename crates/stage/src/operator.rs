@@ -450,12 +450,13 @@ impl<S: Stage> Operator for StageOperator<S> {
     fn process(&mut self, batch: &[Message], waited: Duration) -> Result<Effects, StageError> {
         let started = Instant::now();
         let mut effects = Effects::default();
-        // What was sent again to another node is passed over.
-        let is_own = |message: &&Message| wire::is_for(message, self.site.stage.as_str());
-        let own: Vec<&Message> = batch.iter().filter(is_own).collect();
-        effects.counts.read = own.iter().filter(|message| !wire::is_probe(message)).count() as u64;
-        let mut records = Vec::with_capacity(own.len());
-        for message in own {
+        let mut records = Vec::with_capacity(batch.len());
+        for message in batch {
+            // What was sent again to another node is passed over.
+            if !wire::is_for(message, self.site.stage.as_str()) {
+                continue;
+            }
+            effects.counts.read += u64::from(!wire::is_probe(message));
             match self.decode(message) {
                 Ok(record) if record.context.probe.is_some() => {
                     probe::read(&mut effects.probes, &self.site, &record.context, message);

@@ -225,6 +225,19 @@ impl CategoryProfile {
         known as f64 + self.new_values.distinct()
     }
 
+    /// Returns how often a value was counted; `None` where that is not known: of one outside the dictionary, while the sample of
+    /// [`NewValues`] neither holds it nor every new value.
+    #[must_use]
+    pub fn count(&self, value: &str) -> Option<u64> {
+        match self.dictionary.slot(Some(value)) {
+            OTHER => {
+                let found = self.new_values.sample().find(|(new, _)| *new == cut(value)).map(|(_, count)| count);
+                found.or_else(|| self.new_values.is_complete().then_some(0))
+            }
+            slot => Some(self.counts[slot]),
+        }
+    }
+
     /// Returns the `limit` most frequent values with their counts, most frequent first, equal ones
     /// by name. A new value is listed if it is in the sample of [`NewValues`].
     #[must_use]

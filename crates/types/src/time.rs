@@ -3,7 +3,10 @@
 //! Its text stands in a header of every record, so that times of four-digit years, as [`Timestamp`] writes them, are written and
 //! read here by integer arithmetic (Hinnant, "chrono-Compatible Low-Level Date Algorithms", 2013); jiff takes care of all others.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +20,13 @@ impl Timestamp {
     #[must_use]
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
+    }
+
+    /// Returns the time of the wall clock.
+    #[must_use]
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
     /// Returns the milliseconds since the Unix epoch.

@@ -22,14 +22,10 @@
 //! itself for the next [`TOMBSTONE_OFFSETS`] offsets of the partition, so that a reader no further
 //! behind than that learns of the removal.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use driftline_types::{GroupId, Offset, Outgoing, wire};
+use driftline_types::{GroupId, Offset, Outgoing, Timestamp, wire};
 
 use super::{
     Log, codec,
@@ -80,8 +76,7 @@ impl Log {
         outputs: &[Outgoing],
         offsets: Option<(&GroupId, Vec<SlotCommit>)>,
     ) -> Result<(), BrokerError> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.append_at(i64::try_from(since.as_millis()).unwrap_or(i64::MAX), outputs, offsets)
+        self.append_at(Timestamp::now().as_millis(), outputs, offsets)
     }
 
     /// The same at a moment of the wall clock, in milliseconds since the Unix epoch.
@@ -374,7 +369,7 @@ fn compacted_row(message: &Outgoing) -> PreparedRow {
 mod tests {
     use std::cell::Cell;
 
-    use driftline_types::{Headers, Timestamp, Topic, TopicPartition};
+    use driftline_types::{Headers, Topic, TopicPartition};
     use proptest::{
         collection::vec,
         option,

@@ -428,8 +428,9 @@ pub(super) fn failed(action: &'static str, error: &KafkaError) -> BrokerError {
 }
 
 /// Tells what the cluster refused from what a client that reads overcomes by itself.
-pub(super) fn judge(error: &KafkaError) -> Result<(), BrokerError> {
+pub(super) fn judge(error: &KafkaError, login: &Login) -> Result<(), BrokerError> {
     match failed("read", error) {
+        _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Authentication) && login.outlasts() => Ok(()),
         refused @ BrokerError::Refused { .. } => Err(refused),
         _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(refused("read", error)),
         _ => {

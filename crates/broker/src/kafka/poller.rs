@@ -318,10 +318,9 @@ impl Poller {
     /// Tells what ends the member from what the client overcomes by itself.
     fn judge(&self, error: &KafkaError) -> Result<(), BrokerError> {
         match error.rdkafka_error_code() {
-            Some(Code::Authentication) if self.client.context().login.outlasts() => Ok(()),
             // The client reads the partition no more, and says so once.
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.strayed(error),
-            _ => judge(error),
+            _ => judge(error, &self.client.context().login),
         }
     }
 

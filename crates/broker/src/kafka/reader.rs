@@ -220,8 +220,7 @@ impl Reader {
                 }
                 // It belongs to no group; librdkafka looks one up nevertheless.
                 Some(RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(Step::Nothing),
-                Some(RDKafkaErrorCode::Authentication) if self.consumer.context().outlasts() => Ok(Step::Nothing),
-                _ => judge(&error).map(|()| Step::Nothing),
+                _ => judge(&error, self.consumer.context()).map(|()| Step::Nothing),
             },
         }
     }

@@ -19,7 +19,6 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
-    time::SystemTime,
 };
 
 use driftline_payloads::JsonValue;
@@ -240,8 +239,7 @@ impl Sink for JsonLinesSink {
     fn write(&mut self, records: &[Message]) -> Result<(), StageError> {
         // All lines or none: a batch that is repeated without its bad record repeats no line.
         self.lines.clear();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+        let now = Timestamp::now();
         let mut reader = Reader::default();
         for record in records {
             write_line(record, &reader.context(record), now, self.ids, &mut self.lines).map_err(|error| {

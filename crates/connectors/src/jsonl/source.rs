@@ -20,7 +20,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Seek, SeekFrom},
     sync::mpsc::{Receiver, TryRecvError, sync_channel},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -245,7 +245,7 @@ impl JsonLinesSource {
             },
         };
         let time = match &self.config.event_time {
-            None => now(),
+            None => Timestamp::now(),
             Some(member) => {
                 let found = find(&value, member);
                 let time = match found {
@@ -277,11 +277,6 @@ fn wrong(member: &str, found: Option<&Value>, allowed: &str) -> Wrong {
         Some(Value::Object(_)) => "an object",
     };
     Wrong { found: format!("{kind} as member {member:?}"), allowed: allowed.to_owned() }
-}
-
-fn now() -> Timestamp {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn unreadable(path: &str, error: io::Error) -> StageError {

@@ -54,13 +54,10 @@ struct Scale {
     sets: SetSizes,
 }
 
-const BASE: Recipe =
-    Recipe { steps: 8000, horizon: 8000, batch: 32, rate: 2e-3, real: 0.0, natural: 0.4, seed: 1, threads: 2 };
-const FINAL: Recipe =
-    Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, natural: 0.4, seed: 3, threads: 2 };
+const BASE: Recipe = Recipe { steps: 8000, horizon: 8000, batch: 32, rate: 2e-3, real: 0.0, seed: 1, threads: 2 };
+const FINAL: Recipe = Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// Shorter than the final stage, because there are four of them.
-const FOLD: Recipe =
-    Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, natural: 0.4, seed: 3, threads: 2 };
+const FOLD: Recipe = Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// What the model card describes.
 const FULL: Scale = Scale {
     utterances: 8192,

@@ -1,6 +1,6 @@
 //! What time it is in a partition, by its events.
 
-use crate::hash;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Users that are asked for the time.
 const WITNESSES: usize = 5;
@@ -45,12 +45,12 @@ impl Clock {
 
     /// Takes the time of the next event.
     pub(crate) fn hear(&mut self, user: &str, time_ms: i64) {
-        self.take(hash(user.as_bytes()), time_ms);
+        self.take(xxh3_64(user.as_bytes()), time_ms);
     }
 
     /// Takes the time of an event by which a user is erased; nothing is kept of who it was.
     pub(crate) fn hear_erasure(&mut self, user: &str, time_ms: i64) {
-        let user = hash(user.as_bytes());
+        let user = xxh3_64(user.as_bytes());
         self.witnesses.retain(|witness| witness.user != user);
         self.take(NOBODY, time_ms);
     }

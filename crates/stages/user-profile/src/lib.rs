@@ -355,11 +355,6 @@ fn state_key(kind: u8, name: &[u8]) -> Bytes {
     key.into()
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo): the state has hashes, so they must never change.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 fn damaged() -> StageError {
     StageError::fatal("a state entry of the user-profile stage is damaged")
 }

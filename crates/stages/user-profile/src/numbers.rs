@@ -9,8 +9,7 @@
 use std::{collections::HashMap, iter};
 
 use driftline_models::profile::{History, Vocabulary};
-
-use crate::hash;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Tells vocabularies apart: half of a hash of the names.
 pub(crate) type Tag = [u8; 4];
@@ -22,7 +21,7 @@ pub(crate) fn lines(vocabulary: &Vocabulary) -> String {
 
 /// Returns the tag of a vocabulary.
 pub(crate) fn tag(vocabulary: &Vocabulary) -> Tag {
-    (hash(lines(vocabulary).as_bytes()) as u32).to_le_bytes()
+    (xxh3_64(lines(vocabulary).as_bytes()) as u32).to_le_bytes()
 }
 
 /// Gives histories the numbers of the model.

@@ -38,6 +38,8 @@ const WARM_UP: usize = 150;
 const CLIP_NORM: f64 = 3.0;
 /// What a step leaves of the averaged weights.
 const AVERAGING: f64 = 0.997;
+/// Share of natural voices among the synthesised utterances.
+const NATURAL: f64 = 0.4;
 
 /// Numbers that a run is made with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,8 +54,6 @@ pub struct Recipe {
     pub rate: f64,
     /// Share of real recordings in a batch.
     pub real: f64,
-    /// Share of natural voices among the synthesised utterances.
-    pub natural: f64,
     /// Seed of examples and initial weights.
     pub seed: u64,
     /// Threads.
@@ -87,9 +87,9 @@ impl Data {
     }
 
     /// Draws the clips of one example: a real speaker's one to six digits, or a synthetic utterance (one in ten: two).
-    fn draw(&self, recipe: &Recipe, rng: &mut StdRng) -> Vec<&Clip> {
-        let speaker = if rng.random_bool(recipe.real) { self.real.choose(rng) } else { None };
-        let natural = rng.random_bool(recipe.natural) && !self.natural.is_empty();
+    fn draw(&self, real: f64, rng: &mut StdRng) -> Vec<&Clip> {
+        let speaker = if rng.random_bool(real) { self.real.choose(rng) } else { None };
+        let natural = rng.random_bool(NATURAL) && !self.natural.is_empty();
         let synthetic = if natural { &self.natural } else { &self.synthetic };
         let (clips, count) = match speaker {
             Some(clips) if rng.random_bool(0.5) => (clips, 1),
@@ -213,7 +213,7 @@ fn make_batches(data: &Data, frontend: &Frontend, recipe: Recipe, step: usize) -
         .map(|i| {
             let index = (step * recipe.batch + i) as u64;
             let mut rng = StdRng::seed_from_u64(recipe.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-            let (audio, phones) = augment::join(&data.draw(&recipe, &mut rng), &mut rng);
+            let (audio, phones) = augment::join(&data.draw(recipe.real, &mut rng), &mut rng);
             (augment::example(audio, &data.synthetic, frontend, &mut rng), phones)
         })
         .collect();
@@ -278,8 +278,7 @@ mod tests {
         let sizes = Sizes { channels: 16, hidden: 16, classes: CLASSES };
         let frontend = Frontend::try_new(data.colour().expect("clips")).expect("forty values");
         let run = |seed| -> Vec<Vec<u32>> {
-            let recipe =
-                Recipe { steps: 5, horizon: 5, batch: 6, rate: 1e-3, real: 0.5, natural: 0.4, seed, threads: 2 };
+            let recipe = Recipe { steps: 5, horizon: 5, batch: 6, rate: 1e-3, real: 0.5, seed, threads: 2 };
             let start = initial(sizes, 1).expect("weights");
             let weights = train(&start, sizes, &data, &frontend, recipe, 2, |_, _| Ok(())).expect("it trains");
             let bits = |tensor: &Tensor| {
