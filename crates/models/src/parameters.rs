@@ -21,17 +21,32 @@ pub struct Parameters {
 /// The name of a parameter, its shape and the deviation it is drawn with; zero leaves it zero.
 pub type Shape = (String, Vec<usize>, f64);
 
+/// Reads the tensors of a safetensors file as `f32`. `path` is named in errors.
+///
+/// # Errors
+/// [`ModelError::Format`] for what is not safetensors, and for a value that is no finite number.
+pub(crate) fn read_tensors(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, Tensor>, ModelError> {
+    let read = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
+        .map_err(|error| ModelError::format(path, "tensors", error.to_string(), "a safetensors file"))?;
+    let mut tensors: BTreeMap<String, Tensor> = read.into_iter().collect();
+    for (name, tensor) in &mut tensors {
+        *tensor = tensor.to_dtype(DType::F32)?;
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let place = format!("tensor {name}, value {index}");
+            return Err(ModelError::format(path, place, values[index].to_string(), "finite numbers"));
+        }
+    }
+    Ok(tensors)
+}
+
 impl Parameters {
     /// Reads the content of a safetensors file. `path` is named in errors.
     ///
     /// # Errors
-    /// [`ModelError::Candle`] for what is not safetensors.
+    /// [`ModelError::Format`] for what is not safetensors, and for a value that is no finite number.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
-        let mut tensors = BTreeMap::new();
-        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
-            tensors.insert(name, tensor.to_dtype(DType::F32)?);
-        }
-        Ok(Self { tensors, path: path.to_owned() })
+        Ok(Self { tensors: read_tensors(bytes, path)?, path: path.to_owned() })
     }
 
     /// Draws parameters that can be trained, and returns their variables in the order of `shapes`.
@@ -98,5 +113,28 @@ impl Parameters {
             tensors.insert(name.clone(), tensor.to_dtype(DType::F16)?);
         }
         Ok(candle_core::safetensors::save(&tensors, path)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_that_is_no_finite_number_is_refused_by_its_place() {
+        let parse = |dtype: DType, values: &[f32]| {
+            let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+            let tensors = [("a", tensor(&[1.0])), ("b", tensor(values).to_dtype(dtype).unwrap())];
+            Parameters::parse(&safetensors::serialize(tensors, None).unwrap(), Path::new("w"))
+        };
+        for dtype in [DType::F32, DType::F16] {
+            assert!(parse(dtype, &[0.5, -2.0]).is_ok());
+            let error = parse(dtype, &[0.5, f32::NAN]).unwrap_err().to_string();
+            assert_eq!(error, "w: tensor b, value 1: found NaN, allowed: finite numbers");
+            let error = parse(dtype, &[f32::NEG_INFINITY, 1.0]).unwrap_err().to_string();
+            assert_eq!(error, "w: tensor b, value 0: found -inf, allowed: finite numbers");
+        }
+        let error = Parameters::parse(b"no weights", Path::new("w")).unwrap_err().to_string();
+        assert!(error.starts_with("w: tensors: found"), "{error}");
     }
 }

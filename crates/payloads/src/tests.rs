@@ -232,7 +232,7 @@ proptest! {
 
 fn decode_all(bytes: &Bytes) {
     if let Ok(chunk) = AudioChunk::decode(bytes) {
-        assert!(chunk.samples.iter().all(|sample| sample.is_finite()));
+        assert!(chunk.samples.iter().all(|sample| (-1.0..=1.0).contains(sample)));
         assert!(chunk.samples.len() * 2 <= bytes.len());
     }
     let _ = SpeechSegment::decode(bytes);
@@ -303,14 +303,28 @@ fn samples_beyond_full_scale_are_clipped_and_nan_is_silence() {
     assert_eq!(AudioChunk::decode(&encode(&chunk)).unwrap().samples, [1.0, -1.0, 0.0, 1.0]);
 }
 
-#[test]
-fn a_sample_that_is_not_finite_is_refused_by_its_index() {
+/// A chunk of one 32-bit float sample.
+fn float(sample: f32) -> Bytes {
     let mut bytes = encode(&silent(2)).to_vec();
-    // As 32-bit floats: format 3, 4 bytes a sample; the four bytes of data are one sample.
+    // Format 3, 4 bytes a sample; the four bytes of data are one sample.
     bytes[20] = 3;
     bytes[34] = 32;
     let at = bytes.len() - 4;
-    bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
-    let error = AudioChunk::decode(&bytes.into()).unwrap_err();
-    assert_eq!(error.to_string(), "sample 0: found NaN, allowed finite samples");
+    bytes[at..].copy_from_slice(&sample.to_le_bytes());
+    bytes.into()
+}
+
+#[test]
+fn a_sample_that_is_not_finite_is_refused_by_its_index() {
+    for (sample, name) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let error = AudioChunk::decode(&float(sample)).unwrap_err();
+        assert_eq!(error.to_string(), format!("sample 0: found {name}, allowed finite samples"));
+    }
+}
+
+#[test]
+fn float_samples_beyond_full_scale_are_clipped_too() {
+    for (sample, expected) in [(1.5, 1.0), (-1e9, -1.0), (0.25, 0.25)] {
+        assert_eq!(AudioChunk::decode(&float(sample)).unwrap().samples, [expected]);
+    }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Reading also takes 32-bit float samples (format 3), since other producers may write them; what
-//! is not finite is refused with its index.
+//! is beyond [-1, 1] is clipped, and what is not finite is refused with its index.
 
 use bytes::{BufMut, BytesMut};
 use driftline_stage::CodecError;
@@ -70,10 +70,10 @@ pub fn to_16_bits(sample: f32) -> i16 {
     (sample.clamp(-1.0, 1.0) * FULL_SCALE).round() as i16
 }
 
-/// Returns the sample of 16 bits, in [-1, 1].
+/// Returns the sample of 16 bits, in [-1, 1]: -32,768 is as loud as -32,767.
 #[must_use]
 pub fn from_16_bits(sample: i16) -> f32 {
-    f32::from(sample) / FULL_SCALE
+    (f32::from(sample) / FULL_SCALE).max(-1.0)
 }
 
 /// Reads the fields and the samples, in [-1, 1].
@@ -165,7 +165,7 @@ impl Format {
                 let samples = data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
                 let samples: Vec<f32> = samples.collect();
                 match samples.iter().position(|s| !s.is_finite()) {
-                    None => Ok(samples),
+                    None => Ok(samples.into_iter().map(|sample| sample.clamp(-1.0, 1.0)).collect()),
                     Some(at) => Err(CodecError::new(format!("sample {at}"), samples[at].to_string(), "finite samples")),
                 }
             }

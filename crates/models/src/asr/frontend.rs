@@ -63,10 +63,11 @@ impl Frontend {
     /// # Errors
     /// [`ModelError::Parameter`] where `colour` does not hold [`BANDS`] finite values.
     pub fn try_new(colour: Vec<f32>) -> Result<Self, ModelError> {
-        if colour.len() != BANDS || colour.iter().any(|c| !c.is_finite()) {
+        let finite = colour.iter().filter(|value| value.is_finite()).count();
+        if colour.len() != BANDS || finite != BANDS {
             return Err(ModelError::Parameter {
                 name: "colour",
-                found: format!("{colour:?}"),
+                found: format!("{} values, {finite} of them finite", colour.len()),
                 allowed: "40 finite values",
             });
         }

@@ -22,6 +22,9 @@ pub fn phone_class(name: &str) -> Option<u8> {
     PHONES.iter().position(|&phone| phone == name).map(|i| i as u8 + 1)
 }
 
+/// Most words of a lexicon: the language model has a number for each pair of them.
+pub const MAX_WORDS: usize = 4_096;
+
 /// Position of a word in its [`Lexicon`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WordId(pub u16);
@@ -44,10 +47,11 @@ pub struct Lexicon {
 }
 
 impl Lexicon {
-    /// Reads lines `word phone phone …`; a word with several pronunciations has several lines. `path` is named in errors.
+    /// Reads lines `word phone phone …`; a word with several pronunciations has several lines. A line that stands there
+    /// twice counts once. `path` is named in errors.
     ///
     /// # Errors
-    /// [`ModelError::Format`] for an unknown phone, a word without phones, or an empty file.
+    /// [`ModelError::Format`] for an unknown phone, a word without phones, an empty file, or more than [`MAX_WORDS`] words.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         let format = |place: String, found: String, allowed: String| ModelError::Format {
             path: path.to_path_buf(),
@@ -66,10 +70,14 @@ impl Lexicon {
             if phones.is_empty() {
                 return Err(format(place(), format!("word {word:?} without phones"), "a word and its phones".into()));
             }
-            entries.entry(word).or_default().push(phones);
+            let pronunciations = entries.entry(word).or_default();
+            if !pronunciations.contains(&phones) {
+                pronunciations.push(phones);
+            }
         }
-        if entries.is_empty() || entries.len() > usize::from(u16::MAX) {
-            return Err(format("lexicon".into(), format!("{} words", entries.len()), "1 to 65535 words".into()));
+        if entries.is_empty() || entries.len() > MAX_WORDS {
+            let allowed = format!("1 to {MAX_WORDS} words");
+            return Err(format("lexicon".into(), format!("{} words", entries.len()), allowed));
         }
         let mut nodes = vec![Node::default()];
         for (id, pronunciations) in entries.values().enumerate() {
@@ -136,6 +144,21 @@ mod tests {
         assert_eq!(homophones.words, [WordId(2), WordId(3)]);
         assert_eq!(lexicon.find("four"), Some(WordId(3)));
         assert_eq!(lexicon.find("fort"), None);
+    }
+
+    #[test]
+    fn a_line_that_stands_twice_counts_once() {
+        let lexicon = Lexicon::parse("one w ah n\none hh w ah n\none w ah n\n", Path::new("test")).expect("valid");
+        assert_eq!(lexicon.pronunciations(WordId(0)).len(), 2);
+        assert!(lexicon.nodes().iter().all(|node| node.words.len() <= 1));
+    }
+
+    #[test]
+    fn words_are_limited() {
+        let lines = |words: usize| (0..words).map(|word| format!("w{word} w ah n\n")).collect::<String>();
+        assert!(Lexicon::parse(&lines(MAX_WORDS), Path::new("x.txt")).is_ok());
+        let error = Lexicon::parse(&lines(MAX_WORDS + 1), Path::new("x.txt")).expect_err("too many");
+        assert_eq!(error.to_string(), "x.txt: lexicon: found 4097 words, allowed: 1 to 4096 words");
     }
 
     #[test]

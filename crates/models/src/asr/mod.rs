@@ -28,7 +28,7 @@ use self::{
     language::LanguageModel,
     lexicon::{CLASSES, Lexicon},
     network::{Network, STRIDE},
-    weights::Weights,
+    weights::{COLOUR, Weights},
 };
 use crate::{error::ModelError, inspect::header::read_checked};
 
@@ -138,7 +138,12 @@ impl Recogniser {
         let language = LanguageModel::parse(bigrams, &lexicon, &folder.join(BIGRAMS_FILE))?;
         let model = Model {
             network: Network::try_new(&weights.parameters, weights.sizes(&path)?, &path)?,
-            frontend: Frontend::try_new(weights.colour)?,
+            frontend: Frontend::try_new(weights.colour).map_err(|error| match error {
+                ModelError::Parameter { found, allowed, .. } => {
+                    ModelError::format(&path, format!("tensor {COLOUR}"), found, allowed)
+                }
+                other => other,
+            })?,
             calibration: Calibration::parse(&weights.calibration, &path)?,
             lexicon,
             language,

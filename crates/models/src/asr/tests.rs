@@ -123,6 +123,22 @@ fn a_folder_without_a_model_is_named() {
     assert!(Recogniser::load(folder.path()).is_err());
 }
 
+#[test]
+fn a_wrong_average_colour_is_named_with_its_file() {
+    let ours = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in [LEXICON_FILE, BIGRAMS_FILE] {
+        fs::copy(ours.join(name), folder.path().join(name)).expect("copied");
+    }
+    let path = ours.join(WEIGHTS_FILE);
+    let mut weights = Weights::parse(&fs::read(&path).expect("a file"), &path).expect("weights");
+    weights.colour.truncate(3);
+    weights.write(&folder.path().join(WEIGHTS_FILE)).expect("written");
+    let error = Recogniser::load(folder.path()).map(drop).expect_err("three values").to_string();
+    let expected = "asr.safetensors: tensor frontend.colour: found 3 values, 3 of them finite, allowed: 40";
+    assert!(error.contains(expected), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

@@ -10,9 +10,9 @@ use super::{
     lexicon::CLASSES,
     network::{Parameters, Sizes},
 };
-use crate::error::ModelError;
+use crate::{error::ModelError, parameters::read_tensors};
 
-const COLOUR: &str = "frontend.colour";
+pub(super) const COLOUR: &str = "frontend.colour";
 const CALIBRATION: &str = "confidence.calibration";
 
 /// Everything that training yields.
@@ -30,12 +30,9 @@ impl Weights {
     /// Reads a safetensors file's content. `path` is named in errors.
     ///
     /// # Errors
-    /// [`ModelError::Format`] for a missing colour or calibration, [`ModelError::Candle`] for what is not safetensors.
+    /// [`ModelError::Format`] for a missing colour or calibration, for what is not safetensors, and for a value that is no finite number.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
-        let mut parameters = Parameters::new();
-        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
-            parameters.insert(name, tensor.to_dtype(DType::F32)?);
-        }
+        let mut parameters = read_tensors(bytes, path)?;
         let mut vector = |name: &str| -> Result<Vec<f32>, ModelError> {
             let tensor = parameters.remove(name).ok_or_else(|| ModelError::Format {
                 path: path.to_path_buf(),

@@ -184,13 +184,14 @@ pub fn square<T: Copy + Into<f32>>(
 struct Span {
     from: f32,
     to: f32,
+    /// The last old pixel of it.
+    last: usize,
 }
 
 impl Span {
     /// Returns the old pixels with their shares, which add up to 1.
     fn weights(self) -> impl Iterator<Item = (usize, f32)> {
-        let (from, to) = (self.from, self.to);
-        let last = (to - 1e-3) as usize;
+        let Self { from, to, last } = self;
         (from as usize..=last).map(move |i| {
             let covered = to.min((i + 1) as f32) - from.max(i as f32);
             (i, covered / (to - from))
@@ -203,7 +204,9 @@ fn spans(old: usize, new: usize) -> Vec<Span> {
     let half = step.max(1.0) / 2.0;
     let span = |i: usize| {
         let centre = (i as f64 + 0.5) * step;
-        Span { from: (centre - half).max(0.0) as f32, to: (centre + half).min(old as f64) as f32 }
+        let (from, to) = ((centre - half).max(0.0) as f32, (centre + half).min(old as f64) as f32);
+        // What rounding put beyond the edge of a pixel is none of the next. Of a large number `f32` has no thousandths.
+        Span { from, to, last: ((to - 1e-3) as usize).min(old - 1) }
     };
     (0..new).map(span).collect()
 }
@@ -231,6 +234,17 @@ mod tests {
         let plane = square(601, 397, &pixels, 320).unwrap();
         let reduced = plane.values().iter().map(|&v| f64::from(v)).sum::<f64>() / plane.values().len() as f64;
         assert!((mean - reduced).abs() < 0.05, "{mean} {reduced}");
+    }
+
+    #[test]
+    fn a_picture_as_narrow_as_a_thread_is_reduced_too() {
+        for (width, height) in [(40_000, 2), (2, 40_000), (1, 1 << 24), (32_768, 1), (65_535, 3)] {
+            let pixels: Vec<u8> = (0..width * height).map(|i| if i < width * height / 2 { 50 } else { 150 }).collect();
+            let plane = square(width, height, &pixels, 320).unwrap();
+            assert!(plane.values().iter().all(|value| (49.0..151.0).contains(value)), "{width} by {height}");
+            let mean = plane.values().iter().sum::<f32>() / plane.values().len() as f32;
+            assert!((mean - 100.0).abs() < 1.0, "{width} by {height}: {mean}");
+        }
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, path::Path};
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use super::{Surface, network::Parameters, view::ALIGN};
-use crate::{error::ModelError, inspect::header::read_checked};
+use crate::{error::ModelError, inspect::header::read_checked, parameters::read_tensors};
 
 /// The key of the settings in the file's metadata.
 const SETTINGS: &str = "driftline.inspection";
@@ -81,7 +81,7 @@ impl Weights {
     /// Reads a file's content. `path` is named in errors.
     ///
     /// # Errors
-    /// [`ModelError::Format`] for what is not safetensors, and for settings that are missing or impossible.
+    /// [`ModelError::Format`] for what is not safetensors, for settings that are missing or impossible, and for a value that is no finite number.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
         let format = |place: &str, found: String, allowed: &str| ModelError::Format {
             path: path.to_path_buf(),
@@ -107,11 +107,7 @@ impl Weights {
             let found = format!("{accept_below} and {reject_from}");
             return Err(format("accept_below and reject_from", found, "0 to 1, the first not above the second"));
         }
-        let mut parameters = Parameters::new();
-        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
-            parameters.insert(name, tensor.to_dtype(DType::F32)?);
-        }
-        Ok(Self { parameters, settings })
+        Ok(Self { parameters: read_tensors(bytes, path)?, settings })
     }
 
     /// Returns the file's content.
@@ -133,6 +129,8 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{Device, Tensor};
+
     use super::*;
     use crate::inspection::training::trainer::initial;
 
@@ -170,6 +168,11 @@ mod tests {
         assert_eq!(error(|s| s.classes.clear()), "x: classes: found 0, allowed: 2 to 64");
         assert!(error(|s| s.accept_below = 0.9).starts_with("x: accept_below and reject_from: found 0.9 and 0.8"));
         assert!(Weights::parse(b"no tensors", "x".as_ref()).unwrap_err().to_string().starts_with("x: header: found"));
+        let mut infinite = weights();
+        let tensor = Tensor::from_slice(&[0.0, f32::INFINITY], 2, &Device::Cpu).unwrap();
+        infinite.parameters.insert("map.bias".to_owned(), tensor);
+        let error = Weights::parse(&infinite.to_bytes().unwrap(), "x".as_ref()).unwrap_err().to_string();
+        assert_eq!(error, "x: tensor map.bias, value 1: found inf, allowed: finite numbers");
         let bare = candle_core::safetensors::load_buffer(&weights().to_bytes().unwrap(), &Device::Cpu).unwrap();
         let bare = safetensors::serialize(bare, None).unwrap();
         assert!(Weights::parse(&bare, "x".as_ref()).unwrap_err().to_string().contains("no \"driftline.inspection\""));

@@ -46,6 +46,24 @@ impl Action {
     /// Every action, in the order of their codes.
     pub const ALL: [Self; 5] = [Self::Visit, Self::Search, Self::View, Self::AddToCart, Self::Buy];
 
+    /// Returns the name, as shops' logs have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Visit => "visit",
+            Self::Search => "search",
+            Self::View => "view",
+            Self::AddToCart => "add-to-cart",
+            Self::Buy => "buy",
+        }
+    }
+
+    /// Finds an action by its name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.name() == name)
+    }
+
     /// Returns what an action adds to the count of its category.
     const fn weight(self) -> f32 {
         match self {

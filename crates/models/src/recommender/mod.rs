@@ -36,7 +36,8 @@ const TILE: usize = 32;
 pub struct Event<'a> {
     /// The product's id.
     pub product: Option<&'a str>,
-    /// The category's name.
+    /// The category's name. One that the model does not know is as good as none: then the product's counts, as the
+    /// model or else the catalogue has it.
     pub category: Option<&'a str>,
     /// What was done.
     pub action: Action,
@@ -117,16 +118,15 @@ impl Recommender {
     /// # Errors
     /// [`ModelError::Read`] for a file that cannot be read, others for one that is no such model.
     pub fn load(folder: &Path, catalogue: Option<Catalogue>) -> Result<Self, ModelError> {
-        let path = folder.join(WEIGHTS_FILE);
-        let weights = read_checked(&path)?;
-        let names = folder.join(PRODUCTS_FILE);
-        let products = fs::read_to_string(&names).map_err(|source| ModelError::Read { path: names, source })?;
-        Self::parse(&weights, &products, &path, catalogue)
+        let weights = read_checked(&folder.join(WEIGHTS_FILE))?;
+        let path = folder.join(PRODUCTS_FILE);
+        let products = fs::read_to_string(&path).map_err(|source| ModelError::Read { path, source })?;
+        Self::parse(&weights, &products, folder, catalogue)
     }
 
-    fn parse(weights: &[u8], products: &str, path: &Path, catalogue: Option<Catalogue>) -> Result<Self, ModelError> {
-        let met = Catalogue::parse(products, path)?;
-        let parameters = Parameters::parse(weights, path)?;
+    fn parse(weights: &[u8], products: &str, folder: &Path, catalogue: Option<Catalogue>) -> Result<Self, ModelError> {
+        let met = Catalogue::parse(products, &folder.join(PRODUCTS_FILE))?;
+        let parameters = Parameters::parse(weights, &folder.join(WEIGHTS_FILE))?;
         let network = Network::try_new(&parameters, &met.category_numbers(&met), met.categories().len())?;
         let mut hash = blake3::Hasher::new();
         hash.update(weights).update(products.as_bytes());
@@ -145,15 +145,16 @@ impl Recommender {
     ) -> Result<Self, ModelError> {
         let catalogue = catalogue.unwrap_or_else(|| met.clone());
         let numbers: Vec<u32> = catalogue.products().iter().map(|product| met.number(&product.id)).collect();
-        let numbers = Tensor::from_slice(&numbers, numbers.len(), &Device::Cpu)?;
-        let (embeddings, biases) = network.outputs(&numbers)?;
+        let (embeddings, biases) = network.outputs(&Tensor::from_slice(&numbers, numbers.len(), &Device::Cpu)?)?;
         let mut embeddings = embeddings.flatten_all()?.to_vec1::<f32>()?;
         let mut biases = biases.to_vec1::<f32>()?;
-        // A product that the model has not met is its category's average one.
-        let average = biases.iter().sum::<f32>() / biases.len().max(1) as f32;
+        // A product that the model has not met is its category's average one, of those that it has met.
+        let of_met = biases.iter().zip(&numbers).filter(|(_, number)| **number > 0);
+        let (sum, count) = of_met.fold((0f32, 0usize), |(sum, count), (bias, _)| (sum + *bias, count + 1));
+        let average = sum / count.max(1) as f32;
         let categories = catalogue.category_numbers(&met);
         for (place, product) in catalogue.products().iter().enumerate() {
-            if met.number(&product.id) == 0 {
+            if numbers[place] == 0 {
                 let embedding = network.category_embedding(categories[place])?;
                 embeddings[place * WIDTH..][..WIDTH].copy_from_slice(&embedding);
                 biases[place] = average;
@@ -260,13 +261,17 @@ impl Recommender {
 
     fn token(&self, event: &Event<'_>) -> Token {
         let product = event.product.map_or(0, |id| self.met.number(id));
-        let category = match event.category {
-            Some(name) => self.met.category_number(name),
-            // The category of a product that is known need not be told.
-            None => product
-                .checked_sub(1)
-                .map_or(0, |place| self.met.category_number(&self.met.products()[place as usize].category)),
+        let known = |name: &str| Some(self.met.category_number(name)).filter(|number| *number > 0);
+        let of_product = |catalogue: &Catalogue| {
+            let place = event.product.and_then(|id| catalogue.place(id))?;
+            known(&catalogue.products()[place].category)
         };
+        let category = event
+            .category
+            .and_then(known)
+            .or_else(|| of_product(&self.met))
+            .or_else(|| of_product(&self.catalogue))
+            .unwrap_or(0);
         Token { product, category, action: event.action, time_ms: event.time_ms }
     }
 }

@@ -52,6 +52,41 @@ fn the_model_that_ships_is_read() {
 }
 
 #[test]
+fn a_product_that_was_not_met_scores_as_the_average_of_those_that_were() {
+    let product =
+        |id: &&str| CatalogueProduct { id: (*id).to_owned(), category: "c".to_owned(), in_stock: true, views: 0 };
+    let catalogue =
+        |ids: &[&str]| Catalogue::try_new(ids.iter().map(product).collect(), Path::new("catalogue")).unwrap();
+    let (mut parameters, _) = Parameters::draw(&Network::shapes(2, 1), 3).unwrap();
+    // Of no product, and of the two that were met.
+    parameters.insert("bias", &[9.0, 1.0, 2.0]).unwrap();
+    let network = Network::try_new(&parameters, &[1, 1], 1).unwrap();
+    let score = |ids: &[&str]| {
+        let met = catalogue(&["a", "b"]);
+        let recommender = Recommender::new(network.clone(), met, Some(catalogue(ids)), "").unwrap();
+        let event = Event { product: Some("a"), category: None, action: Action::View, time_ms: 0 };
+        let request = Request { events: vec![event], attributes: [0.5; 5], ..Request::default() };
+        let products = recommender.recommend(&[request], ids.len()).unwrap().remove(0).products;
+        products.iter().find(|found| ids[found.product] == "new").unwrap().score
+    };
+    let alone = score(&["new"]);
+    let cases: [(&[&str], f32); 4] =
+        [(&["new", "newer"], 0.0), (&["a", "new"], 1.0), (&["a", "new", "newer"], 1.0), (&["a", "b", "new"], 1.5)];
+    for (ids, average) in cases {
+        assert!((score(ids) - alone - average).abs() < 1e-4, "{ids:?}: {} {alone}", score(ids));
+    }
+}
+
+#[test]
+fn a_file_of_products_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(WEIGHTS_FILE), include_bytes!("../../weights/recommender.safetensors")).unwrap();
+    fs::write(folder.path().join(PRODUCTS_FILE), "?").unwrap();
+    let error = Recommender::load(folder.path(), None).map(drop).unwrap_err().to_string();
+    assert!(error.contains("recommender.products.jsonl: line 1: found"), "{error}");
+}
+
+#[test]
 fn a_catalogue_that_is_none_says_where() {
     let parse = |text: &str| Catalogue::parse(text, Path::new("catalogue.jsonl")).unwrap_err().to_string();
     assert!(parse("").contains("lines: found none"), "{}", parse(""));

@@ -6,8 +6,9 @@ use crate::ModelError;
 /// First byte of the stored form.
 const LAYOUT: u8 = 1;
 
-/// The last 64 samples of a session and the recurrent state of its network. It belongs to the network that made it
-/// ([`Detector::new_state`](super::Detector::new_state)); another refuses it.
+/// The last 64 samples of a session and the recurrent state of its network. It belongs to the weights it was made with
+/// ([`Detector::new_state`](super::Detector::new_state)). Another kind of network refuses it; other weights of the same kind
+/// cannot tell, so who stores it stores the [`Detector::version`](super::Detector::version) beside it.
 ///
 /// Stored as little-endian bytes: layout (`u8` = 1), network (`u8`: 1 Silero, 2 Driftline), length of the recurrent
 /// state (`u16`), 64 samples (`f32`), recurrent state (`f32`). A state is 516 bytes plus 4 bytes a recurrent value

@@ -254,7 +254,7 @@ impl Whisper {
     /// Transcribes segments of 16 kHz mono audio, full scale at 1; the results come in the order of the segments.
     ///
     /// Up to 16 windows are decoded together, fewer where the model is large. The result for a segment depends on that segment and
-    /// `options` alone, up to the rounding of sums. An empty segment has an empty transcription.
+    /// `options` alone, bit for bit. An empty segment has an empty transcription.
     ///
     /// # Errors
     ///

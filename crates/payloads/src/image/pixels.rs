@@ -1,11 +1,16 @@
 //! From a file to pixels, with limits, and what is measured on them.
 
-use std::io::Cursor;
+use std::{fmt::Display, io::Cursor};
 
 use driftline_stage::CodecError;
 use image::{
     ColorType, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, Limits,
     codecs::{jpeg, png},
+};
+use zune_jpeg::{
+    JpegDecoder,
+    errors::DecodeErrors,
+    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
 use super::{Format, MAX_PIXELS};
@@ -115,7 +120,8 @@ impl Pixels {
 
 fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
     let count = luma.len().max(1) as f64;
-    let (mut sum, mut squares, mut clipped, mut right, mut lower) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut sum, mut squares, mut clipped) = (0u64, 0u64, 0u64);
+    let (mut left, mut right, mut upper, mut lower) = (0u64, 0u64, 0u64, 0u64);
     // The middle column and row of odd sides count on neither side.
     let (half_width, half_height) = (width / 2, height / 2);
     for (y, row) in luma.chunks_exact(width.max(1)).enumerate() {
@@ -124,8 +130,11 @@ fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
         sum += row_sum;
         squares += row.iter().map(|&p| u64::from(p) * u64::from(p)).sum::<u64>();
         clipped += row.iter().filter(|&&p| p == u8::MAX).count() as u64;
+        left += part(&row[..half_width]);
         right += part(&row[width - half_width..]);
-        if y >= height - half_height {
+        if y < half_height {
+            upper += row_sum;
+        } else if y >= height - half_height {
             lower += row_sum;
         }
     }
@@ -143,17 +152,16 @@ fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
     let inside = (width.saturating_sub(2) * height.saturating_sub(2)) as f64;
     let lit = sum > 0;
     // Means of the halves; both have as many pixels.
-    let slope = |part: u64, size: usize| {
-        let rest = sum.saturating_sub(part);
-        (lit && size > 0).then(|| (part as f64 - rest as f64) / (size as f64 * brightness))
+    let slope = |near: u64, far: u64, size: usize| {
+        (lit && size > 0).then(|| (far as f64 - near as f64) / (size as f64 * brightness))
     };
     Measures {
         brightness,
         contrast: variance.sqrt(),
         sharpness: (lit && inside > 0.0).then(|| roughness as f64 / (4.0 * inside * brightness)),
         clipped: clipped as f64 / count,
-        light_across: slope(right, half_width * height),
-        light_down: slope(lower, half_height * width),
+        light_across: slope(left, right, half_width * height),
+        light_down: slope(upper, lower, half_height * width),
         warmth: None,
         pixels: luma.len() as u64,
     }
@@ -164,30 +172,66 @@ fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
 /// # Errors
 /// If it is damaged, empty, or more than [`MAX_PIXELS`]; the size is checked before anything of that size is allocated.
 pub(super) fn decode(format: Format, file: &[u8]) -> Result<Pixels, CodecError> {
-    let refused = |error: ImageError| damaged(format, &error);
     match format {
-        Format::Jpeg => read(format, jpeg::JpegDecoder::new(Cursor::new(file)).map_err(refused)?),
-        Format::Png => {
-            let mut limits = Limits::default();
-            limits.max_alloc = Some(MAX_PIXELS * 8 + MAX_OVERHEAD);
-            read(format, png::PngDecoder::with_limits(Cursor::new(file), limits).map_err(refused)?)
-        }
+        Format::Jpeg => decode_jpeg(file),
+        Format::Png => decode_png(file),
     }
 }
 
-fn read(format: Format, mut decoder: impl ImageDecoder) -> Result<Pixels, CodecError> {
-    let (width, height) = decoder.dimensions();
-    let count = u64::from(width) * u64::from(height);
-    if count == 0 || count > MAX_PIXELS {
-        let allowed = format!("1 to {MAX_PIXELS} pixels");
-        return Err(CodecError::new("size", format!("{width} by {height}"), allowed));
+/// Decodes JPEG. The decoder is the one that `image` uses, but `image` lets it fill with grey what a damaged file lacks.
+fn decode_jpeg(file: &[u8]) -> Result<Pixels, CodecError> {
+    let refused = |error: DecodeErrors| damaged(Format::Jpeg, &error);
+    // What cameras write between the headers need not be clean.
+    let options = DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(refused)?;
+    // Sides have 16 bits.
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let (width, height) = (width as u32, height as u32);
+    check_size(width, height)?;
+    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
+    let color = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
+    // In the scans nothing is forgiven.
+    let options = decoder.options().jpeg_set_out_colorspace(color).set_strict_mode(true);
+    decoder.set_options(options);
+    let mut bytes = vec![0u8; width as usize * height as usize * color.num_components()];
+    decoder.decode_into(&mut bytes).map_err(refused)?;
+    // Nor does a decoder that has every pixel look at what comes after them.
+    if !has_end(file) {
+        return Err(damaged(Format::Jpeg, &"the end-of-image marker is missing"));
     }
+    Ok(if grey { Pixels::of_luma(width, height, bytes, None) } else { Pixels::of_rgb(width, height, &bytes) })
+}
+
+/// Says whether a JPEG file has its end-of-image marker, not only that of a thumbnail in one of its segments.
+fn has_end(file: &[u8]) -> bool {
+    let mut rest = file;
+    // Stuffing, fill bytes, restarts and the start of the image are followed by no segment.
+    let is_marker = |two: &[u8]| two[0] == 0xff && !matches!(two[1], 0x00 | 0x01 | 0xd0..=0xd8 | 0xff);
+    while let Some(at) = rest.windows(2).position(is_marker) {
+        if rest[at + 1] == 0xd9 {
+            return true;
+        }
+        rest = &rest[at + 2..];
+        let length = rest.first_chunk::<2>().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    false
+}
+
+fn decode_png(file: &[u8]) -> Result<Pixels, CodecError> {
+    let refused = |error: ImageError| damaged(Format::Png, &error);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_PIXELS * 8 + MAX_OVERHEAD);
+    let mut decoder = png::PngDecoder::with_limits(Cursor::new(file), limits).map_err(refused)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width, height)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(decoder.total_bytes() + MAX_OVERHEAD);
-    decoder.set_limits(limits).map_err(|error| damaged(format, &error))?;
+    decoder.set_limits(limits).map_err(refused)?;
     let color = decoder.color_type();
     let mut bytes = vec![0u8; usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX)];
-    decoder.read_image(&mut bytes).map_err(|error| damaged(format, &error))?;
+    decoder.read_image(&mut bytes).map_err(refused)?;
     // Channels of 16 bits come in the order of this machine; the higher byte is enough.
     if matches!(color, ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16) {
         bytes = bytes.as_chunks::<2>().0.iter().map(|&two| (u16::from_ne_bytes(two) >> 8) as u8).collect();
@@ -206,7 +250,16 @@ fn read(format: Format, mut decoder: impl ImageDecoder) -> Result<Pixels, CodecE
     })
 }
 
-fn damaged(format: Format, error: &ImageError) -> CodecError {
+fn check_size(width: u32, height: u32) -> Result<(), CodecError> {
+    let count = u64::from(width) * u64::from(height);
+    if count == 0 || count > MAX_PIXELS {
+        let allowed = format!("1 to {MAX_PIXELS} pixels");
+        return Err(CodecError::new("size", format!("{width} by {height}"), allowed));
+    }
+    Ok(())
+}
+
+fn damaged(format: Format, error: &dyn Display) -> CodecError {
     CodecError::new(format.name(), format!("a file that cannot be decoded ({error})"), "a whole file of this format")
 }
 

@@ -60,6 +60,10 @@ fn what_is_measured_is_what_is_there() {
     let white = Image::from_rgb(Shot::default(), Format::Png, 90, (8, 8), &rgb).unwrap();
     let m = *white.pixels().unwrap().measures();
     assert_eq!((m.brightness, m.contrast, m.sharpness, m.clipped), (255.0, 0.0, Some(0.0), 1.0));
+    // The middle column and row of odd sides belong to no half.
+    let odd = Image::from_rgb(Shot::default(), Format::Png, 90, (5, 3), &[200; 3 * 15]).unwrap();
+    let m = *odd.pixels().unwrap().measures();
+    assert_eq!((m.light_across, m.light_down), (Some(0.0), Some(0.0)));
     let black = Image::from_rgb(Shot::default(), Format::Png, 90, (1, 9), &[0; 27]).unwrap();
     let m = *black.pixels().unwrap().measures();
     assert_eq!((m.sharpness, m.light_across, m.light_down, m.warmth), (None, None, None, None));
@@ -129,6 +133,34 @@ fn what_is_broken_is_refused_with_what_was_found() {
         assert!(error.found.contains("cannot be decoded"), "{error}");
         assert_eq!(half.pixels().unwrap_err(), error, "the same error each time");
     }
+}
+
+/// A JPEG of some 100 KB: noise, so that every byte of it counts.
+fn noise() -> Bytes {
+    let rgb: Vec<u8> = (0..400u32 * 300 * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    Image::from_rgb(shot(), Format::Jpeg, 90, (400, 300), &rgb).unwrap().file().clone()
+}
+
+#[test]
+fn a_jpeg_that_is_cut_off_or_damaged_inside_is_not_filled_with_grey() {
+    let file = noise();
+    let decode = |file: &[u8]| Image::decode(&Bytes::copy_from_slice(file)).unwrap().pixels().map(|_| ());
+    decode(&file).unwrap();
+    for cut in [file.len() * 8 / 10, file.len() * 99 / 100, file.len() - 2, file.len() - 1] {
+        let error = decode(&file[..cut]).unwrap_err();
+        assert!(error.place == "jpeg" && error.found.contains("cannot be decoded"), "{cut}: {error}");
+    }
+    // A marker that has no place in a scan.
+    let mut damaged = file.to_vec();
+    damaged[file.len() / 2..][..2].copy_from_slice(&[0xff, 0x02]);
+    assert!(decode(&damaged).unwrap_err().found.contains("cannot be decoded"));
+    // The end of a thumbnail is not that of the picture; what comes after the end is nobody's business.
+    let thumbnail = [&[0xff, 0xd8, 0xff, 0xe3, 0, 6, 0xff, 0xd8, 0xff, 0xd9][..], &file[2..]].concat();
+    decode(&thumbnail).unwrap();
+    assert!(decode(&thumbnail[..thumbnail.len() - 2]).is_err());
+    decode(&[&file[..], &[0; 9], &[0xff, 0xda, 0xff]].concat()).unwrap();
+    // Fill bytes before a marker, as some cameras write them.
+    decode(&[&file[..file.len() - 2], &[0xff; 3], &file[file.len() - 2..]].concat()).unwrap();
 }
 
 proptest! {

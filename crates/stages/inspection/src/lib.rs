@@ -76,8 +76,13 @@ impl StageKind for InspectionKind {
         let accept_below = config.accept_below.unwrap_or(settings.accept_below as f32);
         let reject_from = config.reject_from.unwrap_or(settings.reject_from as f32);
         if accept_below > reject_from {
-            // Either came from the weights, so the check of the config alone could not see it.
-            let message = format!("accept_below: found {accept_below}, allowed is at most reject_from, {reject_from}");
+            // One came from the weights, so the check of the config alone could not see it.
+            let (key, found, allowed, limit) = if config.reject_from.is_some() {
+                ("reject_from", reject_from, "at least accept_below", accept_below)
+            } else {
+                ("accept_below", accept_below, "at most reject_from", reject_from)
+            };
+            let message = format!("{key}: found {found}, allowed is {allowed} of the weights, {limit}");
             return Err(StageError::fatal(message));
         }
         Ok(Self { rules: Rules { accept_below, reject_from, heat_map: config.heat_map }, inspector })

@@ -98,6 +98,18 @@ fn batches_make_no_difference() {
 }
 
 #[test]
+fn a_threshold_that_contradicts_the_weights_is_named() {
+    let error = |config: &str| {
+        let opened = StageDef::of::<InspectionKind>().open(&config.parse().unwrap());
+        opened.err().unwrap().to_string()
+    };
+    let low = error("reject_from = 0.1");
+    assert!(low.starts_with("reject_from: found 0.1, allowed is at least accept_below of the weights, 0."), "{low}");
+    let high = error("accept_below = 0.9");
+    assert!(high.starts_with("accept_below: found 0.9, allowed is at most reject_from of the weights, 0."), "{high}");
+}
+
+#[test]
 fn thresholds_decide() {
     // Noise alone: of the line the network is so sure that its score is 1.
     let batch = [message(0, "a", encode(&picture(1, false)))];

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! The profile after an erasure is dropped: there is nobody to recommend to. An event whose product
-//! the model has not met counts by its category, and a product of the catalogue that it has not met is
-//! recommended as one of its category.
+//! the model has not met counts by its category (its own, or else the catalogue's of the product), and a
+//! product of the catalogue that it has not met is recommended as one of its category.
 
 use std::path::Path;
 
@@ -162,7 +162,8 @@ impl Stage for RecommenderStage {
 fn request(profile: &UserProfile) -> Request<'_> {
     let events = profile.recent.iter().filter_map(|past| {
         let RecentEvent { time_ms, kind, product, category } = past;
-        let action = action(*kind)?;
+        // An erasure is no action.
+        let action = Action::named(kind.name())?;
         Some(Event { product: product.as_deref(), category: category.as_deref(), action, time_ms: *time_ms })
     });
     Request {
@@ -172,17 +173,5 @@ fn request(profile: &UserProfile) -> Request<'_> {
             Answer::Yes | Answer::No => estimate.probability,
         }),
         excluded: profile.bought.iter().map(String::as_str).collect(),
-    }
-}
-
-/// Returns what a kind of event is for the model; nothing for an erasure.
-fn action(kind: ClickKind) -> Option<Action> {
-    match kind {
-        ClickKind::Visit => Some(Action::Visit),
-        ClickKind::Search => Some(Action::Search),
-        ClickKind::View => Some(Action::View),
-        ClickKind::AddToCart => Some(Action::AddToCart),
-        ClickKind::Buy => Some(Action::Buy),
-        ClickKind::Erase => None,
     }
 }

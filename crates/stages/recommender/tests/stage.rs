@@ -122,6 +122,12 @@ fn products_that_are_not_known_count_by_their_category_and_those_of_a_new_catalo
     assert_eq!(answers[0].unknown_products, 6);
     let shown: Vec<&str> = answers[0].items.iter().map(|item| &*item.product).collect();
     assert_eq!(shown, ["new-0", "new-6", "new-9"], "new-3 is out of stock");
+    // The catalogue knows a product's category where the event has none, or one that the model does not know.
+    for category in [None, Some("wheels")] {
+        let (found, _) = answer(&mut *operator, &[profile(&[(ClickKind::View, Some("new-0"), category); 6])]);
+        assert_eq!((found[0].basis, found[0].unknown_products), (Basis::History, 6));
+        assert_eq!(found[0].items, answers[0].items);
+    }
 }
 
 #[test]

@@ -127,8 +127,8 @@ impl CatalogueIndex {
     /// As [`CatalogueIndex::build`].
     pub fn without_newest(&self, share: f64) -> Result<Self, IndexError> {
         let number = |product: &Product| {
-            let digits = product.id.trim_start_matches(|c: char| !c.is_ascii_digit());
-            digits.parse::<u64>().unwrap_or(0)
+            let at = product.id.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+            product.id[at..].parse::<u64>().unwrap_or(0)
         };
         let mut by_age: Vec<&Product> = self.products.iter().collect();
         by_age.sort_by_key(|product| number(product));
@@ -374,6 +374,19 @@ mod tests {
         }
         assert_eq!(index.without_newest(1.0).unwrap().search("red jacket", RULES).unwrap(), []);
         assert_eq!(index.without_newest(0.0).unwrap().products, index.products);
+    }
+
+    #[test]
+    fn only_the_number_at_the_end_of_an_id_tells_its_age() {
+        let product = |id: &str| Product {
+            id: id.to_owned(),
+            title: "lamp".to_owned(),
+            category: String::new(),
+            description: String::new(),
+        };
+        let index = CatalogueIndex::of(["A9-0002", "B2B-0001", "B2B-0017"].map(product).into()).unwrap();
+        let kept = index.without_newest(0.6).unwrap().products;
+        assert_eq!(kept.iter().map(|product| &*product.id).collect::<Vec<_>>(), ["B2B-0001"]);
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Stage for UserProfileStage {
                     open.entry(&event.user).or_insert(kept.transpose()?)
                 }
             };
-            let Some(action) = action(event.kind) else {
+            // All but an erasure is an action.
+            let Some(action) = Action::named(event.kind.name()) else {
                 *history = None;
                 pending.push(Pending { record, history: History::default(), gap_ms: None });
                 continue;
@@ -357,18 +358,6 @@ fn state_key(kind: u8, name: &[u8]) -> Bytes {
 
 fn damaged() -> StageError {
     StageError::fatal("a state entry of the user-profile stage is damaged")
-}
-
-/// Returns what a kind of event is for the model; nothing for an erasure.
-fn action(kind: ClickKind) -> Option<Action> {
-    match kind {
-        ClickKind::Visit => Some(Action::Visit),
-        ClickKind::Search => Some(Action::Search),
-        ClickKind::View => Some(Action::View),
-        ClickKind::AddToCart => Some(Action::AddToCart),
-        ClickKind::Buy => Some(Action::Buy),
-        ClickKind::Erase => None,
-    }
 }
 
 fn kind(action: Action) -> ClickKind {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use driftline_models::{
     parameters::Parameters,
-    profile::{CALIBRATION, CATEGORIES_FILE, Network, WEIGHTS_FILE},
+    profile::{Action, CALIBRATION, CATEGORIES_FILE, Network, WEIGHTS_FILE},
 };
 use driftline_payloads::{Answer, ClickEvent, ClickKind, UserProfile};
 use driftline_stage::{
@@ -177,6 +177,14 @@ fn stream(events: &[(u32, ClickKind, u32, usize, i64)]) -> Vec<ClickEvent> {
         click(&format!("user {user}"), kind, product, CATEGORIES[category], time)
     };
     events.iter().map(&mut events_of).collect()
+}
+
+#[test]
+fn every_event_but_an_erasure_is_an_action_of_the_same_name() {
+    for kind in ClickKind::ALL {
+        let action = Action::named(kind.name()).map(Action::name);
+        assert_eq!(action, (kind != ClickKind::Erase).then_some(kind.name()));
+    }
 }
 
 proptest! {

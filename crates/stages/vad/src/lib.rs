@@ -17,7 +17,8 @@
 //! - A chunk that begins before the end of what was received is rejected; the last one ends its session nevertheless.
 //! - Chunk 0 at position 0 begins a new session if its event time is after that of the newest chunk: a client that has
 //!   lost its connection is back. What was open is ended and forgotten. A repeat of the first chunk has its event time,
-//!   by which it is known and rejected; so is a session that is sent again as a whole, event times included.
+//!   by which it is known and rejected; so is a session that is sent again as a whole, event times included, as long as
+//!   it is open. Of one that has ended nothing is kept: sent again, it is heard again.
 //!
 //! Time alone ends no session: one that is left open stays until the input ends, or something more comes with its key.
 //!
@@ -155,8 +156,7 @@ impl Stage for VadStage {
         self.sessions = session::restore(self.rules, entries)?;
         let mut foreign = 0;
         for session in self.sessions.values_mut() {
-            // A detector refuses a state of another network, even with nothing to hear.
-            if self.detector.detect(&mut [session.state()], &[&[]]).is_err() {
+            if session.model() != self.detector.version() {
                 *session.state() = self.fresh.clone();
                 foreign += 1;
             }
@@ -245,9 +245,10 @@ impl VadStage {
                 session.forget(key, out);
             } else if session.has_begun() {
                 if !records.is_empty() {
-                    session.save(key, out)?;
+                    session.save(self.detector.version(), key, out)?;
                 }
-                self.sessions.insert(key.clone(), session);
+                // Copied: a slice would keep all that was read beside the record.
+                self.sessions.insert(Key::new(Bytes::copy_from_slice(key.as_bytes())), session);
             }
         }
         Ok(beyond)

@@ -61,6 +61,9 @@ struct Fields {
     speech: VecDeque<u64>,
     newest: Option<Newest>,
     session: String,
+    /// Version of the weights that the network's state is of; empty where it was not kept yet.
+    #[serde(default)]
+    model: String,
 }
 
 /// What is needed of the newest record to emit a segment on its behalf without it.
@@ -122,6 +125,7 @@ impl Session {
                 speech: VecDeque::new(),
                 newest: None,
                 session: String::new(),
+                model: String::new(),
             },
             chunks: VecDeque::new(),
             given_up: Vec::new(),
@@ -131,6 +135,11 @@ impl Session {
 
     pub(crate) fn state(&mut self) -> &mut SessionState {
         &mut self.network
+    }
+
+    /// Returns the version of the weights whose state was restored.
+    pub(crate) fn model(&self) -> &str {
+        &self.fields.model
     }
 
     /// Whether any chunk was accepted.
@@ -364,8 +373,13 @@ fn chunk_key(key: &Key, start: u64) -> Bytes {
 }
 
 impl Session {
-    /// Writes what has changed since the last save.
-    pub(crate) fn save(&mut self, key: &Key, out: &mut Emitter<'_, SpeechSegment>) -> Result<(), StageError> {
+    /// Writes what has changed since the last save; `model` is the version of the weights.
+    pub(crate) fn save(
+        &mut self,
+        model: &str,
+        key: &Key,
+        out: &mut Emitter<'_, SpeechSegment>,
+    ) -> Result<(), StageError> {
         let unwritable = |error: serde_json::Error| StageError::fatal("state has no encoding").caused_by(error);
         for start in self.given_up.drain(..) {
             out.delete_state(chunk_key(key, start));
@@ -382,6 +396,7 @@ impl Session {
             chunk.saved = true;
         }
         self.fields.segmenter = self.segmenter.state().clone();
+        model.clone_into(&mut self.fields.model);
         let fields = serde_json::to_vec(&self.fields).map_err(unwritable)?;
         let network = self.network.to_bytes();
         let mut value = BytesMut::with_capacity(4 + fields.len() + network.len());

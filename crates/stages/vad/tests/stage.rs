@@ -396,7 +396,11 @@ fn open_sessions_go_on_with_another_network() {
     let fields = log.state.iter_mut().find(|(key, _)| key.len() == 4 + "open".len() + 1);
     let (_, value) = fields.unwrap();
     let json = u32::from_be_bytes(value[..4].try_into().unwrap()) as usize;
-    let mut changed = value[..4 + json].to_vec();
+    let mut fields: serde_json::Value = serde_json::from_slice(&value[4..4 + json]).unwrap();
+    fields["model"] = "another".into();
+    let fields = serde_json::to_vec(&fields).unwrap();
+    let mut changed = (fields.len() as u32).to_be_bytes().to_vec();
+    changed.extend(fields);
     changed.extend(network);
     *value = changed.into();
 
@@ -407,6 +411,42 @@ fn open_sessions_go_on_with_another_network() {
     let [segment] = &log.segments()[..] else { panic!() };
     assert_eq!((segment.start_ms, segment.end_ms), (0, 1_250));
     assert!(log.state.is_empty());
+}
+
+#[test]
+fn open_sessions_begin_afresh_with_other_weights_of_the_same_network() {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/weights/vad.safetensors");
+    let mut weights = std::fs::read(ours).unwrap();
+    // The last bit of the last weight.
+    let last = weights.len() - 4;
+    weights[last] ^= 1;
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vad-other.safetensors");
+    std::fs::write(&path, weights).unwrap();
+    let other = stage_with(&format!("model = {:?}", path.to_str().unwrap()));
+
+    let mut all = chunks("open", &[0.1; 20_000], 1_000);
+    // With nothing to hear: what is saved after it is what was restored.
+    all[10].samples.clear();
+    let messages = messages(&all);
+    let stage = stage();
+    let (log, _) = work_unflushed(&*stage, &Injections::default(), &messages[..10], &[]);
+    let network = |log: &Log| {
+        let (_, value) = log.state.iter().find(|(key, _)| key.len() == 4 + "open".len() + 1).unwrap();
+        let json = u32::from_be_bytes(value[..4].try_into().unwrap()) as usize;
+        value[4 + json..].to_vec()
+    };
+    let restored = |stage: &dyn OpenStage| {
+        let mut operator = operator(stage, &Injections::default());
+        operator.restore(log.state.clone().into_iter().collect()).unwrap();
+        let mut after = Log { state: log.state.clone(), ..Log::default() };
+        after.commit(operator.process(&messages[10..11], Duration::ZERO).unwrap());
+        assert_eq!((after.rejected, after.counts.read), (0, 1));
+        network(&after)
+    };
+    assert_eq!(restored(&*stage), network(&log));
+    assert_ne!(restored(&*other), network(&log));
+    // Layout, network and length, then no sample and no state.
+    assert!(restored(&*other)[4..].iter().all(|byte| *byte == 0));
 }
 
 #[test]

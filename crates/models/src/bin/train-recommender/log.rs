@@ -68,13 +68,9 @@ impl Log {
         let mut customers: BTreeMap<String, Vec<Event>> = BTreeMap::new();
         for (number, line) in lines(&folder.join("events.jsonl"))?.enumerate() {
             let event: EventLine = serde_json::from_str(&line?).with_context(|| format!("line {}", number + 1))?;
-            let action = match &*event.kind {
-                "visit" => Action::Visit,
-                "search" => Action::Search,
-                "view" => Action::View,
-                "add-to-cart" => Action::AddToCart,
-                "buy" => Action::Buy,
-                other => bail!("line {}: found kind {other:?}", number + 1),
+            let Some(action) = Action::named(&event.kind) else {
+                let allowed = Action::ALL.map(Action::name).join(", ");
+                bail!("line {}: kind: found {:?}, allowed: {allowed}", number + 1, event.kind);
             };
             let product = event.product.and_then(|id| catalogue.place(&id)).map(|place| place as u32);
             let category = event.category.map_or(0, |name| catalogue.category_number(&name));
