@@ -26,7 +26,7 @@ use driftline_stats::{
 use driftline_types::{PipelineName, StageName, StageVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{Basis, NodeWindow, What, scoring::side};
+use crate::{Basis, NodeWindow, What};
 
 /// The version of the file's format.
 pub const FORMAT: u32 = 1;
@@ -345,8 +345,15 @@ fn node_of_file(
         let entry = |problem: String| (format!("profiles.{at}"), problem);
         let bytes = BASE64.decode(text).map_err(|error| entry(error.to_string()))?;
         let profile = Profile::decode(&bytes, &references).map_err(|error| entry(error.to_string()))?;
-        if profile.key.pipeline != *pipeline || profile.key.stage != node.name {
-            let (stage, side) = (&profile.key.stage, side(profile.body.direction()));
+        let key = &profile.key;
+        if key.pipeline != *pipeline {
+            return Err(entry(format!(
+                "found a profile of the pipeline {}, allowed are those of {pipeline}",
+                key.pipeline
+            )));
+        }
+        if key.stage != node.name {
+            let (side, stage) = (profile.body.direction(), &key.stage);
             return Err(entry(format!("found the {side} of {stage}, allowed are profiles of {}", node.name)));
         }
         node.profiles.add(&profile).map_err(|error| entry(error.to_string()))?;
@@ -355,9 +362,9 @@ fn node_of_file(
         let entry = |problem: &str| (format!("series.{what}"), problem.to_owned());
         let basis = node.profiles.basis(&what).ok_or_else(|| entry("there is no profile of it"))?;
         let bytes = BASE64.decode(&series.scores).map_err(|error| entry(&error.to_string()))?;
-        if bytes.len() != windows.len() * basis.len() * 4 {
-            let wanted = windows.len() * basis.len();
-            return Err(entry(&format!("found {} bytes of scores, allowed are {wanted} numbers", bytes.len())));
+        let wanted = windows.len() * basis.len() * 4;
+        if bytes.len() != wanted {
+            return Err(entry(&format!("found {} bytes of scores, allowed are {wanted}", bytes.len())));
         }
         let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         let scores = bytes.chunks_exact(4).map(number).collect();

@@ -5,7 +5,7 @@
 //! are the records of the same key in between. An input that is no output's parent and no dead letter was dropped.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -63,13 +63,16 @@ pub enum BuildError {
     },
     /// Too few windows.
     #[error(
-        "found {found} windows of {window} with records, a reference needs {MIN_HISTORY}: take more records, or a shorter monitor.window"
+        "found {found} windows of {window} with records{}, a reference needs {MIN_HISTORY}: take more records, or a shorter monitor.window",
+        after_warm_up(*warm_up)
     )]
     TooFewWindows {
         /// The number found.
         found: usize,
         /// The length of a window.
         window: Millis,
+        /// The windows of the warm-up, which are not counted.
+        warm_up: u64,
     },
     /// Bins cannot be made.
     #[error("{node}: {error}")]
@@ -84,12 +87,22 @@ pub enum BuildError {
     Merge(#[from] MergeError),
 }
 
-/// Builds the baseline of a pipeline from the records that its log holds in any of the ranges; in all of it without one.
+fn after_warm_up(warm_up: u64) -> String {
+    if warm_up > 0 { format!(" after the {warm_up} of monitor.warm_up") } else { String::new() }
+}
+
+/// Builds the baseline of a pipeline from the records that its log holds in any of the ranges; in all of it without one. The first
+/// windows of the log with records, those of the warm-up, are left out as a monitor leaves them out.
 ///
 /// # Errors
 /// If the log cannot be read, a node is silent in these ranges or ran in several versions, or there are fewer than 64 windows.
 pub fn build(broker: &dyn Broker, plan: &Plan, ranges: &[Range], show: ShowRecord<'_>) -> Result<Baseline, BuildError> {
-    let mut builder = Builder { broker, plan, ranges, show, logs: BTreeMap::new(), nodes: Vec::new() };
+    let warm_up = plan.monitor.warm_up.map_or(0, |time| time.windows(plan.monitor.window));
+    let too_few = |found| BuildError::TooFewWindows { found, window: plan.monitor.window, warm_up };
+    let mut builder = Builder { broker, plan, ranges, show, from: None, logs: BTreeMap::new(), nodes: Vec::new() };
+    if warm_up > 0 {
+        builder.from = Some(builder.window_after(warm_up)?.ok_or_else(|| too_few(0))?);
+    }
     for node in plan.sources.iter().chain(&plan.stages) {
         let counted = builder.node(node)?;
         builder.nodes.push(counted);
@@ -98,7 +111,7 @@ pub fn build(broker: &dyn Broker, plan: &Plan, ranges: &[Range], show: ShowRecor
     starts.sort_unstable();
     starts.dedup();
     if starts.len() < MIN_HISTORY {
-        return Err(BuildError::TooFewWindows { found: starts.len(), window: plan.monitor.window });
+        return Err(too_few(starts.len()));
     }
     // The newest: older ones would be forgotten anyway.
     starts.drain(..starts.len().saturating_sub(MAX_WINDOWS));
@@ -117,6 +130,8 @@ struct Builder<'a> {
     plan: &'a Plan,
     ranges: &'a [Range],
     show: ShowRecord<'a>,
+    /// The end of the warm-up; none without one.
+    from: Option<Timestamp>,
     /// The records of each topic read so far.
     logs: BTreeMap<StageName, Log>,
     nodes: Vec<Counted>,
@@ -166,7 +181,20 @@ struct Counted {
 
 impl Builder<'_> {
     fn holds(&self, time: Timestamp) -> bool {
-        self.ranges.is_empty() || self.ranges.iter().any(|range| range.holds(time))
+        self.from.is_none_or(|from| time >= from)
+            && (self.ranges.is_empty() || self.ranges.iter().any(|range| range.holds(time)))
+    }
+
+    /// Returns the start of the first window after so many in which a source wrote, if there is one.
+    fn window_after(&self, windows: u64) -> Result<Option<Timestamp>, BuildError> {
+        let mut starts = BTreeSet::new();
+        for source in &self.plan.sources {
+            self.each(&source.name, |message| {
+                starts.insert(self.window_of(message.timestamp));
+                Ok(())
+            })?;
+        }
+        Ok(starts.into_iter().nth(usize::try_from(windows).unwrap_or(usize::MAX)))
     }
 
     fn window_of(&self, time: Timestamp) -> Timestamp {
@@ -183,8 +211,7 @@ impl Builder<'_> {
         for partition in 0..self.plan.partitions {
             for message in records(self.broker, TopicPartition::new(topic.clone(), partition))? {
                 let message = message?;
-                // What was sent again stands there a second time.
-                if !wire::is_probe(&message) && message.headers.get(wire::ONLY).is_none() {
+                if is_output(&message) {
                     visit(&message)?;
                 }
             }
@@ -199,7 +226,7 @@ impl Builder<'_> {
             self.each(&writer.name, |message| {
                 if let (true, Some(value)) = (self.holds(message.timestamp), &message.value) {
                     // What cannot be read is no output of this node.
-                    sample.observe(hash(message), |visit| drop((self.show)(writer, value, visit)));
+                    sample.observe(place(message), |visit| drop((self.show)(writer, value, visit)));
                 }
                 Ok(())
             })?;
@@ -387,14 +414,15 @@ fn parents_of<'a>(named: &[RecordId], input: &'a Log) -> Vec<&'a Seen> {
     found
 }
 
-/// Hashes the place of a record, evenly.
-fn hash(message: &Message) -> u64 {
-    let place = u64::from(message.partition) << 48 ^ message.offset ^ hash_bytes(message.topic.as_str().as_bytes());
-    // SplitMix64 (Steele, Lea, Flood 2014).
-    let z = place.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// Says whether a record counts as an output of its writer: it is no probe, and does not stand there a second time because it was
+/// sent again.
+pub(crate) fn is_output(message: &Message) -> bool {
+    !wire::is_probe(message) && message.headers.get(wire::ONLY).is_none()
+}
+
+/// Returns a number that tells a record from others by its place in the log.
+fn place(message: &Message) -> u64 {
+    u64::from(message.partition) << 48 ^ message.offset ^ hash_bytes(message.topic.as_str().as_bytes())
 }
 
 fn hash_key(message: &Message) -> u64 {

@@ -43,9 +43,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Returns the greater evidence of the two lanes.
+    /// Returns the greater evidence of the two lanes; 0 where the baseline has too few windows to judge by.
     pub(crate) fn evidence(&self) -> f64 {
-        self.adaptive.evidence().max(self.anchored.evidence())
+        if self.is_armed() { self.adaptive.evidence().max(self.anchored.evidence()) } else { 0.0 }
     }
 
     /// Returns the number of the score with the most evidence.
@@ -85,6 +85,7 @@ impl Watch {
         driftline_stats::welch(before, after, 1.0).is_some_and(|t| away * t > MOVING)
     }
 
+    /// Says whether it is watched: whether enough windows of the baseline say something of it.
     fn is_armed(&self) -> bool {
         self.anchored.history() >= MIN_HISTORY
     }
@@ -209,7 +210,7 @@ impl Detectors {
         }
     }
 
-    /// Returns the evidence that anything has changed: the mean over all watches and both lanes.
+    /// Returns the evidence that anything has changed: the mean over all armed watches and both lanes.
     pub(crate) fn evidence(&self) -> f64 {
         let armed = self.watches.iter().filter(|watch| watch.is_armed());
         let (mut sum, mut n) = (0.0, 0.0);
@@ -220,10 +221,11 @@ impl Detectors {
         if n > 0.0 { sum / n } else { 0.0 }
     }
 
-    /// Returns the watches to name, strongest first, by e-BH at `level`.
+    /// Returns the armed watches to name, strongest first, by e-BH at `level`.
     pub(crate) fn listed(&self, level: f64) -> Vec<usize> {
-        let evidence: Vec<f64> = self.watches.iter().map(Watch::evidence).collect();
-        driftline_stats::listed(&evidence, level)
+        let armed: Vec<usize> = (0..self.watches.len()).filter(|&at| self.watches[at].is_armed()).collect();
+        let evidence: Vec<f64> = armed.iter().map(|&at| self.watches[at].evidence()).collect();
+        driftline_stats::listed(&evidence, level).into_iter().map(|at| armed[at]).collect()
     }
 
     /// Returns the watches of what a node writes, and of P(output | input).
@@ -284,4 +286,60 @@ fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline_stats::{Reference, ScoreBasis};
+    use driftline_types::{PipelineName, StageVersion};
+
+    use super::*;
+    use crate::{NodeBaseline, NodeWindow, Series};
+
+    #[test]
+    fn what_has_too_few_healthy_windows_is_learned_and_never_named() {
+        const HOUR: i64 = 3_600_000;
+        const HEALTHY: i64 = 64;
+        const END: i64 = 664;
+        let at = |window: i64| Timestamp::from_millis(window * HOUR);
+        let score = |window: i64| ((window as f64 * 1.618).sin() + if window < END - 10 { 0.0 } else { 6.0 }) as f32;
+        let basis = Basis::Signal(ScoreBasis::category(&[0, 0, 50, 50]));
+        let series = |name: &str, known: i64| {
+            let of = |window: i64| if window < known { score(window) } else { f32::NAN };
+            let scores = (0..HEALTHY).flat_map(|window| vec![of(window); basis.len()]).collect();
+            Series { what: What::Output(name.to_owned()), least: 1, basis: basis.clone(), scores }
+        };
+        let node = NodeBaseline {
+            name: StageName::try_new("stage").unwrap(),
+            version: StageVersion::try_new("v1").unwrap(),
+            inputs: Vec::new(),
+            records: 6_400,
+            input: Arc::new(Reference::declared()),
+            output: Arc::new(Reference::declared()),
+            profiles: NodeWindow::default(),
+            series: vec![series("rare", 10), series("usual", HEALTHY)],
+        };
+        let name = node.name.clone();
+        let baseline = Baseline {
+            pipeline: PipelineName::try_new("p").unwrap(),
+            window_ms: HOUR.unsigned_abs(),
+            records: 6_400,
+            windows: (0..HEALTHY).map(at).collect(),
+            nodes: vec![node],
+        };
+        let history = (HEALTHY..END).map(|window| {
+            let mut scored = Scored::new(at(window), false);
+            for _ in 0..2 {
+                scored.push(vec![score(window); basis.len()].into_iter());
+            }
+            scored
+        });
+        let mut detectors = Detectors::new(Arc::new(baseline), Vec::new());
+        detectors.restore(END.abs_diff(HEALTHY), history.collect());
+        let [rare, usual] = detectors.watches.as_slice() else { panic!("two are watched") };
+        assert!(rare.adaptive.evidence() > 100.0 && usual.evidence() > 100.0);
+        assert_eq!(rare.evidence(), 0.0);
+        assert_eq!(detectors.listed(100.0), [1]);
+        assert_eq!(detectors.strongest(&name).map(|watch| &watch.what), Some(&usual.what));
+    }
 }

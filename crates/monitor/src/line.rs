@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use driftline_stats::{Attribution, JointProfile, MIN_ROW, Mechanism, attribute, output_cells, share_intervals};
+use driftline_stats::{
+    Attribution, DROPPED, JointProfile, MIN_ROW, Mechanism, attribute, output_cells, share_intervals,
+};
 use driftline_types::{Code, StageName};
 
 use crate::{Baseline, NodeBaseline, Share, Trace, cause::Span, effect::shift, windows::Closed};
@@ -28,6 +30,7 @@ struct Player<'a> {
     node: &'a StageName,
     /// A source has one row; so has what goes into a stage that reads several nodes.
     rows: Rows,
+    /// Ascending. A stage behind one that drops records has the code of dropped ones, the last of all, even if it drops none.
     outputs: Vec<Code>,
 }
 
@@ -49,14 +52,14 @@ impl<'a> Line<'a> {
             line.push(baseline.node(parent)?);
         }
         line.reverse();
-        let (mut players, mut joints) = (Vec::new(), Vec::new());
+        let (mut players, mut joints) = (Vec::<Player<'_>>::new(), Vec::new());
         for (at, node) in line.into_iter().enumerate() {
             let before = node.profiles.joint.as_ref()?;
             let now = span.nodes.get(&node.name)?.joint.as_ref()?;
             if now.output() != before.output() || now.input() != before.input() {
                 return None;
             }
-            let outputs = output_cells(&[before, now]);
+            let mut outputs = output_cells(&[before, now]);
             if at == 0 && !node.inputs.is_empty() {
                 let names: Vec<&str> = node.inputs.iter().map(StageName::as_str).collect();
                 let mut outputs: Vec<Code> =
@@ -67,6 +70,10 @@ impl<'a> Line<'a> {
                 joints.push((before, now));
             }
             let rows = if node.inputs.is_empty() { Rows::Source } else { Rows::Inputs };
+            let is_after_dropped = players.last().is_some_and(|player| player.outputs.last() == Some(&DROPPED));
+            if is_after_dropped && outputs.last() != Some(&DROPPED) {
+                outputs.push(DROPPED);
+            }
             players.push(Player { name: node.name.to_string(), node: &node.name, rows, outputs });
             joints.push((before, now));
         }
@@ -94,12 +101,16 @@ impl<'a> Line<'a> {
                 counts[row * width + column] += n;
             }
         }
-        // What was dropped before stays dropped.
-        let dropped = |codes: &[Code]| codes.binary_search(&driftline_stats::DROPPED).ok();
-        if let (Rows::Inputs, Some(row), Some(column)) = (player.rows, dropped(inputs), dropped(&player.outputs)) {
-            counts[row * width + column] = MIN_ROW;
+        // What was dropped before stays dropped: the last cell of the last row.
+        if let (true, Some(cell)) = (self.is_after_dropped(at), counts.last_mut()) {
+            *cell = MIN_ROW;
         }
         counts
+    }
+
+    /// Says whether the last row of a player is of what was dropped before it, which is no count of its own.
+    fn is_after_dropped(&self, at: usize) -> bool {
+        self.players[at].rows == Rows::Inputs && self.players[at - 1].outputs.last() == Some(&DROPPED)
     }
 
     /// Shares out the change of the last output.
@@ -175,9 +186,12 @@ impl<'a> Line<'a> {
     /// Says that the last output moved by the doing of one player alone, though no table on the way shows how.
     fn all_from(&self, origin: usize, found: &Attribution) -> Trace {
         let last = self.players.len() - 1;
+        let width = self.players[last].outputs.len();
         let outputs = |table: &[u64]| {
-            let mut counts = vec![0; self.players[last].outputs.len()];
-            table.chunks_exact(counts.len()).for_each(|row| counts.iter_mut().zip(row).for_each(|(sum, n)| *sum += n));
+            let own = table.len() / width - usize::from(self.is_after_dropped(last));
+            let mut counts = vec![0; width];
+            let rows = table.chunks_exact(width).take(own);
+            rows.for_each(|row| counts.iter_mut().zip(row).for_each(|(sum, n)| *sum += n));
             counts
         };
         let divergence = shift(&outputs(&self.before[last]), &outputs(&self.now[last]));
@@ -223,5 +237,65 @@ impl<'a> Line<'a> {
         };
         let nodes = (0..self.players.len()).map(mechanism).collect::<Option<Vec<_>>>()?;
         attribute(&nodes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use driftline_stats::{Reference, ReferenceId, UNKNOWN};
+    use driftline_types::{PipelineName, StageVersion, Timestamp};
+
+    use super::*;
+    use crate::{NodeWindow, windows::Seen};
+
+    fn window(pairs: &[(Code, Code, u64)]) -> NodeWindow {
+        let mut joint = JointProfile::new(ReferenceId::DECLARED, ReferenceId::DECLARED);
+        for &(input, output, n) in pairs {
+            (0..n).for_each(|_| joint.observe(input, output));
+        }
+        NodeWindow { joint: Some(joint), ..NodeWindow::default() }
+    }
+
+    #[test]
+    fn records_that_are_dropped_do_not_come_back_behind_a_stage_that_drops_none() {
+        let names = ["source", "filter", "copy"].map(|name| StageName::try_new(name).unwrap());
+        let version = StageVersion::try_new("v1").unwrap();
+        // Of both cells the filter drops as many: what it lets pass has the law that it had.
+        let windows = |kept: u64| {
+            let dropped = 1_000 - kept;
+            [
+                window(&[(UNKNOWN, 1, 1_000), (UNKNOWN, 2, 1_000)]),
+                window(&[(1, 1, kept), (1, DROPPED, dropped), (2, 2, kept), (2, DROPPED, dropped)]),
+                window(&[(1, 1, kept), (2, 2, kept)]),
+            ]
+        };
+        let nodes = windows(950).into_iter().enumerate().map(|(at, profiles)| NodeBaseline {
+            name: names[at].clone(),
+            version: version.clone(),
+            inputs: if at == 0 { Vec::new() } else { vec![names[at - 1].clone()] },
+            records: 2_000,
+            input: Arc::new(Reference::declared()),
+            output: Arc::new(Reference::declared()),
+            profiles,
+            series: Vec::new(),
+        });
+        let baseline = Baseline {
+            pipeline: PipelineName::try_new("p").unwrap(),
+            window_ms: 1_000,
+            records: 2_000,
+            windows: Vec::new(),
+            nodes: nodes.collect(),
+        };
+        let seen = windows(500).into_iter().zip(&names);
+        let seen = seen.map(|(window, name)| (name.clone(), Seen { version: version.clone(), window }));
+        let closed = Closed { start: Timestamp::from_millis(0), nodes: seen.collect() };
+        let span = Span::new(vec![&closed]);
+        let line = Line::new(&baseline, &baseline.nodes[2], &span).unwrap();
+        let found = line.attribution(&|_| true).unwrap();
+        assert!(found.divergence > 0.1, "{found:?}");
+        assert_eq!(names.each_ref().map(|name| line.share(&found, name)), [0.0, 1.0, 0.0]);
+        assert_eq!(found.changed, [false, true, false]);
     }
 }

@@ -3,13 +3,13 @@
 mod raising;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use bytes::Bytes;
 use driftline_stats::{ProbePart, Probes, Profile, ProfileBody, ProfileKey, References, Window};
-use driftline_types::{Offset, Partition, StageName, Timestamp};
+use driftline_types::{Offset, Partition, StageName, Timestamp, config::allowed_words};
 
 use crate::{
     Alarm, Baseline, Report, Settings, StateError, What,
@@ -120,10 +120,14 @@ impl Monitor {
                 Some(_) => {}
             }
         }
+        let baseline = Arc::clone(&monitor.baseline);
+        let watched = baseline.nodes.iter().flat_map(|node| &node.series).filter_map(|series| series.what.signal());
+        let signals: Vec<&str> = watched.collect::<BTreeSet<_>>().into_iter().collect();
         for ignored in monitor.settings.ignore.clone() {
-            let is_known = |series: &crate::Series| series.what.signal() == Some(&ignored);
-            if !monitor.baseline.nodes.iter().any(|node| node.series.iter().any(is_known)) {
-                let text = format!("monitor.ignore: found {ignored:?}, which is no signal of the reference");
+            // Without a reference there is nothing that could be ignored.
+            if !signals.is_empty() && !signals.contains(&ignored.as_str()) {
+                let allowed = allowed_words(&ignored, &signals);
+                let text = format!("monitor.ignore: found {ignored:?}, which is no signal of the reference, {allowed}");
                 monitor.note_of(format!("ignore/{ignored}"), text);
             }
         }
@@ -149,6 +153,9 @@ impl Monitor {
             for (key, note) in own {
                 self.notes.entry(key).or_insert(note);
             }
+            // Rules may have been changed since.
+            let is_of = |key: &str| self.settings.rules.iter().any(|rule| rules::misfit_key(rule) == key);
+            self.notes.retain(|key, _| !key.starts_with(rules::MISFIT) || is_of(key));
             self.detectors.restore(seen, remembered.scored);
             self.recent = remembered.closed.into();
         } else {
@@ -422,6 +429,7 @@ impl Monitor {
         let sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
             (Some(alarm), _) => alarm.summary.clone(),
             (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
+            (None, None) if windows == 0 => "nothing was judged yet".to_owned(),
             (None, None) if self.baseline.nodes.is_empty() => {
                 format!("no rule is broken: {} rules over {windows} windows", self.settings.rules.len())
             }
@@ -434,8 +442,11 @@ impl Monitor {
                 |note| if note.times > 1 { format!("{} ({} times)", note.text, note.times) } else { note.text.clone() },
             )
             .collect();
-        let silent =
-            self.settings.rules.iter().filter(|rule| windows > 0 && !self.crossings.contains_key(rule.name.as_str()));
+        let silent = self.settings.rules.iter().filter(|rule| {
+            windows > 0
+                && !self.crossings.contains_key(rule.name.as_str())
+                && !self.notes.contains_key(&rules::misfit_key(rule))
+        });
         notes.extend(silent.map(|rule| {
             format!(
                 "rule {}: no window had {} of {} records or more",

@@ -103,8 +103,7 @@ pub(crate) fn bars(before: &SignalProfile, now: Option<&SignalProfile>) -> Vec<B
                 .step_by(width)
                 .map(|from| {
                     let to = (from + width).min(counts.len());
-                    let label =
-                        if from == 0 { "below".to_owned() } else { short(bounds[(from - 1).min(bounds.len() - 1)]) };
+                    let label = if from == 0 { "below".to_owned() } else { start(&bounds[..from]) };
                     Bar { label, before: share(counts, from..to), now: share(now, from..to) }
                 })
                 .collect()
@@ -148,6 +147,15 @@ pub(crate) fn bars(before: &SignalProfile, now: Option<&SignalProfile>) -> Vec<B
             };
             (0..cells.len()).map(bar).collect()
         }
+    }
+}
+
+/// Says where a bin begins: at the last of these bounds, which lies just above the one before where a value has a bin to itself.
+fn start(bounds: &[f64]) -> String {
+    match bounds {
+        [.., value, bound] if value.next_up() == *bound => format!("> {}", short(*value)),
+        [.., bound] => short(*bound),
+        [] => String::new(),
     }
 }
 
@@ -208,4 +216,16 @@ pub(crate) fn rule(rule: &RuleConfig) -> String {
         (None, None) => String::new(),
     };
     format!("{}: {} {limit} for {}", rule.name, crate::rules::subject(rule), rule.lasts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bin_beside_a_value_with_one_to_itself_begins_above_it() {
+        assert_eq!(start(&[-1.0, 0.0, 0.0f64.next_up()]), "> 0");
+        assert_eq!(start(&[0.0, 0.5]), "0.5");
+        assert_eq!(start(&[0.5]), "0.5");
+    }
 }

@@ -2,9 +2,13 @@
 
 use driftline_pipeline::{RuleConfig, SignalRef, Statistic};
 use driftline_stats::{JointProfile, ProfileSet, SignalProfile};
+use driftline_types::config::allowed_words;
 use serde::{Deserialize, Serialize};
 
 use crate::{What, windows::Seen};
+
+/// What the keys of notes on rules begin with.
+pub(crate) const MISFIT: &str = "rule/";
 
 /// The windows in a row on either side of a threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +75,40 @@ fn of_signal(statistic: &Statistic, profile: &SignalProfile) -> Option<f64> {
         (Statistic::Share(value), SignalProfile::Category(profile)) => Some(profile.count(value)? as f64 / total),
         _ => None,
     }
+}
+
+/// Says why a rule can never say anything of a node: there is no such signal, or it has no such statistic. `None` if it can, and where
+/// nothing was seen.
+pub(crate) fn misfit(rule: &RuleConfig, seen: &Seen) -> Option<String> {
+    let signal = rule.signal.as_ref()?;
+    let (set, side, name) = match signal {
+        SignalRef::Input(name) => (&seen.window.input, "input", name),
+        SignalRef::Output(name) => (&seen.window.output, "output", name),
+    };
+    let set = set.as_ref()?;
+    let Some(profile) = set.signal(name) else {
+        let known: Vec<String> = set.signals().map(|(name, _, _)| format!("{side}:{name}")).collect();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let found = signal.to_string();
+        return (!known.is_empty()).then(|| format!("signal: found {found:?}, {}", allowed_words(&found, &known)));
+    };
+    let fits = matches!(
+        (&rule.statistic, profile),
+        (Statistic::Missing, _)
+            | (Statistic::Mean | Statistic::Percentile(_), SignalProfile::Number(_))
+            | (Statistic::Share(_), SignalProfile::Category(_))
+    );
+    let of_it = match profile {
+        SignalProfile::Number(_) => "a number, allowed are \"mean\", \"missing\" and \"p1\" to \"p99\"",
+        SignalProfile::Category(_) => "a category, allowed are \"missing\" and \"share of VALUE\"",
+        SignalProfile::Embedding(_) => "an embedding, allowed is \"missing\"",
+    };
+    (!fits).then(|| format!("statistic: found \"{}\", {signal} is {of_it}", rule.statistic))
+}
+
+/// Returns the key of the note that a rule can say nothing. A rule that was changed has another.
+pub(crate) fn misfit_key(rule: &RuleConfig) -> String {
+    format!("{MISFIT}{}/{}", rule.name, subject(rule))
 }
 
 /// Says what a rule watches.

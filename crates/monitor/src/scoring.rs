@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use driftline_stats::{
-    ConditionalBasis, Direction, JointProfile, MergeError, Profile, ProfileBody, ProfileSet, ScoreBasis, SignalProfile,
+    ConditionalBasis, JointProfile, MergeError, Profile, ProfileBody, ProfileSet, ScoreBasis, SignalProfile,
 };
 use serde::{Deserialize, Serialize};
 
@@ -212,15 +212,6 @@ fn into<T: Clone>(
             *held = Some(new.clone());
             Ok(())
         }
-    }
-}
-
-/// Names the side of a node that a profile is of.
-pub(crate) fn side(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Input => "input",
-        Direction::Output => "output",
-        Direction::Joint => "joint",
     }
 }
 

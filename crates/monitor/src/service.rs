@@ -17,7 +17,7 @@ use driftline_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Alarm, Baseline, Monitor, ProfileMessage, Settings, StateError, Status};
+use crate::{Alarm, Baseline, Monitor, ProfileMessage, Settings, StateError, Status, build::is_output};
 
 /// How long a monitor waits for profiles before it looks around.
 const IDLE: Duration = Duration::from_millis(20);
@@ -284,7 +284,8 @@ impl Service {
             let from = ends.high.saturating_sub(LOOKED_AT).max(ends.low);
             let limit = FetchLimit { records: LOOKED_AT as usize, bytes: FETCH.bytes };
             let messages = self.broker.read(&place, from, limit)?;
-            examples.extend(messages.iter().filter(|message| message.timestamp >= since).map(|message| RecordId {
+            let outputs = messages.iter().filter(|message| message.timestamp >= since && is_output(message));
+            examples.extend(outputs.map(|message| RecordId {
                 topic: topic.clone(),
                 partition: message.partition,
                 offset: message.offset,

@@ -87,6 +87,32 @@ fn too_short_a_log_says_how_many_windows_are_needed() {
 }
 
 #[test]
+fn the_warm_up_is_no_part_of_a_baseline() {
+    let warming =
+        |windows: u64| plant::plan(Changes::default(), 1, 0, 80, "", &format!("warm_up = \"{windows} windows\""));
+    let broker = plant::temporary();
+    plant::run(&warming(10), &broker, Monitoring::default());
+    let built = |warm_up: u64, from: Option<i64>| {
+        let from = from.map(|window| Timestamp::from_millis(window * plant::WINDOW));
+        build(&*broker, &warming(warm_up), &[Range { from, to: None }], &plant::show)
+    };
+    let baseline = built(10, None).unwrap();
+    assert_eq!((baseline.windows.len(), baseline.records), (70, 7_000));
+    assert_eq!(baseline.windows[0], Timestamp::from_millis(10 * plant::WINDOW));
+    let by_hand = built(10, Some(10)).unwrap();
+    assert_eq!((&by_hand.windows, by_hand.records), (&baseline.windows, baseline.records));
+    assert!(by_hand.nodes.iter().zip(&baseline.nodes).all(|(by_hand, node)| by_hand.profiles == node.profiles));
+    assert_eq!(built(10, Some(12)).unwrap().windows.len(), 68);
+    for (warm_up, left) in [(30, 50), (90, 0)] {
+        let expected = format!(
+            "found {left} windows of 1s with records after the {warm_up} of monitor.warm_up, a reference needs 64: take more \
+             records, or a shorter monitor.window"
+        );
+        assert_eq!(built(warm_up, None).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
 fn a_wrong_file_is_refused_with_the_entry() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plant.json");
@@ -113,7 +139,11 @@ fn a_wrong_file_is_refused_with_the_entry() {
     );
     assert!(
         refused(&|file| file["nodes"][2]["series"]["conditional"]["scores"] = "AAAA".into())
-            .contains("nodes.pair.series.conditional: found 3 bytes of scores")
+            .contains("nodes.pair.series.conditional: found 3 bytes of scores, allowed are ")
+    );
+    assert!(
+        refused(&|file| file["pipeline"] = "other".into())
+            .contains("nodes.parts.profiles.0: found a profile of the pipeline plant, allowed are those of other")
     );
     assert!(refused(&|file| file["surprise"] = 1.into()).contains("unknown field `surprise`"));
     assert!(refused(&|file| file["windows"][0] = 10_000_000.into()).contains("windows: found 64 starts"));

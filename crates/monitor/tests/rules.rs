@@ -40,7 +40,11 @@ above = 0
 
 /// Runs a plant on declared scales, with rules alone.
 fn watch(changes: Changes, source: &str, windows: u64) -> (Monitor, Vec<Alarm>) {
-    let plan = plant::plan(changes, 3, 0, windows, source, RULES);
+    watch_by(RULES, changes, source, windows)
+}
+
+fn watch_by(rules: &str, changes: Changes, source: &str, windows: u64) -> (Monitor, Vec<Alarm>) {
+    let plan = plant::plan(changes, 3, 0, windows, source, rules);
     assert!(plan.monitor.is_on());
     let broker = plant::temporary();
     plant::run(&plan, &broker, Monitoring::default());
@@ -82,9 +86,35 @@ fn a_threshold_fires_after_as_many_windows_as_it_says() {
     let alarm = alarms.last().unwrap();
     assert_eq!((alarm.severity, alarm.origin.as_ref().map(StageName::as_str)), (Severity::Critical, Some("paint")));
     assert!(alarm.summary.starts_with("share of gold of `paint output:part.colour` is 0."), "{}", alarm.summary);
-    let notes = monitor.status().notes;
-    assert!(notes.iter().any(|note| note.starts_with("rule nobody: no window had mean of")), "{notes:?}");
     assert_eq!(monitor.report().rules.len(), 3);
+}
+
+#[test]
+fn a_rule_that_fits_nothing_is_told_of_once_with_what_there_is() {
+    let rule = |name: &str, signal: &str, statistic: &str, more: &str| {
+        format!(
+            "[[monitor.rules]]\nname = \"{name}\"\nstage = \"paint\"\nsignal = \"output:{signal}\"\n\
+             statistic = \"{statistic}\"\nabove = 0\n{more}\n"
+        )
+    };
+    let rules = [
+        rule("nobody", "part.unheard-of", "mean", ""),
+        rule("painted", "part.colour", "p50", ""),
+        rule("wide", "part.width", "share of gold", ""),
+        rule("missing", "part.weight", "missing", ""),
+        rule("many", "part.width", "mean", "min_records = 1000"),
+    ];
+    let (monitor, _) = watch_by(&rules.concat(), Changes::default(), "", 10);
+    let starts = [
+        "rule nobody: signal: found \"output:part.unheard-of\", allowed are \"output:part.colour\", \"output:part.m",
+        "rule painted: statistic: found \"p50\", output:part.colour is a category, allowed are \"missing\" and \"share",
+        "rule wide: statistic: found \"share of gold\", output:part.width is a number, allowed are \"mean\", ",
+        "rule many: no window had mean of `paint output:part.width` of 1000 records or more",
+    ];
+    let notes = monitor.status().notes;
+    assert_eq!(notes.len(), starts.len(), "{notes:?}");
+    assert!(notes.iter().zip(starts).all(|(note, start)| note.starts_with(start)), "{notes:?}");
+    assert!(notes.iter().all(|note| !note.ends_with("times)")), "{notes:?}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use driftline_pipeline::Plan;
 use driftline_runtime::{Companion, End, Monitoring, Nodes, probes};
 use driftline_stage::operator::{Recording, Schedule};
 use driftline_stats::{Answers, Probes, Verdict};
-use driftline_types::{StageName, TopicPartition};
+use driftline_types::{StageName, TopicPartition, wire};
 use plant::Changes;
 
 /// What runs beside the nodes of a plant: the monitor as the command runs it.
@@ -297,9 +297,16 @@ fn probes_prove_and_clear() {
     let (schedules, answers) = recorded(changes);
     let baseline = Arc::new(plant::baseline(changes, HEALTHY));
     let plan = plant::plan(changes, 2, HEALTHY, RUN, "", PROBES);
-    let (status, alarms, _) = watched_with(&plan, &baseline, schedules, answers);
+    let (status, alarms, broker) = watched_with(&plan, &baseline, schedules, answers);
     let alarm = last(&alarms);
     assert!(alarm.summary.starts_with("began in `pair` (it answers probes otherwise"), "{}", alarm.summary);
+    assert!(!alarm.examples.is_empty());
+    for id in alarms.iter().flat_map(|alarm| &alarm.examples) {
+        let place = TopicPartition::new(id.topic.clone(), id.partition);
+        let mut messages = records(&*broker, place).unwrap().map(Result::unwrap);
+        let example = messages.find(|message| message.offset == id.offset).unwrap();
+        assert!(!wire::is_probe(&example), "{id:?}: what users sent is an example, not a probe");
+    }
     let found = |name: &str| {
         let node = alarm.nodes.iter().find(|found| found.node.as_str() == name).unwrap();
         (node.probes, node.verdict)
@@ -372,6 +379,7 @@ fn an_ignored_signal_calls_nobody() {
     let monitor = format!("{MONITOR}\nignore = [\"part.colour\", \"part.taste\"]");
     let (status, _, _) = watched(&plant::plan(changes, 2, HEALTHY, RUN, "", &monitor), &baseline);
     assert!(status.watched.iter().all(|(_, what, _)| what.signal() != Some("part.colour")), "{:?}", status.watched);
-    let note = "monitor.ignore: found \"part.taste\", which is no signal of the reference";
+    let note = "monitor.ignore: found \"part.taste\", which is no signal of the reference, allowed are \"part.colour\", \
+                \"part.material\", \"part.weight\", \"part.width\"";
     assert_eq!(status.notes, [note]);
 }

@@ -18,7 +18,7 @@
 
 use driftline_types::Code;
 
-use crate::{AttributionError, DROPPED, JointProfile, MIN_ROW, normal::chi_square_above, shapley};
+use crate::{AttributionError, JointProfile, MIN_ROW, distance::divergence, normal::chi_square_above, shapley};
 
 /// The tail of χ² beyond which a table has changed.
 const CHANGED: f64 = 1e-4;
@@ -57,31 +57,6 @@ impl Mechanism {
             return Err(AttributionError::Shape { outputs, reference: reference.len(), current: current.len() });
         }
         Ok(Self { parents, inputs, outputs, reference, current })
-    }
-
-    /// Makes a node with one parent from its joints; rows are `inputs`, columns `outputs`, in that order.
-    /// Pairs with another code are left out. A record that was dropped before stays dropped.
-    ///
-    /// # Errors
-    /// If there are no input or no output codes.
-    pub fn from_joints(
-        parent: usize,
-        inputs: &[Code],
-        outputs: &[Code],
-        reference: &JointProfile,
-        current: &JointProfile,
-    ) -> Result<Self, AttributionError> {
-        let dense = |joint: &JointProfile| {
-            let mut counts = vec![0; inputs.len() * outputs.len()];
-            for (x, &input) in inputs.iter().enumerate() {
-                for (y, &output) in outputs.iter().enumerate() {
-                    let kept_out = input == DROPPED && output == DROPPED;
-                    counts[x * outputs.len() + y] = if kept_out { MIN_ROW } else { joint.count(input, output) };
-                }
-            }
-            counts
-        };
-        Self::try_new(vec![parent], outputs.len(), dense(reference), dense(current))
     }
 }
 
@@ -128,7 +103,7 @@ pub fn attribute(nodes: &[Mechanism]) -> Result<Attribution, AttributionError> {
     // A player who changed nothing adds nothing to any coalition.
     let players: Vec<usize> = (0..nodes.len()).filter(|node| unchanged >> node & 1 == 0).collect();
     let spread = |set: u64| players.iter().enumerate().map(|(bit, node)| (set >> bit & 1) << node).sum::<u64>();
-    let value = |set: u64| divergence(&plan.law(&tables, spread(set)), &reference);
+    let value = |set: u64| divergence(plan.law(&tables, spread(set)).into_iter().zip(reference.iter().copied()));
     let whole = value(u64::MAX >> (64 - players.len().max(1)) as u32);
     let last = &nodes[nodes.len() - 1];
     let floor = floor(last, &reference);
@@ -163,13 +138,6 @@ fn check(nodes: &[Mechanism]) -> Result<(), AttributionError> {
         }
     }
     Ok(())
-}
-
-/// Returns the Jensen–Shannon divergence of two laws, in bits.
-fn divergence(p: &[f64], q: &[f64]) -> f64 {
-    let half = |p: f64, h: f64| if p > 0.0 { 0.5 * p * (p / h).log2() } else { 0.0 };
-    let sum: f64 = p.iter().zip(q).map(|(&p, &q)| half(p, 0.5 * (p + q)) + half(q, 0.5 * (p + q))).sum();
-    sum.max(0.0)
 }
 
 /// Returns the divergence of two samples of the reference's law that chance exceeds once in a thousand:

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ReferenceError, embedding::SplitMix, wire::Writer};
+use crate::{ReferenceError, random::SplitMix, wire::Writer};
 
 /// The most cells of a codebook.
 pub const MAX_CELLS: usize = 256;

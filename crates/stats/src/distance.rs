@@ -24,9 +24,14 @@ pub fn psi(left: &[u64], right: &[u64]) -> Option<f64> {
 /// (Lin 1991). Its square root is the distance that SciPy's `jensenshannon(p, q, base=2)` returns.
 #[must_use]
 pub fn jensen_shannon(left: &[u64], right: &[u64]) -> Option<f64> {
+    Some(divergence(shares(left, right)?))
+}
+
+/// Returns the Jensen–Shannon divergence of two laws, in bits, from the two shares of each slot.
+pub(crate) fn divergence(shares: impl Iterator<Item = (f64, f64)>) -> f64 {
     let half = |p: f64, h: f64| if p > 0.0 { 0.5 * p * (p / h).log2() } else { 0.0 };
-    let sum = shares(left, right)?.map(|(p, q)| half(p, 0.5 * (p + q)) + half(q, 0.5 * (p + q))).sum::<f64>();
-    Some(sum.max(0.0))
+    let sum: f64 = shares.map(|(p, q)| half(p, 0.5 * (p + q)) + half(q, 0.5 * (p + q))).sum();
+    sum.max(0.0)
 }
 
 /// Returns the Hellinger distance √(½ Σ (√p − √q)²): 0 to 1.

@@ -100,8 +100,8 @@ impl Edges {
     }
 
     /// Takes the quantiles of a sample as bounds: about as many values in each bin. Values that
-    /// are not finite are left out; a value so frequent that it fills several bins gets one bin
-    /// that starts at it, so there may be fewer than `bins`.
+    /// are not finite are left out; a value so frequent that it fills several bins gets one bin to
+    /// itself, so there may be fewer than `bins`.
     ///
     /// # Errors
     /// If fewer than two different finite values exist, or `bins` is not in 1..=64.
@@ -109,7 +109,7 @@ impl Edges {
         let mut sorted: Vec<f64> = sample.iter().copied().filter(|x| x.is_finite()).collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let last = sorted.len().saturating_sub(1);
-        Self::from_quantiles(bins, |rank| sorted.get((rank * last as f64).round() as usize).copied())
+        Self::from_quantiles(bins, sorted.len(), |rank| sorted.get((rank * last as f64).round() as usize).copied())
     }
 
     /// Takes the quantiles of a KLL sketch as bounds, as [`quantiles`](Self::quantiles) does of a
@@ -121,7 +121,7 @@ impl Edges {
     /// If the sketch holds fewer than two different values, or `bins` is not in 1..=64.
     pub fn from_sketch(sketch: &KllSketch<KllFloat<f64>>, bins: usize) -> Result<Self, ReferenceError> {
         let view = sketch.sorted_view();
-        Self::from_quantiles(bins, |rank| {
+        Self::from_quantiles(bins, sketch.n() as usize, |rank| {
             let item = if rank <= 0.0 {
                 sketch.min_item().copied()
             } else if rank >= 1.0 {
@@ -133,10 +133,24 @@ impl Edges {
         })
     }
 
-    fn from_quantiles(bins: usize, quantile: impl Fn(f64) -> Option<f64>) -> Result<Self, ReferenceError> {
+    fn from_quantiles(
+        bins: usize,
+        values: usize,
+        quantile: impl Fn(f64) -> Option<f64>,
+    ) -> Result<Self, ReferenceError> {
         check_bins(bins)?;
-        let mut bounds: Vec<f64> =
+        // With fewer values than bins each is asked for once: quantiles are equal only where a value occurs again.
+        let bins = bins.min(values.saturating_sub(1)).max(1);
+        let quantiles: Vec<f64> =
             (0..=bins).filter_map(|k| quantile(k as f64 / bins as f64)).map(|x| x + 0.0).collect();
+        let mut bounds = Vec::with_capacity(quantiles.len());
+        for run in quantiles.chunk_by(|a, b| a == b) {
+            bounds.push(run[0]);
+            // A value with a bin to itself leaves what is above it to the next one. A constant leaves nothing.
+            if run.len() > 1 && run.len() < quantiles.len() {
+                bounds.extend(Some(run[0].next_up()).filter(|x| x.is_finite()));
+            }
+        }
         bounds.dedup();
         Self::try_new(bounds)
     }
@@ -354,8 +368,27 @@ mod tests {
     fn a_value_that_fills_several_bins_gets_one() {
         let sample: Vec<f64> = (0..100).map(|i| if i < 50 { 0.0 } else { f64::from(i) }).collect();
         let edges = Edges::quantiles(&sample, 10).unwrap();
-        assert_eq!(edges.bounds()[..2], [0.0, 50.0]);
+        assert_eq!(edges.bounds()[..3], [0.0, 0.0f64.next_up(), 50.0]);
         assert!(Edges::quantiles(&[3.0; 9], 10).is_err());
+    }
+
+    #[test]
+    fn a_value_that_fills_nearly_all_does_not_hide_the_rest() {
+        let sample: Vec<f64> = (0..1000).map(|i| if i < 970 { 0.0 } else { f64::from(i) }).collect();
+        let above = Edges::quantiles(&sample, 32).unwrap();
+        assert_eq!(above.bounds(), [0.0, 0.0f64.next_up(), 999.0]);
+        assert_ne!(above.slot(Some(0.0)), above.slot(Some(980.0)));
+        let sample: Vec<f64> = sample.iter().map(|x| 2.0 - x).collect();
+        let below = Edges::quantiles(&sample, 32).unwrap();
+        assert_eq!(below.bounds(), [-997.0, 2.0, 2.0f64.next_up()]);
+        assert_ne!(below.slot(Some(2.0)), below.slot(Some(-980.0)));
+        assert_eq!((below.slot(Some(2.0)), below.slot(Some(2.1))), (below.above() - 1, below.above()));
+    }
+
+    #[test]
+    fn fewer_values_than_bins_are_the_bounds() {
+        assert_eq!(Edges::quantiles(&[4.0, 1.0, 2.0], 32).unwrap().bounds(), [1.0, 2.0, 4.0]);
+        assert_eq!(Edges::quantiles(&[4.0, 1.0, 1.0], 32).unwrap().bounds(), [1.0, 1.0f64.next_up(), 4.0]);
     }
 
     #[test]

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Codebook, DEFAULT_BINS, DecodeError, Edges, MergeError, ReferenceError,
     edges::MISSING,
+    fit::CELL_RECORDS,
     number::{add_counts, cells},
+    random::SplitMix,
     wire::{Reader, Writer},
 };
 
@@ -28,6 +30,8 @@ pub const FIRST_CELL: usize = 2;
 
 /// How much farther from its centre than any vector of the reference one may be: a maximum over a sample is exceeded now and then.
 const BEYOND: f32 = 1.25;
+/// Components of centres are whole multiples of this part of 1.
+const GRID: f32 = 1000.0;
 
 const SEED: u64 = 0x6472_6966_746c_696e; // "driftlin"
 
@@ -57,7 +61,7 @@ fn is_infinite(radius: &f32) -> bool {
 }
 
 /// Returns how far from its nearest centre a vector may be that is like those of a sample.
-pub(crate) fn radius(codebook: &Codebook, sample: &[impl AsRef<[f32]>]) -> f32 {
+fn radius(codebook: &Codebook, sample: &[impl AsRef<[f32]>]) -> f32 {
     let squared = sample.iter().map(|vector| codebook.nearest_and_distance(vector.as_ref()).1).fold(0.0, f32::max);
     let length = |vector: &[f32]| vector.iter().map(|x| x * x).sum::<f32>();
     let longest = sample.iter().map(|vector| length(vector.as_ref())).fold(0.0, f32::max);
@@ -72,16 +76,23 @@ impl EmbeddingBins {
         Self { dims, projections: vec![Edges::of_unit_variance(); PROJECTIONS], codebook: None, radius: f32::INFINITY }
     }
 
-    /// Fits edges and a codebook of `cells` cells to a sample of vectors.
+    /// Fits `cells` cells to the first 8,192 vectors of a sample, and the edges of each projection to all; one that never
+    /// varied keeps the declared edges.
     ///
     /// # Errors
-    /// If the sample is empty, its vectors differ in length or have components that are not finite,
-    /// a projection takes only one value, or `cells` is not in 1..=256.
+    /// If the sample is empty, `cells` is not in 1..=256, or the vectors that cells are fitted to differ in length or have
+    /// components that are not finite.
     pub fn fit(sample: &[impl AsRef<[f32]>], cells: usize, seed: u64) -> Result<Self, ReferenceError> {
-        let codebook = Codebook::fit(sample, cells, seed)?;
+        let mut centres: Vec<Vec<f32>> = Codebook::fit(&sample[..sample.len().min(CELL_RECORDS)], cells, seed)?.into();
+        // Three digits, so that a file stays small.
+        centres.iter_mut().flatten().for_each(|x| *x = (*x * GRID).round() / GRID);
+        let codebook = Codebook::try_new(&centres)?;
         let projected: Vec<[f64; PROJECTIONS]> = sample.iter().map(|vector| project(vector.as_ref())).collect();
-        let edges = |j: usize| Edges::quantiles(&projected.iter().map(|p| p[j]).collect::<Vec<_>>(), DEFAULT_BINS);
-        let projections = (0..PROJECTIONS).map(edges).collect::<Result<_, _>>()?;
+        let edges = |j: usize| {
+            let values: Vec<f64> = projected.iter().map(|p| p[j]).collect();
+            Edges::quantiles(&values, DEFAULT_BINS).unwrap_or_else(|_| Edges::of_unit_variance())
+        };
+        let projections = (0..PROJECTIONS).map(edges).collect();
         let radius = radius(&codebook, sample);
         Ok(Self { dims: codebook.dims(), projections, codebook: Some(codebook), radius })
     }
@@ -279,25 +290,4 @@ pub fn project(vector: &[f32]) -> [f64; PROJECTIONS] {
         }
     }
     sums
-}
-
-/// `SplitMix64` (Steele, Lea, Flood 2014): small, and the same everywhere for ever.
-pub(crate) struct SplitMix(u64);
-
-impl SplitMix {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// Draws from 0..1.
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }

@@ -9,23 +9,19 @@ use std::{
 };
 
 use crate::{
-    Codebook, DEFAULT_BINS, Dictionary, Edges, EmbeddingBins, EmbeddingProfile, MAX_DICTIONARY, MAX_RECORD_CELLS,
-    PROJECTIONS, RecordCodebook, Reference, ReferenceError, Signal, SignalBins, SignalProfile, SignalVisitor,
-    category::cut,
-    embedding::{project, radius},
+    DEFAULT_BINS, Dictionary, Edges, EmbeddingBins, EmbeddingProfile, MAX_DICTIONARY, MAX_RECORD_CELLS, RecordCodebook,
+    Reference, ReferenceError, Signal, SignalBins, SignalProfile, SignalVisitor, category::cut, random::SplitMix,
     records::Part,
 };
 
 /// The most records that a reference is fitted to.
 pub const FIT_RECORDS: usize = 32_768;
 /// The most of them that cells are fitted to.
-const CELL_RECORDS: usize = 8_192;
+pub(crate) const CELL_RECORDS: usize = 8_192;
 /// The records that a cell needs on average: twice what makes a row that can be compared.
 const RECORDS_A_CELL: usize = 2 * crate::MIN_ROW as usize;
 /// The most cells of an embedding.
 const EMBEDDING_CELLS: usize = 64;
-/// Components of their centres are whole multiples of this part of 1.
-const GRID: f32 = 1000.0;
 const SEED: u64 = 0x6669_7420_6365_6c6c; // "fit cell"
 
 /// Records of one topic, to fit a reference to.
@@ -47,8 +43,9 @@ enum Value {
 }
 
 impl Sample {
-    /// Takes a record; `hash` is of its id.
-    pub fn observe(&mut self, hash: u64, visit: impl FnOnce(&mut dyn SignalVisitor)) {
+    /// Takes a record; `id` is a number that tells it from the others.
+    pub fn observe(&mut self, id: u64, visit: impl FnOnce(&mut dyn SignalVisitor)) {
+        let hash = SplitMix::new(id).bits();
         self.seen += 1;
         if self.rows.len() >= FIT_RECORDS && self.rows.last_key_value().is_some_and(|(last, _)| hash >= last.0) {
             return;
@@ -132,7 +129,9 @@ impl Sample {
             }
             crate::SignalKind::Embedding { dims } => {
                 vectors.retain(|x| x.len() == dims);
-                embedding_bins(&vectors)?.map(|bins| SignalBins::Embedding(bins.into()))
+                let cells = (vectors.len() / RECORDS_A_CELL).clamp(1, EMBEDDING_CELLS);
+                let bins = (!vectors.is_empty()).then(|| EmbeddingBins::fit(&vectors, cells, SEED)).transpose()?;
+                bins.map(|bins| SignalBins::Embedding(bins.into()))
             }
         })
     }
@@ -210,24 +209,6 @@ fn number_edges(values: &[f64]) -> Result<Option<Edges>, ReferenceError> {
     }
 }
 
-/// Returns cells and the quantiles of each projection; a projection that never varied keeps the declared edges. `None` without a vector.
-fn embedding_bins(vectors: &[&[f32]]) -> Result<Option<EmbeddingBins>, ReferenceError> {
-    let Some(first) = vectors.first() else { return Ok(None) };
-    let cells = (vectors.len() / RECORDS_A_CELL).clamp(1, EMBEDDING_CELLS);
-    let mut centres: Vec<Vec<f32>> = Codebook::fit(&vectors[..vectors.len().min(CELL_RECORDS)], cells, SEED)?.into();
-    // Three digits, so that a file stays small.
-    centres.iter_mut().flatten().for_each(|x| *x = (*x * GRID).round() / GRID);
-    let codebook = Codebook::try_new(&centres)?;
-    let projected: Vec<[f64; PROJECTIONS]> = vectors.iter().map(|vector| project(vector)).collect();
-    let edges = |j: usize| {
-        let values: Vec<f64> = projected.iter().map(|p| p[j]).collect();
-        Edges::quantiles(&values, DEFAULT_BINS).unwrap_or_else(|_| Edges::of_unit_variance())
-    };
-    let projections = (0..PROJECTIONS).map(edges).collect();
-    let radius = radius(&codebook, vectors);
-    Ok(Some(EmbeddingBins { dims: first.len(), projections, codebook: Some(codebook), radius }))
-}
-
 /// Returns the numbers of a record, signal by signal in the order of their names.
 fn vector(row: &[(usize, Value)], parts: &[(&'static Signal, SignalBins, Part)]) -> Vec<f32> {
     let mut named: Vec<&(&'static Signal, SignalBins, Part)> = parts.iter().collect();
@@ -263,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ProfileSet, Scale, embedding::SplitMix};
+    use crate::{ProfileSet, Scale};
 
     static LEVEL: Signal = Signal::number("level", "dB", "Level.", Scale::Linear { lo: -90.0, hi: 0.0 });
     static COUNT: Signal = Signal::number("count", "1", "Count.", Scale::Linear { lo: 0.0, hi: 9.0 });
@@ -302,10 +283,7 @@ mod tests {
 
     fn fitted(records: &[Record]) -> Reference {
         let mut sample = Sample::default();
-        records
-            .iter()
-            .enumerate()
-            .for_each(|(at, record)| sample.observe(SplitMix::new(at as u64).bits(), show(record)));
+        records.iter().enumerate().for_each(|(at, record)| sample.observe(at as u64, show(record)));
         sample.fit().unwrap()
     }
 
@@ -350,7 +328,7 @@ mod tests {
         let records = draw(4, 500);
         let mut backwards = Sample::default();
         for (at, record) in records.iter().enumerate().rev() {
-            backwards.observe(SplitMix::new(at as u64).bits(), show(record));
+            backwards.observe(at as u64, show(record));
         }
         let reference = fitted(&records);
         assert_eq!(backwards.fit().unwrap().id(), reference.id());

@@ -34,6 +34,7 @@ mod onset;
 mod probe;
 mod profile;
 mod quantum;
+mod random;
 mod rank;
 mod records;
 mod reference;

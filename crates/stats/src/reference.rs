@@ -7,7 +7,10 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use driftline_types::Code;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, Visitor},
+};
 
 use crate::{
     CategoryProfile, Dictionary, Edges, EmbeddingBins, EmbeddingProfile, NumberProfile, PROJECTIONS, RecordCodebook,
@@ -295,13 +298,38 @@ impl<'de> Deserialize<'de> for Reference {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct File {
+            #[serde(deserialize_with = "by_name")]
             signals: BTreeMap<String, SignalBins>,
             #[serde(default)]
             records: Option<RecordCodebook>,
         }
         let File { signals, records } = File::deserialize(deserializer)?;
-        Self::with_records(signals, records).map_err(serde::de::Error::custom)
+        Self::with_records(signals, records).map_err(Error::custom)
     }
+}
+
+/// Reads the bins of signals; a signal that is named twice is refused.
+fn by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SignalBins>, D::Error> {
+    struct ByName;
+    impl<'de> Visitor<'de> for ByName {
+        type Value = BTreeMap<String, SignalBins>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bins by the names of signals")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut signals = BTreeMap::new();
+            while let Some((name, bins)) = map.next_entry::<String, SignalBins>()? {
+                if signals.contains_key(&name) {
+                    return Err(Error::custom(ReferenceError::SignalRepeats { name }));
+                }
+                signals.insert(name, bins);
+            }
+            Ok(signals)
+        }
+    }
+    deserializer.deserialize_map(ByName)
 }
 
 /// The code of the record being visited, as far as is known.

@@ -154,13 +154,12 @@ impl ScoreBasis {
         {
             return false;
         }
+        let mut any = false;
         for (row, table) in rows.iter().zip(&self.tables) {
             let n = row.iter().fold(0u64, |sum, &count| sum.saturating_add(count));
-            if n == 0 {
-                scores.clear();
-                return false;
-            }
-            let root = (n as f64).sqrt().recip();
+            any |= n > 0;
+            // A vector that is missing or malformed has no projections: without any, they score 0 and its cells tell.
+            let root = (n.max(1) as f64).sqrt().recip();
             let end = scores.len() + table.aspects.len();
             for weights in table.weights.chunks_exact(table.slots) {
                 let mut sums = [0.0; LANES];
@@ -172,7 +171,10 @@ impl ScoreBasis {
             }
             scores.truncate(end);
         }
-        true
+        if !any {
+            scores.clear();
+        }
+        any
     }
 }
 
@@ -286,6 +288,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{EmbeddingBins, EmbeddingProfile};
 
     proptest! {
         #[test]
@@ -366,6 +369,28 @@ mod tests {
                 let window: Vec<u64> = counts.iter().map(|&count| if count > 0 { n } else { 0 }).collect();
                 let scores = basis.scores_of(&[&window]).unwrap();
                 assert!(scores.iter().all(|score| score.abs() < 1e-9), "{n}: {scores:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_embedding_that_is_missing_or_malformed_throughout_has_scores() {
+        let profile = |value: Option<&[f32]>, records: u32| {
+            let mut profile = EmbeddingProfile::new(EmbeddingBins::declared(2).into());
+            for _ in 0..records {
+                profile.observe(value);
+            }
+            SignalProfile::Embedding(profile)
+        };
+        let basis = ScoreBasis::new(&profile(Some([0.6, 0.8].as_slice()), 100));
+        assert_eq!(basis.scores(&profile(None, 0)), None);
+        for (value, grown) in [(None, Aspect::Unusable), (Some([0.6].as_slice()), Aspect::Other)] {
+            let scores = basis.scores(&profile(value, 100)).unwrap();
+            for (aspect, score) in basis.aspects().zip(scores) {
+                match aspect {
+                    Aspect::ProjectionLocation(_) | Aspect::ProjectionSpread(_) => assert_eq!(score, 0.0),
+                    aspect => assert_eq!(score > 5.0, aspect == grown, "{aspect:?}: {score}"),
+                }
             }
         }
     }

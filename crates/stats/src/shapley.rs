@@ -1,5 +1,7 @@
 //! Shapley values: what each player adds, averaged over the orders in which all could join.
 
+use crate::random::SplitMix;
+
 /// The most players whose value is computed over all coalitions.
 pub const EXACT_PLAYERS: usize = 10;
 /// The orders that are drawn beyond; each is taken forwards and backwards.
@@ -34,21 +36,13 @@ fn exact(players: usize, value: impl FnMut(u64) -> f64) -> Vec<f64> {
 }
 
 fn sampled(players: usize, seed: u64, value: &mut impl FnMut(u64) -> f64) -> Vec<f64> {
-    let mut state = seed;
-    // SplitMix64 (Steele, Lea, Flood 2014).
-    let mut random = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
+    let mut random = SplitMix::new(seed);
     let mut order: Vec<usize> = (0..players).collect();
     let mut sums = vec![0.0; players];
     let none = value(0);
     for at in 0..ORDERS {
         if at % 2 == 0 {
-            (1..players).rev().for_each(|i| order.swap(i, (random() % (i as u64 + 1)) as usize));
+            (1..players).rev().for_each(|i| order.swap(i, (random.bits() % (i as u64 + 1)) as usize));
         } else {
             order.reverse();
         }

@@ -48,6 +48,9 @@ fn a_wrong_file_is_refused_with_the_reason() {
     assert!(found.contains("bound 1 of edges is 0.5, allowed are numbers above the bound before it, 1"), "{found}");
     let found = error(r#"{"signals":{"m":{"embedding":{"dims":2,"projections":[]}}}}"#);
     assert!(found.contains("edges for 0 projections, allowed are 16"), "{found}");
+    let level = r#""level":{"number":{"linear":{"lo":0.0,"hi":1.0,"bins":2}}}"#;
+    let found = error(&format!(r#"{{"signals":{{{level},{level}}}}}"#));
+    assert!(found.contains("reference names the signal \"level\" twice, allowed is once"), "{found}");
     assert!(error(r#"{"signals":{},"extra":1}"#).contains("unknown field `extra`"));
 }
 

@@ -31,7 +31,15 @@ impl Monitor {
     pub(super) fn judge_rules(&mut self, end: Timestamp) {
         for rule in self.settings.rules.clone() {
             let seen = self.recent.back().and_then(|closed| closed.nodes.get(&rule.stage));
-            let Some(value) = rules::value(&rule, seen, self.settings.window_ms) else { continue };
+            let Some(value) = rules::value(&rule, seen, self.settings.window_ms) else {
+                let key = rules::misfit_key(&rule);
+                if !self.notes.contains_key(&key)
+                    && let Some(problem) = seen.and_then(|seen| rules::misfit(&rule, seen))
+                {
+                    self.note_of(key, format!("rule {}: {problem}", rule.name));
+                }
+                continue;
+            };
             let crossing = self.crossings.entry(rule.name.to_string()).or_default();
             crossing.count(rules::is_beyond(&rule, value));
             let Crossing { beyond, within } = *crossing;
