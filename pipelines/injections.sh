@@ -12,7 +12,7 @@ driftline=${DRIFTLINE:-target/release/driftline}
 reference=${REFERENCE:-pipelines/references/speech.json}
 mkdir -p "$out"
 
-# 16 recordings open at once: about 66 sessions in a window of 10 s.
+# 16 recordings open at once: about 64 sessions in a window of 10 s.
 traffic() {
     echo --set sources.microphone.sessions=16 \
         --set "sources.microphone.repeat={sessions=$1,seed=$2,gain_db=3.0,pitch=0.05,noise_dbfs=-65.0}"

@@ -25,7 +25,8 @@ use crate::BrokerError;
 
 /// A log with topics, partitions and consumer groups.
 pub trait Broker: Send + Sync {
-    /// Creates a topic, or checks that it exists with this number of partitions.
+    /// Creates a topic, or checks that it exists with this number of partitions. One that exists takes over other limits of
+    /// retention; on a cluster, where they may be somebody else's, it keeps its own, and a warning says so.
     ///
     /// # Errors
     /// [`BrokerError::TopicMismatch`] if it exists with another number of partitions.

@@ -357,6 +357,55 @@ fn retention_keeps_little_more_than_its_limit() {
     assert!((limit..limit + 20_000).contains(&kept), "{kept} bytes kept");
 }
 
+/// Whoever opens a log with other limits has them kept from the next write on, by every later opening too.
+#[test]
+fn a_topic_takes_over_other_limits_of_retention() {
+    let folder = folder();
+    let t = topic("t");
+    let write = |broker: &Embedded, records: usize| {
+        let mut producer = broker.producer("test").unwrap();
+        (0..records).for_each(|_| producer.send(vec![to(&t, 0, &[0; 1_000])]).unwrap());
+        let ends = broker.describe_topic(&t).unwrap().unwrap().partitions[0];
+        ends.high - ends.low
+    };
+    let broker = open(folder.path()).unwrap();
+    broker.create_topic(&t, &spec(1, None)).unwrap();
+    assert_eq!(write(&broker, 10), 10);
+    broker.create_topic(&t, &spec(1, Some(3_000))).unwrap();
+    assert_eq!(broker.describe_topic(&t).unwrap().unwrap().spec, spec(1, Some(3_000)));
+    assert_eq!(write(&broker, 0), 10, "until the next write");
+    assert_eq!(write(&broker, 1), 3);
+    drop(broker);
+    let broker = open(folder.path()).unwrap();
+    assert_eq!(write(&broker, 1), 3);
+    broker.create_topic(&t, &spec(1, None)).unwrap();
+    assert_eq!(write(&broker, 2), 5);
+    // What is compacted stays compacted, and the number of partitions what it is.
+    broker.create_topic(&t, &TopicSpec { partitions: 1, cleanup: Cleanup::Compact }).unwrap();
+    let wider = broker.create_topic(&t, &spec(2, Some(3_000)));
+    assert!(matches!(wider, Err(BrokerError::TopicMismatch { found: 1, wanted: 2, .. })));
+    assert_eq!(broker.describe_topic(&t).unwrap().unwrap().spec, spec(1, None));
+}
+
+/// A member that joined before limits changed is woken by what is written after.
+#[test]
+fn a_member_waits_on_where_limits_of_retention_change() {
+    let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
+    let t = topic("t");
+    broker.create_topic(&t, &spec(1, None)).unwrap();
+    let mut member = broker.join(&group(), std::slice::from_ref(&t)).unwrap();
+    assert!(matches!(member.poll(ANY, Duration::ZERO).unwrap(), Poll::Assigned(_)));
+    broker.create_topic(&t, &spec(1, Some(3_000))).unwrap();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || member.poll(ANY, Duration::from_secs(60)).unwrap());
+        // So that it waits by then.
+        std::thread::sleep(Duration::from_millis(50));
+        broker.producer("test").unwrap().send(vec![to(&t, 0, b"x")]).unwrap();
+        let read = reader.join().unwrap();
+        assert!(matches!(&read, Poll::Messages(messages) if messages.len() == 1), "{read:?}");
+    });
+}
+
 /// A tombstone outlives 10,000 further offsets and is then forgotten with its key.
 #[test]
 fn old_tombstones_are_forgotten() {

@@ -7,6 +7,10 @@ use toml::{Table, Value};
 const EMBEDDED: [&str; 2] = ["path", "durability"];
 /// Keys that only a Kafka cluster has.
 const KAFKA: [&str; 6] = ["bootstrap_servers", "delivery", "prefix", "replication", "properties", "token"];
+/// Properties that hold paths.
+pub(crate) const CERTIFICATES: [&str; 3] = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"];
+/// Stands for the system's own authorities in the place of a path.
+pub(crate) const PROBE: &str = "probe";
 /// Properties whose value does not stand in a file that is shared.
 const SECRETS: [&str; 3] = ["sasl.password", "ssl.key.password", "ssl.key.pem"];
 /// Mechanisms by which a client sends its password or token as it is.

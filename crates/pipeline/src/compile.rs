@@ -115,6 +115,14 @@ impl Draft<'_> {
     fn input_path(&self, i: usize) -> Vec<String> {
         vec![self.role.section().to_owned(), self.key.to_owned(), "inputs".to_owned(), i.to_string()]
     }
+
+    /// The files it names with their keys, there or not. A folder, a pipe or a device is none.
+    fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let keys = self.spec.into_iter().flat_map(|spec| spec.paths.iter().copied());
+        let paths = keys.filter_map(move |key| Some((key, self.config.get(key)?.as_str()?)));
+        let paths = paths.filter(|(_, path)| !NOT_PATHS.contains(path)).map(|(key, path)| (key, Path::new(path)));
+        paths.filter(|(_, path)| path.metadata().map_or(true, |found| found.is_file()))
+    }
 }
 
 struct Compiler<'a> {
@@ -134,6 +142,7 @@ impl<'a> Compiler<'a> {
         let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
+        self.check_files(&drafts);
         let injections = self.injections(&drafts);
         self.check_rules(monitor.as_ref(), &drafts);
         let tests = self.tests();
@@ -185,6 +194,9 @@ impl<'a> Compiler<'a> {
         let mut table = self.table(&at, self.document.root.get("broker"))?.clone();
         self.resolve_paths(&mut table, &at, &["path"]);
         if let Some(Value::Table(properties)) = table.get_mut("properties") {
+            let is_probe = |name: &str| properties.get(name).and_then(Value::as_str) == Some(broker::PROBE);
+            let paths: Vec<_> = broker::CERTIFICATES.into_iter().filter(|&name| !is_probe(name)).collect();
+            self.resolve_paths(properties, &["broker".to_owned(), "properties".to_owned()], &paths);
             for (name, property) in properties.iter_mut() {
                 if let Value::Table(place) = property {
                     let at = ["broker".to_owned(), "properties".to_owned(), name.clone()];
@@ -326,6 +338,22 @@ impl<'a> Compiler<'a> {
             self.note(ConfigProblem { path: drafts[cycle[0]].path_to("inputs"), found: None, message });
         }
         order
+    }
+
+    /// Checks that no sink writes a file that another sink writes or a source reads.
+    fn check_files(&mut self, drafts: &[Draft<'_>]) {
+        // Sources come before sinks.
+        for (i, sink) in drafts.iter().enumerate().filter(|(_, draft)| draft.role == Role::Sink) {
+            for (key, file) in sink.files() {
+                let names_it = |other: &&Draft<'_>| other.files().any(|(_, other)| other == file);
+                let mut others = drafts[..i].iter().filter(|other| other.role != Role::Stage);
+                let Some(other) = others.find(names_it) else { continue };
+                let does = if other.role == Role::Source { "reads" } else { "writes" };
+                let allowed = "allowed is one that no other sink writes and no source reads";
+                let message = format!("the {} {} {does} this file, {allowed}", other.role, other.key);
+                self.note(ConfigProblem { path: sink.path_to(key), found: Some(format!("{file:?}")), message });
+            }
+        }
     }
 
     /// Checks rules against the nodes there are.

@@ -13,7 +13,7 @@ pub struct KindSpec {
     pub input: Option<SchemaSpec>,
     /// What it writes; `None` for a sink.
     pub output: Option<SchemaSpec>,
-    /// Its config keys that hold paths.
+    /// Its config keys that hold paths; of a sink, of what it writes.
     pub paths: &'static [&'static str],
     /// Checks its own keys. Paths are absolute by then; the common keys are not in the table.
     pub check: fn(&toml::Table) -> Vec<ConfigProblem>,

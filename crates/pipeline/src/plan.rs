@@ -170,7 +170,8 @@ pub struct BrokerConfig {
     pub delivery: Delivery,
     /// Put before the name of every topic, group and transaction on Kafka.
     pub prefix: String,
-    /// Copies of each partition on Kafka; `None` is the cluster's default.
+    /// Copies of each partition on Kafka, at least 1; `None` is the cluster's default.
+    #[serde(deserialize_with = "copies")]
     pub replication: Option<u16>,
     /// Properties of the Kafka client, by librdkafka's names.
     pub properties: BTreeMap<String, Property>,
@@ -278,6 +279,14 @@ pub enum Durability {
     Process,
     /// A power failure: each commit waits for the disk.
     Power,
+}
+
+fn copies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let found = i64::deserialize(deserializer)?;
+    match u16::try_from(found) {
+        Ok(n @ 1..) => Ok(Some(n)),
+        _ => Err(de::Error::invalid_value(de::Unexpected::Signed(found), &"a whole number from 1 to 65535")),
+    }
 }
 
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use driftline_pipeline::{BatchConfig, Durability, Others, Override, Plan};
+use driftline_pipeline::{BatchConfig, Durability, Kinds, Others, Override, Plan, Property};
 use driftline_types::config::{ByteSize, Millis};
 use serde_json::json;
 
@@ -57,6 +57,44 @@ fn paths_are_relative_to_where_they_are_written() {
     let plan = load(&plan.tests[0].overrides);
     assert_eq!(Path::new(&path_of(&plan)), folder().join("samples/x.wav"));
     assert_eq!(plan.partitions, 1);
+}
+
+#[test]
+fn certificates_are_relative_to_where_they_are_written_too() {
+    let text = fs::read_to_string(RIGHT).unwrap();
+    let (before, after) = (text.split("[broker]").next().unwrap(), text.split("[sources.microphone]").nth(1).unwrap());
+    let broker = r#"
+        [broker]
+        kind = "kafka"
+        bootstrap_servers = "kafka:9093"
+
+        [broker.properties]
+        "ssl.ca.location" = "ca.pem"
+        "ssl.certificate.location" = "own/certificate.pem"
+        "ssl.key.location" = { file = "place-of-the-key" }
+    "#;
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = folder.path().join("kafka.toml");
+    fs::write(&file, format!("{before}{broker}\n[sources.microphone]{after}")).unwrap();
+    let properties = &["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"];
+    let kinds = Kinds { properties, ..kinds::kinds() };
+    let properties = |overrides: &[&str]| {
+        let overrides: Vec<Override> = overrides.iter().map(|text| text.parse().unwrap()).collect();
+        Plan::load(&file, &overrides, &kinds).unwrap().broker.properties
+    };
+    let at = |path: PathBuf| Property::Text(path.into_os_string().into_string().unwrap());
+
+    let found = properties(&[]);
+    assert_eq!(found["ssl.ca.location"], at(folder.path().join("ca.pem")));
+    assert_eq!(found["ssl.certificate.location"], at(folder.path().join("own/certificate.pem")));
+    assert_eq!(found["ssl.key.location"], Property::File(folder.path().join("place-of-the-key")));
+
+    let found = properties(&["broker.properties.\"ssl.ca.location\"=ca.pem"]);
+    assert_eq!(found["ssl.ca.location"], at(std::env::current_dir().unwrap().join("ca.pem")));
+    assert_eq!(found["ssl.certificate.location"], at(folder.path().join("own/certificate.pem")));
+    // The system's own authorities.
+    let found = properties(&["broker.properties.\"ssl.ca.location\"=probe"]);
+    assert_eq!(found["ssl.ca.location"], Property::Text("probe".to_owned()));
 }
 
 #[test]

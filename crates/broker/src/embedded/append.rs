@@ -9,8 +9,9 @@
 //! partition nobody writes to keeps what it has. It removes whole rows (at most [`ROW_BYTES`], or
 //! one larger record), from the oldest on, while the partition would still hold its limit of bytes
 //! without the row, or the row was written longer ago than the limit of time. It never removes a
-//! record written by the same unit. Consumers are not asked: as on Kafka, one that has fallen
-//! behind the first record kept is told so ([`BrokerError::OutOfRange`]).
+//! record written by the same unit. Limits that have changed ([`crate::Broker::create_topic`]) hold
+//! from the next append on. Consumers are not asked: as on Kafka, one that has fallen behind the
+//! first record kept is told so ([`BrokerError::OutOfRange`]).
 //!
 //! As on Kafka, too, age counts from the moment of writing, by the wall clock. By event time a recording of last
 //! year would be removed the minute it arrives, and one record from a wrong future would make all others too old

@@ -49,7 +49,7 @@ use self::{
     codec::RowReader,
     group::{Group, MemberId, TopicSlots},
     member::{EmbeddedMember, EmbeddedProducer},
-    store::{Ends, Store},
+    store::{Ends, FORMAT_FILE, Store},
     view::{Signal, Slot, View},
 };
 use crate::{Broker, BrokerError, Cleanup, Committed, FetchLimit, Member, Producer, TopicDescription, TopicSpec};
@@ -116,6 +116,18 @@ impl Embedded {
         let path = folder.path().to_owned();
         Log::open(&path, config, Some(folder))
     }
+
+    /// Whether a folder holds a log, of whatever format. Nothing is opened or made.
+    #[must_use]
+    pub fn is_in(path: &Path) -> bool {
+        path.join(FORMAT_FILE).exists()
+    }
+
+    /// Returns the folder of a temporary log, for who ends the process while there are handles.
+    #[must_use]
+    pub fn temporary_folder(&self) -> Option<&Path> {
+        self.0.folder.as_ref().map(TempDir::path)
+    }
 }
 
 /// The largest limit on messages: lengths are stored in 32 bits.
@@ -132,7 +144,7 @@ struct Log {
     config: EmbeddedConfig,
     unkeyed: AtomicU32,
     /// Removed when everything above is closed.
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 /// A group and those who wait for it.
@@ -185,7 +197,7 @@ impl Log {
             store,
             config,
             unkeyed: AtomicU32::new(0),
-            _folder: folder,
+            folder,
         })))
     }
 
@@ -216,11 +228,23 @@ impl Log {
                     return Ok(Ok(row));
                 }
                 _ if compacted => return Ok(Err(ends.high)),
-                // Retention was faster: the next check says so. Otherwise the record must be there.
-                _ if self.view.read().tails[slot].ends.low > offset => {}
-                _ => return Err(self.store.corrupt(format!("offset {offset} of slot {slot} is missing"))),
+                // Retention was faster, or is about to tell: what is in the store is in the view once nobody writes, and the
+                // next check says so. Otherwise the record must be there.
+                _ => {
+                    drop(self.append.lock());
+                    if self.view.read().tails[slot].ends.low <= offset {
+                        return Err(self.store.corrupt(format!("offset {offset} of slot {slot} is missing")));
+                    }
+                }
             }
         }
+    }
+
+    /// Writes a topic's settings. The caller holds the append lock.
+    fn put_topic(&self, topic: &Topic, id: u32, spec: &TopicSpec) -> Result<(), BrokerError> {
+        let mut batch = self.store.batch();
+        batch.put_topic(topic, id, spec)?;
+        batch.commit()
     }
 
     /// Returns the partition of the next message without a key: all in turn.
@@ -267,20 +291,25 @@ impl Broker for Embedded {
             return Err(BrokerError::PartitionCount { topic: topic.clone(), found, allowed });
         }
         let _append = self.0.append.lock();
-        let id = {
+        let (entry, id) = {
             let view = self.0.view.read();
-            if let Some(entry) = view.topics.get(topic) {
-                let (found, wanted) = (entry.spec.partitions, spec.partitions);
-                if found != wanted {
-                    return Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted });
-                }
-                return Ok(());
-            }
-            view.topics.len() as u32
+            (view.topics.get(topic).cloned(), view.topics.len() as u32)
         };
-        let mut batch = self.0.store.batch();
-        batch.put_topic(topic, id, spec)?;
-        batch.commit()?;
+        if let Some(entry) = entry {
+            let (found, wanted) = (entry.spec.partitions, spec.partitions);
+            if found != wanted {
+                return Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted });
+            }
+            // Whether a topic is compacted never changes.
+            if let (Cleanup::Delete(found), Cleanup::Delete(wanted)) = (&entry.spec.cleanup, &spec.cleanup)
+                && found != wanted
+            {
+                self.0.put_topic(topic, entry.id, spec)?;
+                self.0.view.write().replace_spec(topic, spec.clone());
+            }
+            return Ok(());
+        }
+        self.0.put_topic(topic, id, spec)?;
         let ends = vec![Ends::default(); spec.partitions as usize];
         self.0.view.write().add_topic(topic.clone(), id, spec.clone(), ends);
         Ok(())
@@ -323,16 +352,57 @@ const MAX_PARTITIONS: u32 = 4096;
 
 #[cfg(test)]
 mod tests {
+    use driftline_types::{Headers, Outgoing, Timestamp};
+
     use super::*;
+    use crate::Retention;
+
+    /// A row leaves the store a moment before the view says so.
+    #[test]
+    fn a_reader_of_a_row_that_is_being_removed_is_out_of_range_and_finds_no_damage() {
+        let config = EmbeddedConfig { cache_bytes: 0, ..EmbeddedConfig::default() };
+        let broker = Embedded::temporary(config).unwrap();
+        let place = TopicPartition::new(Topic::try_new("t").unwrap(), 0);
+        let cleanup = Cleanup::Delete(Retention::default());
+        broker.create_topic(&place.topic, &TopicSpec { partitions: 1, cleanup: cleanup.clone() }).unwrap();
+        let message = Outgoing {
+            topic: place.topic.clone(),
+            partition: Some(0),
+            key: None,
+            value: Some("x".into()),
+            headers: Headers::default(),
+            timestamp: Timestamp::from_millis(0),
+        };
+        for _ in 0..2 {
+            broker.producer("test").unwrap().send(vec![message.clone()]).unwrap();
+        }
+        let log = &broker.0;
+        let append = log.append.lock();
+        let slot = log.view.read().slot(&place).unwrap();
+        let id = log.view.read().tails[slot].id;
+        let (oldest, _) = log.store.row(&cleanup, id, 0).unwrap().unwrap();
+        let mut batch = log.store.batch();
+        batch.remove_row(&cleanup, &oldest);
+        batch.commit().unwrap();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| broker.read(&place, 0, FetchLimit { records: 1, bytes: 1 }));
+            // So that it has looked into the store by then.
+            std::thread::sleep(Duration::from_millis(50));
+            log.view.write().tails[slot].ends.low = oldest.end();
+            drop(append);
+            let read = reader.join().unwrap();
+            assert!(matches!(read, Err(BrokerError::OutOfRange { offset: 0, low: 1, high: 2, .. })), "{read:?}");
+        });
+    }
 
     #[test]
     fn a_temporary_log_is_removed_with_its_last_handle() {
         let broker = Embedded::temporary(EmbeddedConfig::default()).unwrap();
-        let folder = broker.0._folder.as_ref().unwrap().path().to_owned();
+        let folder = broker.temporary_folder().unwrap().to_owned();
         let producer = broker.clone().producer("test").unwrap();
         drop(broker);
-        assert!(folder.join("FORMAT").exists());
+        assert!(Embedded::is_in(&folder));
         drop(producer);
-        assert!(!folder.exists());
+        assert!(!Embedded::is_in(&folder) && !folder.exists());
     }
 }

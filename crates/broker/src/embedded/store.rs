@@ -55,7 +55,8 @@ use serde::{Deserialize, Serialize};
 use super::{Durability, EmbeddedConfig};
 use crate::{BrokerError, Cleanup, Committed, TopicSpec};
 
-const FORMAT_FILE: &str = "FORMAT";
+/// The file that tells a log, and its format.
+pub(super) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "driftline-log 1\n";
 
 /// A partition as it stands in keys.
@@ -326,13 +327,14 @@ impl Store {
 
     /// Closes the write buffer of `rows` once it is full. The store would leave that to a thread that
     /// may be busy, while the buffer grows; closed by the writer, at most four wait to be flushed
-    /// before the store itself holds the next commit up.
-    fn bound_buffer(&self, bytes: u64) -> Result<(), BrokerError> {
+    /// before the store itself holds the next commit up. Where that fails, what was written is stored nevertheless.
+    fn bound_buffer(&self, bytes: u64) {
         if self.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes > ROWS_BUFFER_BYTES {
             self.buffered.store(0, Ordering::Relaxed);
-            self.rows.rotate_memtable().map_err(|error| self.error(error))?;
+            if let Err(error) = self.rows.rotate_memtable() {
+                tracing::warn!(log = %self.path, %error, "the write buffer of the log was not closed");
+            }
         }
-        Ok(())
     }
 
     fn rows(&self, cleanup: &Cleanup) -> &Keyspace {
@@ -444,7 +446,8 @@ impl Batch<'_> {
     /// Writes everything, or nothing.
     pub(super) fn commit(self) -> Result<(), BrokerError> {
         self.batch.commit().map_err(|error| self.store.error(error))?;
-        self.store.bound_buffer(self.bytes)
+        self.store.bound_buffer(self.bytes);
+        Ok(())
     }
 }
 

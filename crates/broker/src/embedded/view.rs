@@ -56,15 +56,16 @@ impl Signal {
     }
 }
 
-/// A topic, its settings and those who wait for its records.
-#[derive(Debug)]
+/// A topic, its settings and those who wait for its records. Where settings change it is replaced: who still holds the one
+/// before sees the same partitions, the same kind of cleanup and the same watchers.
+#[derive(Clone, Debug)]
 pub(super) struct TopicEntry {
     pub topic: Topic,
     pub id: u32,
     pub spec: TopicSpec,
     /// Its partitions.
     pub slots: Range<Slot>,
-    watchers: Mutex<Vec<Arc<Signal>>>,
+    watchers: Arc<Mutex<Vec<Arc<Signal>>>>,
 }
 
 impl TopicEntry {
@@ -176,13 +177,22 @@ impl View {
     /// Adds a topic whose partitions have these ends.
     pub(super) fn add_topic(&mut self, topic: Topic, id: u32, spec: TopicSpec, ends: Vec<Ends>) {
         let slots = self.tails.len()..self.tails.len() + ends.len();
-        let entry = Arc::new(TopicEntry { topic: topic.clone(), id, spec, slots, watchers: Mutex::default() });
+        let entry = Arc::new(TopicEntry { topic: topic.clone(), id, spec, slots, watchers: Arc::default() });
         for (partition, ends) in (0..).zip(ends) {
             let id = PartitionId { topic: id, partition };
             let entry = Arc::clone(&entry);
             self.tails.push(Tail { id, entry, ends, oldest: None, witness: None, rows: VecDeque::new() });
         }
         self.topics.insert(topic, entry);
+    }
+
+    /// Gives a topic other limits of retention.
+    pub(super) fn replace_spec(&mut self, topic: &Topic, spec: TopicSpec) {
+        let Some(entry) = self.topics.get_mut(topic) else { return };
+        *entry = Arc::new(TopicEntry { spec, ..(**entry).clone() });
+        for tail in &mut self.tails[entry.slots.clone()] {
+            tail.entry = Arc::clone(entry);
+        }
     }
 
     /// Shows a commit.

@@ -235,7 +235,17 @@ impl Cluster {
                 vec![("retention.bytes", limit(bytes)), ("retention.ms", limit(ms))]
             }
         };
-        match self.make(&name, spec.partitions, &settings)? {
+        let there = self.partitions(&name)?;
+        if there == Some(spec.partitions)
+            && let Cleanup::Delete(wanted) = &spec.cleanup
+        {
+            self.tell_other_limits(&name, *wanted);
+        }
+        let found = match there {
+            Some(found) => Some(found),
+            None => self.make_new(&name, spec.partitions, &settings)?,
+        };
+        match found {
             Some(found) if found == spec.partitions => Ok(()),
             Some(found) => Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted: spec.partitions }),
             None => Err(BrokerError::UnknownTopic { topic: topic.clone() }),
@@ -249,9 +259,14 @@ impl Cluster {
         partitions: u32,
         settings: &[(&str, String)],
     ) -> Result<Option<u32>, BrokerError> {
-        if let Some(found) = self.partitions(name)? {
-            return Ok(Some(found));
+        match self.partitions(name)? {
+            Some(found) => Ok(Some(found)),
+            None => self.make_new(name, partitions, settings),
         }
+    }
+
+    /// The same where there is none as far as is known.
+    fn make_new(&self, name: &str, partitions: u32, settings: &[(&str, String)]) -> Result<Option<u32>, BrokerError> {
         let replication = TopicReplication::Fixed(self.config.replication.map_or(-1, i32::from));
         let mut new = NewTopic::new(name, partitions as i32, replication);
         for (key, value) in settings {
@@ -267,6 +282,30 @@ impl Cluster {
         }
         self.seen.insert(name.to_owned());
         self.partitions(name)
+    }
+
+    /// Warns if a topic that is there has other limits of retention than the ones asked for. It keeps them: a cluster's settings
+    /// are changed by its own tools.
+    fn tell_other_limits(&self, name: &str, wanted: Retention) {
+        if wanted == Retention::default() {
+            return;
+        }
+        // Who may not look is not told, and goes on.
+        let Ok(settings) = self.settings(name) else { return };
+        let others = other_limits(wanted, &settings);
+        if others.is_empty() {
+            return;
+        }
+        let found: Vec<String> = others.iter().map(|(key, found, _)| format!("{key}={found}")).collect();
+        let wanted: Vec<String> = others.iter().map(|(key, _, wanted)| format!("{key}={wanted}")).collect();
+        let (found, wanted, servers) = (found.join(","), wanted.join(","), &self.config.bootstrap_servers);
+        tracing::warn!(
+            topic = name,
+            found,
+            wanted,
+            "the topic keeps its retention; to change it: kafka-configs --bootstrap-server {servers} --alter \
+             --entity-type topics --entity-name {name} --add-config {wanted}"
+        );
     }
 
     pub(super) fn delete_topic(&self, topic: &Topic) -> Result<(), BrokerError> {
@@ -367,6 +406,17 @@ impl Cluster {
     }
 }
 
+/// The limits that a topic with these settings has otherwise than asked for: the setting, its value, the one asked for. What is
+/// not asked for is the cluster's to say.
+fn other_limits(wanted: Retention, settings: &[(String, String)]) -> Vec<(&'static str, &str, u64)> {
+    let other = |(key, wanted): (&'static str, Option<u64>)| {
+        let wanted = wanted?;
+        let (_, found) = settings.iter().find(|(name, _)| name == key)?;
+        (*found != wanted.to_string()).then_some((key, found.as_str(), wanted))
+    };
+    [("retention.bytes", wanted.bytes), ("retention.ms", wanted.ms)].into_iter().filter_map(other).collect()
+}
+
 /// Waits until a broker answers. Fails here, with the servers named, instead of waiting in the first stage.
 fn await_answer(client: &BaseConsumer<Login>, servers: &str) -> Result<(), BrokerError> {
     let deadline = Instant::now() + CALL;
@@ -442,4 +492,25 @@ pub(super) fn judge(error: &KafkaError, login: &Login) -> Result<(), BrokerError
 
 pub(super) fn refused(action: &'static str, reason: impl std::fmt::Display) -> BrokerError {
     BrokerError::Refused { action, reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_there_is_told_of_by_the_limits_asked_for_alone() {
+        let settings = [("cleanup.policy", "delete"), ("retention.bytes", "-1"), ("retention.ms", "604800000")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let others = |bytes, ms| other_limits(Retention { bytes, ms }, &settings);
+        assert_eq!(others(None, None), []);
+        assert_eq!(others(None, Some(604_800_000)), []);
+        assert_eq!(others(None, Some(1_000)), [("retention.ms", "604800000", 1_000)]);
+        assert_eq!(
+            others(Some(1 << 30), Some(1_000)),
+            [("retention.bytes", "-1", 1 << 30), ("retention.ms", "604800000", 1_000)]
+        );
+        // With a token settings are not known.
+        assert_eq!(other_limits(Retention { bytes: Some(1), ms: Some(1) }, &settings[..1]), []);
+    }
 }

@@ -73,6 +73,11 @@ pub const ALLOWED_PROPERTIES: [&str; 31] = [
     "transaction.timeout.ms",
 ];
 
+/// The protocols in which brokers show certificates.
+const TLS: [&str; 2] = ["ssl", "sasl_ssl"];
+/// The properties that name the authorities by which those are judged.
+const AUTHORITIES: [&str; 2] = ["ssl.ca.location", "ssl.ca.pem"];
+
 /// Secrets, which never appear in messages.
 impl std::fmt::Debug for KafkaConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -117,6 +122,10 @@ impl KafkaConfig {
             .set("client.id", "driftline")
             // librdkafka's own 10 s hold a client up after a network that is whole again, and outlast a session.
             .set("reconnect.backoff.max.ms", "1000");
+        if self.lacks_authorities() && !openssl_is_told() {
+            // The OpenSSL that is built in does not know where systems keep theirs; librdkafka does.
+            client.set("ssl.ca.location", "probe");
+        }
         for (name, value) in own {
             client.set(*name, *value);
         }
@@ -128,6 +137,13 @@ impl KafkaConfig {
             client.set(name, value);
         }
         client
+    }
+
+    /// Whether brokers show certificates and no property names authorities to judge them by.
+    fn lacks_authorities(&self) -> bool {
+        let protocol = self.properties.get("security.protocol");
+        protocol.is_some_and(|found| TLS.iter().any(|tls| found.eq_ignore_ascii_case(tls)))
+            && !AUTHORITIES.iter().any(|&name| self.properties.contains_key(name))
     }
 
     /// A client that describes and changes topics.
@@ -199,6 +215,11 @@ impl KafkaConfig {
     }
 }
 
+/// Whether the environment names authorities to OpenSSL, which is not asked for them where librdkafka looks itself.
+fn openssl_is_told() -> bool {
+    ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
 fn is_for_consumers(name: &str) -> bool {
     ["fetch.", "group.", "heartbeat.", "max.poll.", "queued.", "session."].iter().any(|start| name.starts_with(start))
 }
@@ -223,6 +244,27 @@ mod tests {
         assert_eq!(of(config.member("g"), "session.timeout.ms").as_deref(), Some("9000"));
         assert_eq!(of(config.member("g"), "linger.ms"), None);
         assert_eq!(of(config.admin(), "sasl.username").as_deref(), Some("me"));
+    }
+
+    #[test]
+    fn certificates_are_judged_by_the_systems_authorities_unless_others_are_named() {
+        /// Properties, whether they lack authorities, and whose certificates are taken then.
+        type Case<'a> = (&'a [(&'a str, &'a str)], bool, Option<&'a str>);
+        let probe = (!openssl_is_told()).then_some("probe");
+        let cases: [Case<'_>; 6] = [
+            (&[], false, None),
+            (&[("security.protocol", "sasl_plaintext")], false, None),
+            (&[("security.protocol", "ssl")], true, probe),
+            (&[("security.protocol", "SASL_SSL")], true, probe),
+            (&[("security.protocol", "ssl"), ("ssl.ca.location", "ca.pem")], false, Some("ca.pem")),
+            (&[("security.protocol", "ssl"), ("ssl.ca.pem", "-----BEGIN")], false, None),
+        ];
+        for (properties, lacks, location) in cases {
+            let mut config = KafkaConfig::new("localhost:9092");
+            config.properties.extend(properties.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
+            assert_eq!(config.lacks_authorities(), lacks, "{properties:?}");
+            assert_eq!(config.admin().get("ssl.ca.location"), location, "{properties:?}");
+        }
     }
 
     #[test]

@@ -11,13 +11,14 @@
 //! A file is written exactly once. Each commit notes the file's length and a hash of its end, after
 //! the bytes are on disk; a run that is resumed cuts the file off there and writes the rest again. A
 //! run that starts anew starts the file anew. No other file is cut: one that is shorter, or holds
-//! other bytes before that length, is an error. Where the file was moved away, a new one begins.
+//! other bytes before that length, is an error. Where the file was moved away, a new one begins. A
+//! file has one sink at a time: a second one, of this process or another, is refused.
 //!
 //! On standard output, a pipe or a device nothing can be cut off: there, what was written after the
 //! last commit is written twice. A file that takes their place goes on at its end.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
 };
 
@@ -120,12 +121,30 @@ fn read_tail(path: &str, length: u64) -> io::Result<Vec<u8>> {
     Ok(tail)
 }
 
+/// Keeps other sinks from a file until it is closed, as it is by the end of the process.
+fn lock(path: &str, file: &File) -> Result<(), StageError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("path: {path:?}: another sink writes this file, allowed is a file for each sink");
+            Err(StageError::fatal(message))
+        }
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(%path, %error, "the file cannot be locked: another sink that writes it is not noticed");
+            Ok(())
+        }
+    }
+}
+
 impl Output {
     fn open(path: String) -> Result<Self, StageError> {
         let failed = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be written")).caused_by(error);
         // What the file holds stays until it is known where to go on.
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         let regular = file.metadata().map_err(failed)?.is_file();
+        if regular {
+            lock(&path, &file)?;
+        }
         Ok(Self { path, file, written: regular.then(Written::default) })
     }
 
@@ -426,6 +445,21 @@ mod tests {
         let note = run(open(&path), note.as_deref(), 2..3);
         run(open(&path), note.as_deref(), 3..4);
         assert_eq!((numbers(&moved), numbers(&path)), (vec![0, 1], vec![2, 3]));
+    }
+
+    #[test]
+    fn a_file_has_one_sink_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let first = open(&path);
+        let config = JsonLinesConfig { path: path.to_str().unwrap().to_owned(), record_ids: false };
+        let error = JsonLinesSink::open(config).err().unwrap();
+        let expected = format!("path: {path:?}: another sink writes this file, allowed is a file for each sink");
+        assert_eq!((error.to_string(), error.class()), (expected, driftline_types::ErrorClass::Fatal));
+        let note = run(first, None, 0..2);
+        // Its end leaves the file to the next.
+        run(open(&path), note.as_deref(), 2..3);
+        assert_eq!(numbers(&path), [0, 1, 2]);
     }
 
     #[cfg(unix)]
