@@ -275,25 +275,29 @@ fn ours(config: &KafkaConfig, records: u64) -> (f64, f64) {
     let metrics = Arc::new(Metrics::new(&plan));
     let options = RunOptions { durable: true, ..RunOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut first = None;
-    let cpu = ProcessTime::now();
-    let (watched, watch) = (Arc::clone(&metrics), &mut first);
+    let (mut first, mut last) = (None, None);
+    let start = ProcessTime::now();
+    let (watched, begun, ended) = (Arc::clone(&metrics), &mut first, &mut last);
     let done = async move {
         loop {
             tokio::time::sleep(Duration::from_millis(2)).await;
+            // Counted once they are committed.
             let read = watched.snapshot()[0].read;
-            if read > 0 && watch.is_none() {
+            if read > 0 && begun.is_none() {
                 // What the first batch took is not seen: it counts as the average.
-                *watch = Some((Instant::now(), read));
+                *begun = Some((Instant::now(), read));
             }
             if read >= records {
+                // Closing the clients does not count, for the bare loop as little.
+                *ended = Some((Instant::now(), start.elapsed()));
                 break;
             }
         }
     };
     runtime.block_on(driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, done)).expect("it runs");
-    let (at, read) = first.expect("records were read");
-    (at.elapsed().as_secs_f64() * records as f64 / (records - read).max(1) as f64, cpu.elapsed().as_secs_f64())
+    let ((begun, read), (ended, cpu)) = first.zip(last).expect("records were read");
+    let counted = (records - read).max(1) as f64;
+    (ended.duration_since(begun).as_secs_f64() * records as f64 / counted, cpu.as_secs_f64())
 }
 
 /// Returns the headers of the first record that the stage wrote.

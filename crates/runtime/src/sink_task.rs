@@ -1,6 +1,10 @@
 //! One sink: poll, write, flush, commit; what it refuses becomes dead letters, committed with the offsets.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit};
 use driftline_stage::{Sink, StageError, operator::Counts};
@@ -15,7 +19,7 @@ use crate::{
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
-    stage_task::{IDLE, is_drained},
+    stage_task::{IDLE, advance, is_drained},
     telemetry::Node,
 };
 
@@ -87,9 +91,7 @@ impl SinkTask {
         first: Instant,
     ) -> Result<(), RunError> {
         repeats.pass(&batch);
-        for message in &batch {
-            next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
-        }
+        advance(next, &batch);
         let read = batch.len();
         batch.retain(|message| !wire::is_probe(message) && wire::is_for(message, self.name.as_str()));
         self.flow.add_backlog(-((read - batch.len()) as i64));
@@ -190,14 +192,18 @@ impl SinkTask {
         self.metrics.count(&Counts { read, used: read - rejected, rejected, ..Counts::default() });
         self.metrics.bytes(batch.iter().map(|message| message.payload_bytes() as u64).sum(), 0);
         self.flow.add_backlog(-(read as i64));
-        let now = Timestamp::now().as_millis();
-        for message in batch {
+        let (now, waited) = (Timestamp::now().as_millis(), first.elapsed());
+        let since = |message: &Message| {
             let entered = wire::ingested(message).as_millis();
-            let since = std::time::Duration::from_millis(now.saturating_sub(entered).max(0) as u64);
-            let since = since.max(first.elapsed());
-            self.metrics.latency(since, 1);
+            Duration::from_millis(now.saturating_sub(entered).max(0) as u64).max(waited)
+        };
+        let since: Vec<Duration> = batch.iter().map(since).collect();
+        // Most records of a batch entered together.
+        for run in since.chunk_by(PartialEq::eq) {
+            let Some(&since) = run.first() else { continue };
+            self.metrics.latency(since, run.len() as u64);
             if let Some(telemetry) = &self.telemetry {
-                telemetry.left(since);
+                run.iter().for_each(|_| telemetry.left(since));
             }
         }
     }

@@ -551,13 +551,19 @@ fn commit(turn: &mut Turn<'_>, unit: Unit) -> Result<(), Failure> {
 /// The offsets to commit once these messages are done: one a topic and partition.
 fn offsets_after(messages: &[Message], repeats: &mut Repeats) -> Vec<OffsetCommit> {
     repeats.pass(messages);
-    let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
-    for message in messages {
-        next.insert(TopicPartition::new(message.topic.clone(), message.partition), message.offset + 1);
-    }
+    let mut next = BTreeMap::new();
+    advance(&mut next, messages);
     next.into_iter()
         .map(|(partition, next)| OffsetCommit { committed: repeats.committed(&partition, next, None), partition })
         .collect()
+}
+
+/// Moves the next offset of each topic and partition past these messages. Neighbours mostly are of one.
+pub(crate) fn advance(next: &mut BTreeMap<TopicPartition, u64>, messages: &[Message]) {
+    for run in messages.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
+        let Some(last) = run.last() else { continue };
+        next.insert(TopicPartition::new(last.topic.clone(), last.partition), last.offset + 1);
+    }
 }
 
 /// Adds the effects of a batch of one partition to a unit.
@@ -599,8 +605,10 @@ pub(crate) fn read_state(
     let mut entries = BTreeMap::new();
     for message in records(broker, place)? {
         let message = message?;
-        match (message.key, message.value) {
-            (Some(key), Some(value)) => drop(entries.insert(key, value)),
+        // Copied: a slice would keep all that was read beside it, and what is restored may be kept for long.
+        let value = message.value.as_deref().map(Bytes::copy_from_slice);
+        match (message.key, value) {
+            (Some(key), Some(value)) => drop(entries.insert(Bytes::copy_from_slice(&key), value)),
             (Some(key), None) => drop(entries.remove(&key)),
             (None, _) => {}
         }

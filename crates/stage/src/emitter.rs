@@ -1,6 +1,9 @@
 //! The only way out of a stage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use driftline_types::{Code, Context, Injections, Key, Parameter, Probe, Record, RecordId, Timestamp};
@@ -18,6 +21,10 @@ pub struct Emitter<'a, T> {
     inputs: &'a [Input],
     injections: &'a Injections,
     fates: Vec<Fate>,
+    /// How many outputs each input has caused.
+    caused: Vec<u32>,
+    /// The same for causes that are no inputs of the batch.
+    caused_by_others: HashMap<RecordId, u32>,
     outputs: Vec<Output<T>>,
     rejected: Vec<(usize, String)>,
     dropped_held: Vec<Held>,
@@ -124,7 +131,9 @@ impl<'a, T: Payload> Emitter<'a, T> {
             inputs,
             injections,
             fates: vec![Fate::Dropped; inputs.len()],
-            outputs: Vec::new(),
+            caused: vec![0; inputs.len()],
+            caused_by_others: HashMap::new(),
+            outputs: Vec::with_capacity(inputs.len()),
             rejected: Vec::new(),
             dropped_held: Vec::new(),
             state: Vec::new(),
@@ -152,8 +161,8 @@ impl<'a, T: Payload> Emitter<'a, T> {
 
     /// Emits a value made from one record of the batch.
     pub fn emit<I>(&mut self, parent: &Record<I>, value: T) {
-        self.settle(parent, Fate::Emitted);
-        let context = self.child(parent, vec![parent.context.id.clone()]);
+        let place = self.settle(parent, Fate::Emitted);
+        let context = self.child(parent, place, vec![parent.context.id.clone()]);
         self.push(parent, context, value, Origins::Input(parent.context.code));
     }
 
@@ -161,7 +170,8 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// takes its key, event time and trace, and its id names it. The trigger itself counts as a
     /// part only if it is among `parts`.
     pub fn emit_held<I>(&mut self, trigger: &Record<I>, parts: Vec<Held>, value: T) {
-        let context = self.child(trigger, parts.iter().map(|held| held.id.clone()).collect());
+        let place = self.find(trigger);
+        let context = self.child(trigger, place, parts.iter().map(|held| held.id.clone()).collect());
         self.push(trigger, context, value, Origins::Held(parts));
     }
 
@@ -198,17 +208,16 @@ impl<'a, T: Payload> Emitter<'a, T> {
         self.outputs.push(Output { key: parent.key.clone(), event_time: parent.event_time, context, value, from });
     }
 
-    /// Makes the context of an output; its index counts the outputs with the same parent so far.
-    fn child<I>(&self, parent: &Record<I>, parents: Vec<RecordId>) -> Context {
+    /// Makes the context of an output. Its index counts the outputs with the same parent so far, in whatever order the
+    /// stage comes to them; `place` is the parent's among the inputs.
+    fn child<I>(&mut self, parent: &Record<I>, place: Option<usize>, parents: Vec<RecordId>) -> Context {
         let parent = &parent.context;
-        let same_parent = |id: &RecordId| {
-            id.offset == parent.id.offset && id.partition == parent.id.partition && id.topic == parent.id.topic
+        let caused = match place {
+            Some(place) => &mut self.caused[place],
+            None => self.caused_by_others.entry(parent.id.clone()).or_default(),
         };
-        // Outputs of one parent are emitted together, so only the last one has to be looked at.
-        let index = match self.outputs.last() {
-            Some(last) if same_parent(&last.context.id) => last.context.id.index + 1,
-            _ => self.first_index,
-        };
+        let index = self.first_index + *caused;
+        *caused += 1;
         Context {
             id: RecordId { index, ..parent.id.clone() },
             trace: parent.trace.clone(),
@@ -221,16 +230,79 @@ impl<'a, T: Payload> Emitter<'a, T> {
         }
     }
 
-    /// Notes the fate of a record of this batch and returns its index; records come in order, so
-    /// the search starts where the last one ended.
-    fn settle<I>(&mut self, record: &Record<I>, fate: Fate) -> Option<usize> {
+    /// Returns the index of a record of this batch; records come in order, so the search starts where the last one ended.
+    fn find<I>(&mut self, record: &Record<I>) -> Option<usize> {
         let n = self.inputs.len();
         let index = (0..n).map(|i| (self.hint + i) % n).find(|&i| self.inputs[i].id == record.context.id)?;
         self.hint = index;
+        Some(index)
+    }
+
+    /// Notes the fate of a record of this batch and returns its index.
+    fn settle<I>(&mut self, record: &Record<I>, fate: Fate) -> Option<usize> {
+        let index = self.find(record)?;
         // A record that was emitted from stays so, whatever else the stage does with it.
         if self.fates[index] != Fate::Emitted {
             self.fates[index] = fate;
         }
         Some(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use driftline_stats::SignalVisitor;
+    use driftline_types::{SchemaId, Topic};
+
+    use super::*;
+    use crate::CodecError;
+
+    struct Nothing;
+
+    impl Payload for Nothing {
+        const SCHEMA: SchemaId = SchemaId::new("nothing.v1");
+        const CONTENT_TYPE: &'static str = "application/octet-stream";
+
+        fn encode(&self, _out: &mut BytesMut) -> Result<(), CodecError> {
+            Ok(())
+        }
+
+        fn decode(_bytes: &Bytes) -> Result<Self, CodecError> {
+            Ok(Self)
+        }
+
+        fn signals(&self, _visit: &mut dyn SignalVisitor) {}
+    }
+
+    fn record(offset: u64) -> Record<()> {
+        let id = RecordId { topic: Topic::try_new("t").unwrap(), partition: 0, offset, index: 0 };
+        let context = Context::at_source(id, Timestamp::default());
+        Record { key: Key::new("k"), event_time: Timestamp::default(), context, value: () }
+    }
+
+    /// Offset and index of the id of each output.
+    fn ids(out: Emitter<'_, Nothing>) -> Vec<(u64, u32)> {
+        out.into_emitted().outputs.iter().map(|output| (output.context.id.offset, output.context.id.index)).collect()
+    }
+
+    #[test]
+    fn outputs_of_one_record_are_counted_on_in_whatever_order_they_come() {
+        let (a, b, earlier) = (record(1), record(2), record(0));
+        let inputs = [Input::of(&a), Input::of(&b)];
+        let injections = Injections::default();
+        let mut out = Emitter::new(&inputs, &injections);
+        for cause in [&a, &a, &b, &a] {
+            out.emit(cause, Nothing);
+        }
+        for cause in [&b, &earlier, &a, &earlier] {
+            out.emit_held(cause, Vec::new(), Nothing);
+        }
+        assert_eq!(ids(out), [(1, 0), (1, 1), (2, 0), (1, 2), (2, 1), (0, 0), (1, 3), (0, 1)]);
+        let mut out = Emitter::for_flush(&injections);
+        for cause in [&a, &b, &a] {
+            out.emit_held(cause, Vec::new(), Nothing);
+        }
+        assert_eq!(ids(out), [(1, FLUSHED), (2, FLUSHED), (1, FLUSHED + 1)]);
     }
 }

@@ -198,7 +198,7 @@ pub(crate) struct Observer {
 }
 
 /// Bytes of a buffer that the records of a batch share: a record that is kept keeps it whole.
-const MOST_SHARED: usize = 32 << 10;
+pub(crate) const MOST_SHARED: usize = 32 << 10;
 
 /// How many profiles keep their memory: both sides and the joint, of two windows.
 const KEPT: usize = 6;

@@ -8,14 +8,14 @@ use driftline_types::{
     Context, Headers, Message, Outgoing, Parameter, Probe, RecordId, SchemaId, StageName, StageVersion, Timestamp,
     Topic,
     config::{self, ConfigProblem},
-    wire::Origin,
+    wire::{self, Origin},
 };
 
 use serde::de::DeserializeOwned;
 
 use crate::{
     CodecError, Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
-    operator::{Effects, Observer, Operator, Site, StageOperator},
+    operator::{Effects, MOST_SHARED, Observer, Operator, Site, StageOperator},
     probe,
 };
 
@@ -294,7 +294,8 @@ impl<S: Source> OpenSource for SourceOperator<S> {
         let mut batch = SourceBatch::with_injections(self.site.injections.clone());
         let status = self.source.read(&mut batch)?;
         let mut effects = Effects::default();
-        let mut buffer = BytesMut::new();
+        effects.outputs.reserve(batch.outputs.len());
+        let mut buffer = BytesMut::with_capacity((batch.outputs.len() * wire::HEADER_BYTES).min(MOST_SHARED));
         let (first, was_due) = (self.sequence, self.due);
         for (key, event_time, value) in batch.outputs {
             self.probe(event_time, now, &mut effects);
@@ -326,7 +327,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
                 headers: Headers::default(),
                 timestamp: now,
             };
-            effects.dead_letters.push(driftline_types::wire::dead_letter(
+            effects.dead_letters.push(wire::dead_letter(
                 &self.site.pipeline,
                 &self.site.stage,
                 &message,

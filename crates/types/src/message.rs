@@ -57,6 +57,7 @@ pub struct Message {
 impl Message {
     /// Returns the number of bytes that key, value and headers hold.
     #[must_use]
+    #[inline]
     pub fn payload_bytes(&self) -> usize {
         payload_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)
     }
@@ -82,11 +83,13 @@ pub struct Outgoing {
 impl Outgoing {
     /// Returns the number of bytes that key, value and headers hold.
     #[must_use]
+    #[inline]
     pub fn payload_bytes(&self) -> usize {
         payload_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)
     }
 }
 
+#[inline]
 fn payload_bytes(key: Option<&Bytes>, value: Option<&Bytes>, headers: &Headers) -> usize {
     key.map_or(0, Bytes::len) + value.map_or(0, Bytes::len) + headers.payload_bytes()
 }

@@ -6,7 +6,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     Context, Headers, Message, Outgoing, Partition, PipelineName, RecordId, SchemaId, StageName, StageVersion,
@@ -109,7 +109,7 @@ impl Origin {
     ) -> Headers {
         let mut headers = Headers::writer(buffer);
         headers.push(CE_SPECVERSION, "1.0");
-        headers.push_text(CE_ID, &context.id);
+        headers.push_with(CE_ID, |out| context.id.write(out));
         headers.push(CE_SOURCE, &self.source);
         headers.push(CE_TYPE, self.schema.as_str());
         headers.push_text(CE_TIME, event_time);
@@ -120,10 +120,15 @@ impl Origin {
         if let Some(state) = &context.trace.state {
             headers.push(TRACESTATE, state);
         }
-        match &context.parents[..] {
-            [] => {}
-            [parent] => headers.push_text(PARENTS, parent),
-            parents => headers.push(PARENTS, join(named_parents(parents), |out, id| write!(out, "{id}"))),
+        if !context.parents.is_empty() {
+            headers.push_with(PARENTS, |out| {
+                for (n, parent) in named_parents(&context.parents).enumerate() {
+                    if n > 0 {
+                        out.put_u8(b',');
+                    }
+                    parent.write(out);
+                }
+            });
         }
         if !context.versions.is_empty() {
             let write = || join(context.versions.iter(), |out, (stage, v)| write!(out, "{stage}={v}"));
@@ -133,9 +138,10 @@ impl Origin {
             let write = || join(context.timings.iter(), |out, t| write!(out, "{}={:.3}", t.stage, t.ms));
             headers.push(TIMINGS, self.timings.text(&context.timings, write));
         }
-        headers.push_text(INGESTED, context.ingested.as_millis());
+        let mut digits = itoa::Buffer::new();
+        headers.push(INGESTED, digits.format(context.ingested.as_millis()));
         if let Some(code) = context.code {
-            headers.push_text(CODE, code);
+            headers.push(CODE, digits.format(code));
         }
         if let Some(probe) = &context.probe {
             headers.push_text(PROBE, probe);

@@ -2,7 +2,7 @@
 //! asked to.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use rdkafka::{
     types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code},
 };
 
-use super::{Kafka, cluster::Cluster, login::Login};
+use super::{Kafka, cluster::Cluster, login::Login, member::KafkaMember};
 use crate::{Broker, BrokerError, FetchLimit, KafkaConfig, Member, Poll};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
@@ -125,4 +125,15 @@ fn a_partition_that_is_read_no_more_is_told() {
     let error = failure(&mut *member);
     assert!(matches!(error, BrokerError::Refused { action: "read", .. }), "{error}");
     assert!(error.to_string().contains("t[0] at 1 of 0 to 1"), "{error}");
+}
+
+#[test]
+fn a_member_is_told_that_its_thread_polls_no_more() {
+    let (_mock, kafka, place) = cluster();
+    let mut member = KafkaMember::join(&kafka.0, &group(), &[place.topic]).unwrap();
+    until(&mut member, |event| matches!(event, Ok(Poll::Assigned(_))).then_some(()));
+    member.shared.stop.store(true, Ordering::Release);
+    let error = failure(&mut member);
+    assert!(matches!(error, BrokerError::Refused { action: "read", .. }), "{error}");
+    assert!(member.poll(ANY, Duration::ZERO).is_err(), "as often as it asks");
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use driftline_types::{GroupId, Message, Offset, Topic, TopicPartition};
 use rdkafka::{
     Offset as Place, TopicPartitionList,
@@ -31,7 +32,7 @@ const NOTE: usize = 4095;
 pub(super) struct KafkaMember {
     cluster: Arc<Cluster>,
     group: GroupId,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     committer: Committer,
     /// What it was told that it owns, and the next offset it has not seen.
     owned: BTreeMap<TopicPartition, Offset>,
@@ -71,6 +72,8 @@ impl KafkaMember {
             full_since: None,
             paused: false,
             started: BTreeMap::new(),
+            buffer: BytesMut::new(),
+            fetched: Vec::new(),
         };
         std::thread::Builder::new()
             .name(format!("{group}-poll"))
@@ -188,6 +191,9 @@ impl Member for KafkaMember {
             if let Some(error) = inbox.failure.take() {
                 return Err(error);
             }
+            if inbox.ended {
+                return Err(refused("read", "the thread that polls has ended"));
+            }
             if self.outcast {
                 inbox.messages.clear();
                 inbox.bytes = 0;
@@ -207,27 +213,22 @@ impl Member for KafkaMember {
                 return Ok(Poll::Idle);
             }
         }
-        let mut messages: Vec<Message> = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = inbox.messages.front() {
+        let (mut records, mut bytes) = (0, 0);
+        for next in &inbox.messages {
             let size = next.payload_bytes();
-            if !messages.is_empty() && (messages.len() >= limit.records || bytes + size > limit.bytes) {
+            if records > 0 && (records >= limit.records || bytes + size > limit.bytes) {
                 break;
             }
+            records += 1;
             bytes += size;
-            messages.extend(inbox.messages.pop_front());
         }
+        let messages: Vec<Message> = inbox.messages.drain(..records).collect();
         inbox.bytes = inbox.bytes.saturating_sub(bytes);
         self.shared.emptied.notify_all();
         drop(inbox);
-        for (index, message) in messages.iter().enumerate() {
-            let last_of_its_own = messages
-                .get(index + 1)
-                .is_none_or(|next| next.partition != message.partition || next.topic != message.topic);
-            if last_of_its_own {
-                let place = TopicPartition::new(message.topic.clone(), message.partition);
-                self.owned.insert(place, message.offset + 1);
-            }
+        for run in messages.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
+            let Some(last) = run.last() else { continue };
+            self.owned.insert(TopicPartition::new(last.topic.clone(), last.partition), last.offset + 1);
         }
         Ok(Poll::Messages(messages))
     }
@@ -274,7 +275,7 @@ impl Drop for KafkaMember {
         self.committer.stop();
         self.shared.stop.store(true, Ordering::Release);
         self.shared.emptied.notify_all();
-        if self.ended.recv_timeout(LEAVE).is_err() {
+        if self.ended.recv_timeout(LEAVE) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::warn!(group = %self.group, "the group's coordinator does not answer: left without a word");
         }
     }

@@ -9,8 +9,10 @@
 //! - Another writes, while the member works on ([`committer`]): in order, and nothing past a failure.
 //! - Credentials are read anew whenever a client asks ([`login`]), and never shown.
 //! - A call whose outcome is unknown ends with a new client and a look at the offsets ([`writer`]), never with a guess.
-//! - What the cluster refuses to a reader, and a place that its log does not hold, is an error, never silence.
-//! - Memory: a member buffers 16 MB beyond what librdkafka holds (16 MB a partition), a producer 256 MB at most.
+//! - What the cluster refuses to a reader, and a place that its log does not hold, is an error, never silence. A header whose
+//!   name is not UTF-8, which only others write, is left out with a warning, and its record is read.
+//! - Memory: a member buffers 16 MB beyond what librdkafka holds (16 MB a partition), a producer 256 MB at most. A message
+//!   shares a buffer of 32 KB with those read before and after it, unless it is large.
 //!
 //! Transactions are visible to readers a moment after their commit has returned; [`Kafka::read`](crate::Broker::read)
 //! waits for those that were open when it was called.

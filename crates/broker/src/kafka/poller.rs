@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use driftline_types::{ErrorClass, GroupId, Message, Offset, Topic, TopicPartition};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
@@ -111,6 +112,8 @@ pub(super) struct Inbox {
     pub failure: Option<BrokerError>,
     pub messages: VecDeque<Message>,
     pub bytes: usize,
+    /// Nobody polls any more.
+    pub ended: bool,
     /// The member knows that its partitions are taken away, and has polled again.
     pub agreed: bool,
     /// The group has said what this member reads, if only that it is nothing.
@@ -134,6 +137,20 @@ pub(super) struct Poller {
     pub paused: bool,
     /// Where the partitions assigned were begun.
     pub started: BTreeMap<TopicPartition, Offset>,
+    /// What the messages share that are read.
+    pub buffer: BytesMut,
+    /// Messages on their way to the inbox.
+    pub fetched: Vec<Message>,
+}
+
+/// Leaves the group, whatever ended the thread: the member would wait for ever, and so would whoever closes the client.
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.shared.inbox.lock().ended = true;
+        self.shared.filled.notify_all();
+        self.client.context().closing.store(true, Ordering::Release);
+        let _ = self.client.unassign();
+    }
 }
 
 impl Poller {
@@ -144,10 +161,8 @@ impl Poller {
                 self.fail(error);
             }
         }
-        self.client.context().closing.store(true, Ordering::Release);
-        let _ = self.client.unassign();
-        // The last handle: dropping it leaves the group.
-        drop(self.client);
+        // With the last handle to the client, which leaves the group.
+        drop(self);
         let _ = ended.send(());
     }
 
@@ -263,35 +278,34 @@ impl Poller {
             }
         }
         self.pause_or_resume()?;
-        let mut messages = Vec::new();
         let mut bytes = 0;
         let mut wait = TURN;
-        while messages.len() < MESSAGES && bytes < BUFFERED / 8 {
+        let mut outcome = Ok(());
+        // Where the group has asked for something, the poll returns nothing.
+        while outcome.is_ok() && self.fetched.len() < MESSAGES && bytes < BUFFERED / 8 {
             match self.client.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
                     if let Some((_, topic)) =
                         self.names.iter().find(|(name, _)| name == rdkafka::Message::topic(&message))
                     {
-                        let message = convert::message(topic.clone(), &message);
+                        let message = convert::message(topic.clone(), &message, &mut self.buffer);
                         bytes += message.payload_bytes();
-                        messages.push(message);
+                        self.fetched.push(message);
                     }
                 }
-                Some(Err(error)) => self.judge(&error)?,
+                Some(Err(error)) => outcome = self.judge(&error),
             }
             wait = Duration::ZERO;
-            if !self.client.context().waiting.lock().is_empty() {
-                break;
-            }
         }
-        if !messages.is_empty() && self.reading {
+        if !self.fetched.is_empty() && self.reading {
             let mut inbox = self.shared.inbox.lock();
-            inbox.messages.extend(messages);
+            inbox.messages.extend(self.fetched.drain(..));
             inbox.bytes += bytes;
             self.shared.filled.notify_all();
         }
-        Ok(())
+        self.fetched.clear();
+        outcome
     }
 
     /// Pauses the client where the member has been too slow for a while; goes on when half of the room is free.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use driftline_types::{Message, Offset, TopicPartition};
 use parking_lot::Mutex;
 use rdkafka::{
@@ -38,10 +39,13 @@ pub(super) struct Readers {
 /// A consumer at a place of one partition.
 struct Reader {
     consumer: BaseConsumer<Login>,
+    /// `None` where it reads nothing: before its first place, and after an end.
     at: Option<TopicPartition>,
     next: Offset,
     /// Read, but beyond the limit of the call.
     ahead: VecDeque<Message>,
+    /// What the messages share that are read.
+    buffer: BytesMut,
     used: Instant,
 }
 
@@ -83,10 +87,15 @@ impl Readers {
                 at: None,
                 next: 0,
                 ahead: VecDeque::new(),
+                buffer: BytesMut::new(),
                 used: Instant::now(),
             },
         };
         let messages = reader.read(cluster, place, from, ends.high, limit)?;
+        // One that has come to an end and cannot be stopped is not kept.
+        if (reader.at.is_none() || reader.next >= ends.high) && reader.rest().is_err() {
+            return Ok(messages);
+        }
         reader.used = Instant::now();
         let mut idle = self.idle.lock();
         if idle.len() < KEPT {
@@ -143,7 +152,10 @@ impl Reader {
                         break;
                     }
                     Step::End => match fresh {
-                        Some(committed) if committed >= high => break,
+                        Some(committed) if committed >= high => {
+                            self.at = None;
+                            break;
+                        }
                         // A transaction is open before the end of the log, and nobody ends it.
                         Some(committed) if Instant::now() > deadline => {
                             let waited = OPEN_TRANSACTIONS.as_secs();
@@ -201,10 +213,16 @@ impl Reader {
         Ok(committed)
     }
 
+    /// Reads nothing until it is started again: kept at an end, it would go on fetching what nobody may ask for.
+    fn rest(&mut self) -> Result<(), KafkaError> {
+        self.at = None;
+        self.consumer.unassign()
+    }
+
     fn step(&mut self, place: &TopicPartition) -> Result<Step, BrokerError> {
         match self.consumer.poll(Duration::from_millis(50)) {
             None => Ok(Step::Nothing),
-            Some(Ok(message)) => Ok(Step::Message(convert::message(place.topic.clone(), &message))),
+            Some(Ok(message)) => Ok(Step::Message(convert::message(place.topic.clone(), &message, &mut self.buffer))),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(Step::End),
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::AutoOffsetReset) => {

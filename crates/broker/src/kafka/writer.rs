@@ -301,6 +301,8 @@ fn send(client: &BaseProducer<Deliveries>, cluster: &Cluster, outputs: &[Outgoin
             }
         }
     }
+    // Taken as they come, so that the commit need not take all of them.
+    while take_reports(client) {}
     Ok(())
 }
 
@@ -326,12 +328,17 @@ fn delivered(client: &BaseProducer<Deliveries>) -> Result<(), KafkaError> {
     }
 }
 
+/// Takes reports of deliveries that are there. Returns whether there were any.
+fn take_reports(client: &BaseProducer<Deliveries>) -> bool {
+    let before = client.in_flight_count();
+    client.poll(Duration::ZERO);
+    client.in_flight_count() != before
+}
+
 /// Takes reports of deliveries, or waits a moment where there are none. A poll with a time-out would spin through its
 /// last millisecond. Returns whether there were any.
 fn serve(client: &BaseProducer<Deliveries>) -> bool {
-    let before = client.in_flight_count();
-    client.poll(Duration::ZERO);
-    let any = client.in_flight_count() != before;
+    let any = take_reports(client);
     if !any {
         std::thread::sleep(MOMENT);
     }
