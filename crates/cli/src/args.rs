@@ -84,9 +84,9 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Makes or describes the topics of a pipeline. Needs Kafka or a log at `broker.path`.
     Topics(TopicsArgs),
-    /// Shows how far each stage and sink is behind.
+    /// Shows how far each stage and sink is behind. Needs Kafka or a log at `broker.path`.
     Lag(LagArgs),
-    /// Tries what a run relies on: models, broker, topics; on Kafka also permissions and the clock.
+    /// Tries what a run relies on: sources, models, reference, probes, broker, topics; on Kafka also permissions and the clock.
     ///
     /// Permissions are tried by asking for what is allowed and cannot be done, so nothing is written and no group is joined. For the clock a
     /// topic is made and deleted. A line begins with `ok`, `FAIL`, or `?` for what could not be tried.
@@ -435,8 +435,8 @@ pub(crate) struct TrainInspectionArgs {
     /// Side of the square that the network sees, whatever the pictures' shape: pixels, a multiple of 16.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(32..=1024))]
     pub side: u16,
-    /// Parts of the pieces; each is judged by a network that learned from the others. 0 trains the network that ships alone, and
-    /// judges the pieces that it was calibrated on.
+    /// Parts of the pieces, at least 2; each is judged by a network that learned from the others. 0 trains the network that
+    /// ships alone, and judges the pieces that it was calibrated on.
     #[arg(long, default_value_t = 4)]
     pub folds: usize,
     /// Share of the defective pieces that must not be accepted.
@@ -465,7 +465,7 @@ pub(crate) struct TrainInspectionArgs {
     /// Threads.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
-    /// Where the weights go; the figures go beside them.
+    /// Where the weights go, in a folder that is made if it is missing; the figures go beside them.
     #[arg(long, default_value = "inspection.safetensors")]
     pub output: PathBuf,
 }

@@ -15,7 +15,7 @@ use crate::{
     Exit,
     args::{DlqArgs, DlqCommand, DlqTarget},
     exit::Failure,
-    log, print,
+    log, logging, print,
     tap::describe,
 };
 
@@ -26,23 +26,24 @@ pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
         DlqCommand::Discard(target) => (target, Action::Discard),
     };
     let plan = log::load(&target.pipeline)?;
-    let broker = log::open_durable(&plan)?;
+    let nodes = nodes(&plan, target)?;
+    let topics: Vec<Topic> = nodes.iter().map(|(_, node)| plan.name.dead_letter_topic(&node.name)).collect();
+    let broker = log::open_existing(&plan, &topics)?;
     let mut count = 0;
-    for (role, node) in nodes(&plan, target)? {
+    for ((role, node), topic) in nodes.into_iter().zip(&topics) {
         if role == Role::Source && action == Action::Replay {
-            eprintln!(
+            print::tell!(
                 "{}: the dead letters of a source are its input; mend that and run the pipeline again",
                 node.name
             );
             continue;
         }
-        let topic = plan.name.dead_letter_topic(&node.name);
-        count += settle(&*broker, &node.name, &topic, action)?;
+        count += settle(&*broker, &node.name, topic, action)?;
     }
     match action {
-        Action::Inspect => eprintln!("{count} dead letters"),
-        Action::Replay => eprintln!("{count} dead letters sent again; the next run of the pipeline processes them"),
-        Action::Discard => eprintln!("{count} dead letters set aside"),
+        Action::Inspect => print::tell!("{count} dead letters"),
+        Action::Replay => print::tell!("{count} dead letters sent again; the next run of the pipeline processes them"),
+        Action::Discard => print::tell!("{count} dead letters set aside"),
     }
     Ok(Exit::Success)
 }
@@ -154,7 +155,12 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &E
     if total == 0 {
         return Ok(());
     }
-    eprintln!("\n{total} dead letters:");
+    if logging::is_json() {
+        // Without reasons: a collector may read log lines too.
+        tracing::warn!(dead_letters = total, "records were refused, `driftline dlq inspect` says why");
+        return Ok(());
+    }
+    print::tell!("\n{total} dead letters:");
     let mut shown = 0;
     for (node, place, from) in &before.0 {
         let limit = FetchLimit { records: SHOWN - shown, bytes: 8 << 20 };
@@ -170,15 +176,15 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &E
         for letter in letters {
             let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap_or("no reason");
             // Its place, not its key: a key may say who it is about, and this ends in logs.
-            eprintln!("  {node}: {place} at {}: {reason}", letter.offset);
+            print::tell!("  {node}: {place} at {}: {reason}", letter.offset);
             shown += 1;
         }
     }
     if total > shown as u64 {
-        eprintln!("  and {} more", total - shown as u64);
+        print::tell!("  and {} more", total - shown as u64);
     }
     if !log::is_durable(plan) {
-        eprintln!("they are gone with the temporary log; --set broker.path=FOLDER keeps them for `driftline dlq`");
+        print::tell!("they are gone with the temporary log; --set broker.path=FOLDER keeps them for `driftline dlq`");
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! `driftline doctor`: tries what a run relies on, one line a check.
 
-use std::{fmt::Display, time::Instant};
+use std::{fmt::Display, fs, io::ErrorKind, path::Path, sync::Arc, time::Instant};
 
 use driftline_broker::{Broker, BrokerError, Cleanup, ClockDifference, Kafka};
 use driftline_pipeline::{BrokerKind, Delivery, Node, Plan, Role};
 use driftline_runtime::pipeline_topics;
+use driftline_stage::{SourceDef, StageError, operator::Site};
 use driftline_types::{GroupId, Partition, Topic};
 
-use crate::{Exit, args::DoctorArgs, exit::Failure, log, print, registry::REGISTRY};
+use crate::{
+    Exit, args::DoctorArgs, exit::Failure, log, print, probes, reference, registry::REGISTRY, run::with_cause,
+};
 
 /// How far a broker's clock may be from this machine's, milliseconds. Tokens expire by the cluster's clock, retention by age goes by
 /// the writers'; both count in minutes and hours. What is measured across machines, such as a latency, is wrong by the difference.
@@ -55,11 +58,27 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
     let mut report = Report { exit: Exit::Success };
     report.check("pipeline", Outcome::Good(format!("{} is valid", plan.file.display())))?;
+    for node in &plan.sources {
+        report.check(&format!("source {}", node.name), source(&plan, node))?;
+    }
     for node in &plan.stages {
         report.check(&format!("stage {}", node.name), opened(node))?;
     }
+    match reference::baseline(&plan) {
+        Err(failure) => report.check("reference", Outcome::Bad(failure.message))?,
+        Ok(Some(baseline)) => report.check("reference", Outcome::Good(reference::described(&baseline)))?,
+        Ok(None) => {}
+    }
+    match probes::described(&plan) {
+        Err(failure) => report.check("probes", Outcome::Bad(failure.message))?,
+        Ok(Some(probes)) => report.check("probes", Outcome::Good(probes))?,
+        Ok(None) => {}
+    }
     let started = Instant::now();
     match plan.broker.kind {
+        BrokerKind::Embedded if plan.broker.path.as_deref().is_some_and(is_to_be_made) => {
+            report.check("broker", Outcome::Good("the embedded log is not there yet, a run makes it".to_owned()))?;
+        }
         BrokerKind::Embedded => match log::connect(&plan) {
             Err(failure) => report.check("broker", Outcome::Bad(failure.message))?,
             Ok(broker) => {
@@ -88,11 +107,47 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     Ok(report.exit)
 }
 
+/// Whether a folder is not there yet, or holds nothing.
+fn is_to_be_made(folder: &Path) -> bool {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// Opens a source as a run does, which reads no record yet.
+fn source(plan: &Plan, node: &Node) -> Outcome {
+    let Some(def) = REGISTRY.source(node.kind) else {
+        return Outcome::Bad(format!("kind {:?} is not known", node.kind));
+    };
+    let mut paths = def.paths.iter().filter_map(|key| node.config.get(*key)?.as_str());
+    if let Some(path) = paths.find(|path| is_stream(path)) {
+        return Outcome::Unknown(format!("{path:?} is a stream: who opens it takes from it"));
+    }
+    let open = |follow| open_source(def, plan, node, follow);
+    match open(false) {
+        Ok(()) => Outcome::Good("opens".to_owned()),
+        Err(error) if open(true).is_ok() => Outcome::Unknown(format!("{}; --follow waits for it", with_cause(&error))),
+        Err(error) => Outcome::Bad(with_cause(&error)),
+    }
+}
+
+fn open_source(def: &SourceDef, plan: &Plan, node: &Node, follow: bool) -> Result<(), StageError> {
+    let window = i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX);
+    let site = Site::new(plan.name.clone(), node.name.clone(), def.version(&node.config)?, window);
+    def.open(&node.config, follow, Arc::new(site)).map(drop)
+}
+
+/// Whether a path is standard input, or of a pipe, a socket or a device.
+fn is_stream(path: &str) -> bool {
+    path == "-" || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
 /// Loads what a stage loads.
 fn opened(node: &Node) -> Result<String, String> {
     let def = REGISTRY.stage(node.kind).ok_or_else(|| format!("kind {:?} is not known", node.kind))?;
     let started = Instant::now();
-    let stage = def.open(&node.config).map_err(|error| error.to_string())?;
+    let stage = def.open(&node.config).map_err(|error| with_cause(&error))?;
     Ok(format!("version {} loads ({} ms)", stage.version(), started.elapsed().as_millis()))
 }
 

@@ -16,16 +16,16 @@ use crate::{
 
 pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
-    let broker = log::open_durable(&plan)?;
+    let stage = stage(&plan, args.stage.as_ref())?;
+    let broker = log::open_existing(&plan, &[plan.name.output_topic(&stage), plan.name.feedback_topic()])?;
     let mut refused = 0;
     if let Some(file) = &args.file {
         let (taken, wrong) = read(file)?;
-        wrong.iter().for_each(|problem| eprintln!("{}:{problem}", file.display()));
+        wrong.iter().for_each(|problem| print::tell!("{}:{problem}", file.display()));
         refused = wrong.len();
         feedback::write(&*broker, &plan.name, &taken).map_err(Failure::running)?;
-        eprintln!("{}: {} taken, {refused} refused", file.display(), taken.len());
+        print::tell!("{}: {} taken, {refused} refused", file.display(), taken.len());
     }
-    let stage = stage(&plan, args.stage.as_ref())?;
     let predictions = feedback::predictions(&*broker, &plan, &stage).map_err(Failure::running)?;
     let given = feedback::read(&*broker, &plan.name).map_err(Failure::running)?;
     let rules = FeedbackRules {
@@ -42,12 +42,15 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
     let level = plan.monitor.run_length as f64;
     if let Some(window) = windows.iter().find(|window| window.evidence >= level) {
         let (start, evidence) = (window.start, window.evidence);
-        eprintln!(
+        print::tell!(
             "{stage}: by {start} it is evident ({evidence:.0} of {level:.0}) that confidences no longer mean what they did"
         );
     }
     let Uncounted { unmatched, late, duplicated } = uncounted;
-    eprintln!("{stage}: {} reactions, {unmatched} of unknown records, {late} late, {duplicated} repeated", given.len());
+    print::tell!(
+        "{stage}: {} reactions, {unmatched} of unknown records, {late} late, {duplicated} repeated",
+        given.len()
+    );
     Ok(if refused > 0 { Exit::Failed } else { Exit::Success })
 }
 

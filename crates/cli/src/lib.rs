@@ -3,6 +3,9 @@
 //! Results go to standard output, everything for people to standard error. Exit codes are in
 //! [`Exit`]. The list of kinds is in [`registry`].
 
+// It panics where nobody reads standard error any more.
+#![warn(clippy::print_stderr)]
+
 mod args;
 mod dead_letters;
 mod doctor;
@@ -72,13 +75,18 @@ fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exi
             return exit.into();
         }
     };
-    match execute(args) {
-        Ok(exit) => exit.into(),
-        Err(Failure { exit, message }) => {
-            eprintln!("{message}");
-            exit.into()
+    let exit = execute(args).unwrap_or_else(|Failure { exit, message }| {
+        if logging::is_json() {
+            tracing::error!("{message}");
+        } else {
+            print::error_line(message);
         }
-    }
+        exit
+    });
+    logging::end();
+    // A node that was left behind may hold it.
+    log::remove_temporary();
+    exit.into()
 }
 
 fn execute(command: Command) -> Result<Exit, Failure> {

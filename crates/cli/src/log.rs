@@ -1,18 +1,32 @@
 //! Loading a pipeline and opening its log.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use driftline_broker::{
     Broker, Delivery, Durability, Embedded, EmbeddedConfig, Kafka, KafkaConfig, Retention, TokenSource,
 };
 use driftline_pipeline::{self as pipeline, BrokerKind, Plan};
 use driftline_runtime::{create_topics, kinds};
+use driftline_types::Topic;
 
 use crate::{
     args::{Changes, PipelineArgs},
     exit::Failure,
+    logging, print,
     registry::REGISTRY,
 };
+
+/// The folder of the temporary log that this process made last.
+static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// How many topics an error names.
+const NAMED: usize = 3;
 
 /// Loads a pipeline; warnings go to standard error.
 pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {
@@ -20,12 +34,26 @@ pub(crate) fn load(args: &PipelineArgs) -> Result<Plan, Failure> {
 }
 
 pub(crate) fn load_file(pipeline: &Path, changes: &Changes) -> Result<Plan, Failure> {
-    let overrides: Vec<_> = changes.overrides.iter().chain(&changes.injections).cloned().collect();
-    let plan = Plan::load(pipeline, &overrides, &kinds(&REGISTRY)).map_err(Failure::usage)?;
-    for warning in &plan.warnings {
-        eprintln!("{warning}");
-    }
+    let plan = load_silently(pipeline, changes)?;
+    tell_warnings(&plan);
     Ok(plan)
+}
+
+/// Loads a pipeline without telling its warnings, for who is to log in the form that it names.
+pub(crate) fn load_silently(pipeline: &Path, changes: &Changes) -> Result<Plan, Failure> {
+    let overrides: Vec<_> = changes.overrides.iter().chain(&changes.injections).cloned().collect();
+    Plan::load(pipeline, &overrides, &kinds(&REGISTRY)).map_err(Failure::usage)
+}
+
+/// Tells the warnings of a pipeline.
+pub(crate) fn tell_warnings(plan: &Plan) {
+    for warning in &plan.warnings {
+        if logging::is_json() {
+            tracing::warn!("{warning}");
+        } else {
+            print::error_line(warning);
+        }
+    }
 }
 
 /// Opens the log of a pipeline, a temporary one if it names none, and creates its topics.
@@ -39,7 +67,45 @@ pub(crate) fn open(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     Ok(broker)
 }
 
-/// Opens the log of a pipeline as it is.
+/// Opens the log of a pipeline for a command that reads these topics. One that outlives runs is opened as
+/// [`open_existing`] does; else it is an empty temporary one, for the run that the command begins with.
+pub(crate) fn open_to_read(plan: &Plan, topics: &[Topic]) -> Result<Arc<dyn Broker>, Failure> {
+    if is_durable(plan) { open_existing(plan, topics) } else { open(plan) }
+}
+
+/// Opens a log that outlives runs and has these topics. Nothing is made.
+pub(crate) fn open_existing(plan: &Plan, topics: &[Topic]) -> Result<Arc<dyn Broker>, Failure> {
+    let broker = connect_durable(plan)?;
+    let known = broker.topics().map_err(Failure::running)?;
+    let missing: BTreeSet<&str> = topics.iter().filter(|topic| !known.contains(topic)).map(Topic::as_str).collect();
+    if missing.is_empty() { Ok(broker) } else { Err(without_topics(plan, &missing)) }
+}
+
+fn without_topics(plan: &Plan, missing: &BTreeSet<&str>) -> Failure {
+    let mut names = missing.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    if missing.len() > NAMED {
+        names.push_str(&format!(" and {} more", missing.len() - NAMED));
+    }
+    let (file, broker) = (plan.file.display(), &plan.broker);
+    let found = match broker.kind {
+        BrokerKind::Embedded => {
+            let path = broker.path.as_deref().unwrap_or(Path::new(""));
+            format!("broker.path: found no topic {names} in the log in {}", path.display())
+        }
+        BrokerKind::Kafka => {
+            let prefix = &broker.prefix;
+            format!("broker.prefix: found no topic {names} under {prefix:?}, or none that is shown to this user")
+        }
+    };
+    Failure::usage(format!("{file}: {found}; `driftline run` and `driftline topics create` make those of a pipeline"))
+}
+
+/// Names the topics that the sources and stages of a pipeline write to.
+pub(crate) fn outputs(plan: &Plan) -> Vec<Topic> {
+    plan.sources.iter().chain(&plan.stages).map(|node| plan.name.output_topic(&node.name)).collect()
+}
+
+/// Opens the log of a pipeline as it is; an embedded one is made if it is missing.
 pub(crate) fn connect(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     match plan.broker.kind {
         BrokerKind::Embedded => embedded(plan),
@@ -82,7 +148,20 @@ fn embedded(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
         Some(path) => Embedded::open(path, config),
         None => Embedded::temporary(config),
     };
-    Ok(Arc::new(broker.map_err(Failure::running)?))
+    let broker = broker.map_err(Failure::running)?;
+    if let Some(folder) = broker.temporary_folder() {
+        *TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+    }
+    Ok(Arc::new(broker))
+}
+
+/// Removes the temporary log of this process, at an end that leaves handles open.
+pub(crate) fn remove_temporary() {
+    let folder = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(folder) = folder {
+        // Whoever still writes may add a file while the others are removed.
+        let _ = (0..3).any(|_| fs::remove_dir_all(&folder).is_ok());
+    }
 }
 
 /// Whether the log of a pipeline outlives a run.
@@ -96,10 +175,25 @@ pub(crate) fn open_durable(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     open(plan)
 }
 
-/// Opens a log that outlives runs as it is.
+/// Opens a log that outlives runs as it is; an embedded one must be there.
 pub(crate) fn connect_durable(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
     check_durable(plan)?;
-    connect(plan)
+    match &plan.broker.path {
+        Some(path) if plan.broker.kind == BrokerKind::Embedded && !Embedded::is_in(path) => {
+            let found = match fs::metadata(path) {
+                Ok(found) if found.is_dir() => "a folder without one".to_owned(),
+                Ok(_) => "a file".to_owned(),
+                Err(error) if error.kind() == ErrorKind::NotFound => "nothing".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            Err(Failure::usage(format!(
+                "{}: broker.path: no log in {}: found {found}, allowed is the folder of a log that a run has made",
+                plan.file.display(),
+                path.display()
+            )))
+        }
+        _ => connect(plan),
+    }
 }
 
 fn check_durable(plan: &Plan) -> Result<(), Failure> {

@@ -1,23 +1,46 @@
 //! Log lines: on standard error, and at the collector where telemetry names one.
 
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
 use driftline_pipeline::LogFormat;
 use driftline_runtime::Telemetry;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// What the command logs where `DRIFTLINE_LOG` says nothing else: it tells in other ways how it goes.
 pub(crate) const COMMAND: &str = "warn";
-/// What a process logs that serves until it is stopped: also which partitions it takes over and gives up.
+/// What a process logs that serves until it is stopped, or tells all by log lines: also which partitions it takes over and
+/// gives up.
 pub(crate) const SERVICE: &str = "warn,driftline=info";
 
+/// How log lines are written, once logging has started.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// What log lines are sent with, until the last is written.
+static TELEMETRY: Mutex<Option<Arc<Telemetry>>> = Mutex::new(None);
+
 /// Starts logging, once a process. `DRIFTLINE_LOG` says what is logged, else `usually`; what happens while a traced
-/// batch is worked on carries the ids of its trace.
-pub(crate) fn start(usually: &str, format: LogFormat, telemetry: Option<&Telemetry>) {
+/// batch is worked on carries the ids of its trace. `telemetry` is kept until logging [ends](end).
+pub(crate) fn start(usually: &str, format: LogFormat, telemetry: Option<Arc<Telemetry>>) {
     let filter = EnvFilter::try_from_env("DRIFTLINE_LOG").unwrap_or_else(|_| EnvFilter::new(usually));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match format {
         LogFormat::Text => lines.compact().boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    let collector = telemetry.and_then(Telemetry::log_layer);
+    let collector = telemetry.as_deref().and_then(Telemetry::log_layer);
     tracing_subscriber::registry().with(filter).with(lines).with(collector).init();
+    // A second start would have panicked above.
+    let _ = FORMAT.set(format);
+    *TELEMETRY.lock().unwrap_or_else(PoisonError::into_inner) = telemetry;
+}
+
+/// Lets telemetry go, which sends the last log lines: there are no more.
+pub(crate) fn end() {
+    let telemetry = TELEMETRY.lock().unwrap_or_else(PoisonError::into_inner).take();
+    drop(telemetry);
+}
+
+/// Whether standard error is for programs: then nothing but log lines stands there.
+pub(crate) fn is_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
 }

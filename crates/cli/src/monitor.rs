@@ -46,8 +46,8 @@ impl Beside {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         match ended.take() {
             Some(Ok(Some(status))) => tell(&status),
-            Some(Ok(None)) => eprintln!("\nmonitor: another process watches this pipeline"),
-            Some(Err(error)) => eprintln!("\nmonitor: stopped: {error}"),
+            Some(Ok(None)) => print::tell!("\nmonitor: another process watches this pipeline"),
+            Some(Err(error)) => print::tell!("\nmonitor: stopped: {error}"),
             None => {}
         }
     }
@@ -104,7 +104,7 @@ pub(crate) fn settings(plan: &Plan) -> Result<Settings, Failure> {
 /// Watches a pipeline that other processes run, until it is asked to stop.
 pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
     let changes = Changes { overrides: args.overrides.clone(), injections: Vec::new() };
-    let plan = log::load_file(&args.pipeline, &changes)?;
+    let plan = log::load_silently(&args.pipeline, &changes)?;
     if !plan.monitor.is_on() {
         let file = plan.file.display();
         return Err(Failure::usage(format!(
@@ -112,7 +112,8 @@ pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
         )));
     }
     let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?.map(Arc::new);
-    logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.as_deref());
+    logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.clone());
+    log::tell_warnings(&plan);
     tracing::info!(pipeline = %plan.name, "watching until it is asked to stop");
     let broker = log::open_durable(&plan)?;
     let service = Service::new(broker, settings(&plan)?, reference::watched(&plan)?);
@@ -143,20 +144,30 @@ fn log_alarm(alarm: &Alarm) {
 }
 
 fn tell(status: &Status) {
-    eprintln!("\nmonitor: {}", status.sentence);
+    print::tell!("\nmonitor: {}", status.sentence);
+    if logging::is_json() {
+        // Alarms and notes were logged as they came.
+        return;
+    }
     for alarm in status.alarms.iter().filter(|alarm| alarm.state.is_active()) {
         let speed = alarm.speed.map_or_else(String::new, |speed| format!(", {speed}"));
-        eprintln!("  {} {} since {}{speed}", alarm.id, alarm.state, alarm.onset.unwrap_or(alarm.since));
+        print::tell!("  {} {} since {}{speed}", alarm.id, alarm.state, alarm.onset.unwrap_or(alarm.since));
         for signal in alarm.signals.iter().filter(|signal| !signal.change.is_empty()).take(5) {
-            eprintln!("    {} {}: {}", signal.node, signal.what, signal.change);
+            print::tell!("    {} {}: {}", signal.node, signal.what, signal.change);
         }
     }
-    status.notes.iter().for_each(|note| eprintln!("  {note}"));
+    status.notes.iter().for_each(|note| print::tell!("  {note}"));
 }
 
 pub(crate) fn alarms(args: &AlarmsArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
-    let broker = log::open_durable(&plan)?;
+    // A pipeline that nothing watches has no alarms, but profiles as any other.
+    let topics = if plan.monitor.is_on() {
+        vec![plan.name.alarms_topic(), plan.name.control_topic()]
+    } else {
+        vec![plan.name.profiles_topic()]
+    };
+    let broker = log::open_existing(&plan, &topics)?;
     if let Some(AlarmsCommand::Ack { id }) = &args.command {
         return acknowledge(&plan, &*broker, id);
     }
@@ -192,6 +203,6 @@ fn acknowledge(plan: &Plan, broker: &dyn Broker, id: &str) -> Result<Exit, Failu
         return Err(Failure::usage(format!("alarm {id:?}: is not firing, allowed are {allowed}")));
     }
     driftline_monitor::acknowledge(broker, &plan.name, id).map_err(Failure::running)?;
-    eprintln!("{id}: acknowledged; the monitor takes note of it as soon as it runs");
+    print::tell!("{id}: acknowledged; the monitor takes note of it as soon as it runs");
     Ok(Exit::Success)
 }

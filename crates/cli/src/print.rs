@@ -1,4 +1,4 @@
-//! Standard output: results, for as long as somebody reads them.
+//! What is printed, for as long as somebody reads it: results on standard output, what is told to people on standard error.
 //!
 //! A reader that goes away, such as `head`, has what it wanted. That is no failure: a command that has more to do than to
 //! print does it, and ends as it would have ended.
@@ -8,7 +8,7 @@ use std::{
     io::{ErrorKind, Write},
 };
 
-use crate::exit::Failure;
+use crate::{exit::Failure, logging};
 
 /// Prints text as it is; returns whether somebody reads it.
 pub(crate) fn text(text: impl Display) -> Result<bool, Failure> {
@@ -33,4 +33,25 @@ pub(crate) fn lines(lines: impl IntoIterator<Item = impl Display>) -> Result<boo
         }
     }
     Ok(true)
+}
+
+/// Tells people something, as `eprintln!` does; where log lines are for programs it is one of them.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::print::told(format_args!($($text)*)) };
+}
+pub(crate) use tell;
+
+/// What [`tell`] does.
+pub(crate) fn told(text: impl Display) {
+    if logging::is_json() {
+        let text = text.to_string();
+        tracing::info!("{}", text.trim());
+    } else {
+        error_line(text);
+    }
+}
+
+/// Prints a line on standard error; without a reader it is lost.
+pub(crate) fn error_line(line: impl Display) {
+    let _ = std::io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }

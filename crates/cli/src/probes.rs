@@ -86,6 +86,13 @@ pub(crate) fn schedules(plan: &Plan) -> Result<BTreeMap<StageName, Arc<Schedule>
     ProbeFile::load(plan, path)?.schedules(i64::try_from(every.0).unwrap_or(i64::MAX))
 }
 
+/// Says what the probes of a pipeline are, if it has any.
+pub(crate) fn described(plan: &Plan) -> Result<Option<String>, Failure> {
+    let Some(ProbesConfig { every, .. }) = &plan.monitor.probes else { return Ok(None) };
+    let count: usize = schedules(plan)?.values().map(|schedule| schedule.recordings.len()).sum();
+    Ok(Some(format!("{count} recordings, sent every {every}")))
+}
+
 /// Returns what stages answered when the probes of a pipeline were recorded; nothing if it has none.
 pub(crate) fn answers(plan: &Plan) -> Result<Answers, Failure> {
     let Some(ProbesConfig { path, .. }) = &plan.monitor.probes else { return Ok(Answers::new()) };
@@ -141,7 +148,7 @@ fn record(args: &RecordProbesArgs) -> Result<Exit, Failure> {
     let folder = output.parent().map_or(Ok(()), fs::create_dir_all);
     let written = folder.and_then(|()| fs::write(&partial, &text)).and_then(|()| fs::rename(&partial, &output));
     written.map_err(|error| Failure::running(format!("{}: {error}", output.display())))?;
-    eprintln!("{}: {count} probes, {} stages, {} bytes", output.display(), file.answers.len(), text.len());
+    print::tell!("{}: {count} probes, {} stages, {} bytes", output.display(), file.answers.len(), text.len());
     Ok(Exit::Success)
 }
 
@@ -197,11 +204,17 @@ fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("{}: monitor.probes: is missing", plan.file.display())));
     };
     let before = ProbeFile::load(&plan, path)?.answers;
-    let broker = log::open(&plan)?;
+    let broker = log::open_to_read(&plan, &[plan.name.probes_topic()])?;
     if !log::is_durable(&plan) {
         whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let rounds = probes::read(&*broker, &plan.name).map_err(Failure::running)?;
+    if rounds.is_empty() {
+        let file = plan.file.display();
+        return Err(Failure::running(format!(
+            "{file}: found no round of probes that a stage answered, nothing was judged"
+        )));
+    }
     let mut changed = false;
     let mut table = table::table(&["round", "stage", "says", "same", "changed", "silent", "which"], 3);
     for (round, answers) in &rounds {

@@ -18,7 +18,7 @@ pub(crate) const WHOLE: Window = Window { start: Timestamp::from_millis(0), mill
 
 pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
-    let broker = log::open(&plan)?;
+    let broker = log::open_to_read(&plan, &[plan.name.profiles_topic()])?;
     let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
         exit = Exit::from(execute_first(&plan, &broker, None)?.end);
@@ -31,7 +31,7 @@ pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
         Format::Json => print::lines(table::signals_json(&seen))?,
     };
     for unreadable in &seen.unreadable {
-        eprintln!("unreadable profile: {unreadable}");
+        print::tell!("unreadable profile: {unreadable}");
     }
     Ok(if seen.unreadable.is_empty() { exit } else { Exit::Failed })
 }

@@ -13,6 +13,8 @@ use std::{
 use driftline_runtime::{Metrics, NodeKind};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::{logging, print};
+
 /// Shows the progress of a run until it is finished.
 pub(crate) struct Progress {
     stop: Sender<()>,
@@ -20,10 +22,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn start(metrics: Arc<Metrics>) -> Self {
+    /// Begins to show it. Not where lines would fill a log: without a terminal, of a run that goes on for ever, and among log
+    /// lines that are for programs.
+    pub(crate) fn start(metrics: Arc<Metrics>, follow: bool) -> Option<Self> {
+        let terminal = std::io::stderr().is_terminal();
+        if !terminal && (follow || logging::is_json()) {
+            return None;
+        }
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let terminal = std::io::stderr().is_terminal();
             let every = if terminal { Duration::from_millis(100) } else { Duration::from_secs(2) };
             let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
             if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
@@ -35,12 +42,12 @@ impl Progress {
                     bar.set_message(line);
                     bar.tick();
                 } else {
-                    eprintln!("{:.0} s: {line}", metrics.elapsed().as_secs_f64());
+                    print::tell!("{:.0} s: {line}", metrics.elapsed().as_secs_f64());
                 }
             }
             bar.finish_and_clear();
         });
-        Self { stop, thread: Some(thread) }
+        Some(Self { stop, thread: Some(thread) })
     }
 
     pub(crate) fn finish(mut self) {

@@ -14,7 +14,7 @@ use crate::{
     Exit,
     args::{BuildArgs, ReferenceArgs, ReferenceCommand},
     exit::Failure,
-    log,
+    log, print,
     registry::REGISTRY,
     run::{execute_first, whole},
 };
@@ -35,20 +35,20 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
     let ranges = ranges(&args.from, &args.to)?;
     // What is built does not depend on what was built before.
     plan.monitor.reference = None;
-    let broker = log::open(&plan)?;
+    let broker = log::open_to_read(&plan, &log::outputs(&plan))?;
     if !log::is_durable(&plan) {
         whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let built = build(&*broker, &plan, &ranges, &show)
         .map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))?;
     built.save(&output).map_err(Failure::running)?;
-    eprintln!("{}: {}", output.display(), described(&built));
+    print::tell!("{}: {}", output.display(), described(&built));
     for node in &built.nodes {
         let cells = node.output.records().map_or(0, driftline_stats::RecordCodebook::cells);
-        eprintln!("  {} {}: {} records, {cells} cells", node.name, node.version, node.records);
+        print::tell!("  {} {}: {} records, {cells} cells", node.name, node.version, node.records);
     }
     for short in built.unarmed() {
-        eprintln!("  not watched, too few windows with records: {short}");
+        print::tell!("  not watched, too few windows with records: {short}");
     }
     Ok(Exit::Success)
 }

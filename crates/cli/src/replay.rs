@@ -28,7 +28,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         let stage = &args.stage;
         return Err(Failure::usage(format!("stage {stage:?} is not in the pipeline, allowed are {allowed}")));
     };
-    let broker = log::connect_durable(&plan)?;
+    let inputs: Vec<Topic> = node.inputs.iter().map(|input| plan.name.output_topic(input)).collect();
+    let broker = log::open_existing(&plan, &inputs)?;
     let (site, stage) = open(&plan, node)?;
     let mut replay = Replay {
         batch: node.batch.max_records.max(1),
@@ -49,7 +50,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         }
     }
     let Replay { site, read, written, refused, .. } = replay;
-    eprintln!("{} {}: {read} records read, {written} written, {refused} refused", site.stage, site.version);
+    print::tell!("{} {}: {read} records read, {written} written, {refused} refused", site.stage, site.version);
     Ok(Exit::Success)
 }
 
@@ -81,7 +82,10 @@ fn target(broker: &dyn Broker, plan: &Plan, topic: Option<&Topic>) -> Result<Tar
              past for the present"
         )));
     }
-    let spec = TopicSpec { partitions: plan.partitions, cleanup: Cleanup::Delete(Retention::default()) };
+    // One that is there keeps its limits.
+    let found = broker.describe_topic(topic).map_err(Failure::running)?;
+    let cleanup = found.map_or(Cleanup::Delete(Retention::default()), |found| found.spec.cleanup);
+    let spec = TopicSpec { partitions: plan.partitions, cleanup };
     broker.create_topic(topic, &spec).map_err(Failure::running)?;
     let producer = broker.producer(&format!("{topic}.replay")).map_err(Failure::running)?;
     Ok(Target::Topic { topic: topic.clone(), producer })
@@ -164,7 +168,7 @@ impl Replay {
 
     fn refuse(&mut self, topic: &str, offset: impl std::fmt::Display, reason: &str) {
         self.refused += 1;
-        eprintln!("refused: {topic} offset {offset}: {reason}");
+        print::tell!("refused: {topic} offset {offset}: {reason}");
     }
 
     /// Writes what a batch led to.

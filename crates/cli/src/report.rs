@@ -18,7 +18,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
             plan.file.display()
         )));
     }
-    let broker = log::open(&plan)?;
+    let broker = log::open_to_read(&plan, &[plan.name.monitor_state_topic()])?;
     let baseline = reference::watched(&plan)?;
     let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
@@ -30,7 +30,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
     if let Some(path) = &args.html {
         fs::write(path, report_html::page(&report))
             .map_err(|error| Failure::running(format!("{}: {error}", path.display())))?;
-        eprintln!("{}", path.display());
+        print::tell!("{}", path.display());
     }
     if args.json {
         print::line(serde_json::to_string(&report).map_err(Failure::running)?)?;

@@ -3,8 +3,8 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use driftline_broker::Broker;
-use driftline_pipeline::{BrokerKind, Plan};
-use driftline_runtime::{Companion, End, Limits, Metrics, Report, RunOptions, Telemetry, profiles::Profiles};
+use driftline_pipeline::{BrokerKind, LogFormat, Plan};
+use driftline_runtime::{Companion, End, Limits, Metrics, Report, RunError, RunOptions, Telemetry, profiles::Profiles};
 use driftline_types::StageName;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     exit::Failure,
     log, logging,
     monitor::Beside,
-    probes,
+    print, probes,
     profiles::WHOLE,
     progress::Progress,
     reference,
@@ -23,29 +23,39 @@ use crate::{
 };
 
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
-    let plan = log::load(&args.pipeline)?;
-    let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
+    let whole = log::load_silently(&args.pipeline.pipeline, &args.pipeline.changes)?;
+    let plan = if args.only.is_empty() { whole.clone() } else { part(&whole, &args.only)? };
+    let telemetry = Telemetry::start(&whole).map_err(|error| Failure::running(with_cause(&error)))?;
     let telemetry = telemetry.map(Arc::new);
-    logging::start(logging::COMMAND, plan.telemetry.logs, telemetry.as_deref());
-    let broker = log::open(&plan)?;
+    let usually = match whole.telemetry.logs {
+        LogFormat::Text => logging::COMMAND,
+        LogFormat::Json => logging::SERVICE,
+    };
+    logging::start(usually, whole.telemetry.logs, telemetry.clone());
+    log::tell_warnings(&whole);
+    let broker = log::open(&whole)?;
     // A part of a pipeline does not know when the others end: `driftline-monitor` watches those.
     let watches = plan.monitor.is_on() && args.only.is_empty();
     let monitor =
         if watches { Some(Beside::new(&plan, &broker, &reference::watched(&plan)?, telemetry.clone())?) } else { None };
-    let plan = if args.only.is_empty() { plan } else { part(plan, &args.only)? };
     let before = dead_letters::Ends::now(&*broker, &plan)?;
     let report = execute_watched(&plan, &broker, args.follow, Watch::Shown, telemetry, monitor.clone())?;
+    end_when_asked();
     if let Some(monitor) = monitor {
         monitor.tell();
     }
     match args.summary {
-        Format::Json => eprintln!("{}", serde_json::to_string(&report).map_err(Failure::running)?),
+        Format::Json => print::error_line(serde_json::to_string(&report).map_err(Failure::running)?),
+        Format::Table if logging::is_json() => {
+            let Report { end, seconds, cpu_seconds, peak_memory, .. } = &report;
+            tracing::info!(?end, seconds, cpu_seconds, peak_memory, "the run has ended");
+        }
         Format::Table => {
             let references = reference::references(&plan)?;
             let seen = Profiles::read(&*broker, &plan.name, &references, Some(WHOLE)).map_err(Failure::running)?;
-            eprintln!("\n{}", table::nodes(&report));
-            eprintln!("\n{}", table::signals(&seen));
-            eprintln!("\n{}", table::summary(&report));
+            print::tell!("\n{}", table::nodes(&report));
+            print::tell!("\n{}", table::signals(&seen));
+            print::tell!("\n{}", table::summary(&report));
         }
     }
     dead_letters::warn(&*broker, &plan, &report, &before)?;
@@ -55,40 +65,42 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 /// Runs one stage as a process of its own.
 pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
     let StageArgs { pipeline, stage, changes } = args;
-    let plan = log::load_file(pipeline, changes)?;
-    let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?;
-    let telemetry = telemetry.map(Arc::new);
-    logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.as_deref());
-    match plan.stages.iter().find(|node| node.name == *stage) {
-        Some(node) if node.kind != kind => {
-            let file = pipeline.display();
-            return Err(Failure::usage(format!(
-                "{file}: stages.{stage}.kind: found {:?}, allowed is {kind:?}",
-                node.kind
-            )));
-        }
-        _ => {}
+    let whole = log::load_silently(pipeline, changes)?;
+    let of_kind: Vec<&str> =
+        whole.stages.iter().filter(|node| node.kind == kind).map(|node| node.name.as_str()).collect();
+    if !of_kind.contains(&stage.as_str()) {
+        let file = pipeline.display();
+        let allowed = if of_kind.is_empty() { "none".to_owned() } else { of_kind.join(", ") };
+        return Err(Failure::usage(format!(
+            "{file}: --stage: found {stage}, allowed are its stages of kind {kind:?}: {allowed}"
+        )));
     }
-    let broker = log::open(&plan)?;
-    let plan = part(plan, std::slice::from_ref(stage))?;
+    let plan = part(&whole, std::slice::from_ref(stage))?;
+    let telemetry = Telemetry::start(&whole).map_err(|error| Failure::running(with_cause(&error)))?;
+    let telemetry = telemetry.map(Arc::new);
+    logging::start(logging::SERVICE, whole.telemetry.logs, telemetry.clone());
+    log::tell_warnings(&whole);
+    let broker = log::open(&whole)?;
     let before = dead_letters::Ends::now(&*broker, &plan)?;
     tracing::info!(pipeline = %plan.name, %stage, "running until it is asked to stop");
     let report = execute(&plan, &broker, true, Watch::Hidden, telemetry)?;
+    end_when_asked();
     dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(Exit::Success)
 }
 
 /// Keeps the nodes that this process runs.
-fn part(plan: Plan, only: &[StageName]) -> Result<Plan, Failure> {
-    let file = plan.file.display().to_string();
-    if !log::is_durable(&plan) {
+fn part(plan: &Plan, only: &[StageName]) -> Result<Plan, Failure> {
+    let file = plan.file.display();
+    if !log::is_durable(plan) {
         return Err(Failure::usage(format!(
-            "{file}: --only needs a log that others can read, broker.kind = \"kafka\""
+            "{file}: broker.kind: found an embedded log, a part of a pipeline needs one that others can read, allowed is \
+             \"kafka\""
         )));
     }
-    let names: Vec<_> = plan.nodes().map(|(_, node)| node.name.to_string()).collect();
-    plan.only(only).map_err(|unknown| {
-        let unknown: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+    let names: Vec<_> = plan.nodes().map(|(_, node)| node.name.as_str()).collect();
+    plan.clone().only(only).map_err(|unknown| {
+        let unknown: Vec<_> = unknown.iter().map(StageName::as_str).collect();
         Failure::usage(format!("{file}: --only: found {}, allowed are {}", unknown.join(", "), names.join(", ")))
     })
 }
@@ -146,7 +158,8 @@ pub(crate) fn execute_watched(
     let metrics = Arc::new(Metrics::new(plan));
     // Lines on the same terminal show the progress themselves.
     let lines_shown = std::io::stdout().is_terminal() && plan.sinks.iter().any(writes_to_stdout);
-    let progress = (watch == Watch::Shown && !lines_shown).then(|| Progress::start(Arc::clone(&metrics)));
+    let shown = watch == Watch::Shown && !lines_shown;
+    let progress = if shown { Progress::start(Arc::clone(&metrics), follow) } else { None };
     let watched = Watched { metrics, telemetry, monitor };
     let result = execute_until(plan, broker, follow, watched, asked_to_stop());
     if let Some(progress) = progress {
@@ -183,7 +196,14 @@ pub(crate) fn execute_until(
     let options = RunOptions { follow, durable: log::is_durable(plan), limits, telemetry, monitoring };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)?;
     let result = runtime.block_on(driftline_runtime::run(plan, &REGISTRY, Arc::clone(broker), metrics, options, stop));
-    result.map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))
+    let file = plan.file.display();
+    result.map_err(|error| match error {
+        RunError::Open(problems) => {
+            let lines: Vec<String> = problems.iter().map(|problem| format!("{file}: {problem}")).collect();
+            Failure::usage(lines.join("\n"))
+        }
+        error => Failure::running(format!("{file}: {error}")),
+    })
 }
 
 pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
@@ -194,16 +214,17 @@ fn writes_to_stdout(sink: &driftline_pipeline::Node) -> bool {
     sink.kind == "stdout" || sink.config.get("path").and_then(|path| path.as_str()) == Some("-")
 }
 
-/// Completes at the first Ctrl-C or SIGTERM. A second Ctrl-C ends the process at once: what was
-/// not committed is read again by the next run.
+/// Completes at the first Ctrl-C or SIGTERM. A second one ends the process at once: what was not committed is read again by
+/// the next run.
 pub(crate) async fn asked_to_stop() {
     asked().await;
-    eprintln!("stopping: what was read is worked off; press Ctrl-C again to stop at once");
     tokio::spawn(async {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
+        asked().await;
+        end_at_once();
     });
+    // It listens before it is told of.
+    tokio::task::yield_now().await;
+    print::tell!("stopping: what was read is worked off; press Ctrl-C again to stop at once");
 }
 
 /// Makes Ctrl-C and SIGTERM end the process: the handlers that a run has installed outlive it, and nobody listens.
@@ -212,9 +233,15 @@ fn end_when_asked() {
         // Without a runtime they stay unheard.
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(asked());
-            std::process::exit(130);
+            end_at_once();
         }
     });
+}
+
+/// Ends the process as one that was stopped, whatever its threads are at.
+fn end_at_once() {
+    log::remove_temporary();
+    std::process::exit(130);
 }
 
 /// Completes at the next Ctrl-C or SIGTERM.

@@ -14,12 +14,12 @@ pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
         let allowed = writers().collect::<Vec<_>>().join(", ");
         return Err(Failure::usage(format!("stage {:?} is not in the pipeline, allowed are {allowed}", args.stage)));
     }
-    let broker = log::open(&plan)?;
+    let topic = plan.name.output_topic(&args.stage);
+    let broker = log::open_to_read(&plan, std::slice::from_ref(&topic))?;
     let mut exit = Exit::Success;
     if !log::is_durable(&plan) {
         exit = Exit::from(execute_first(&plan, &broker, None)?.end);
     }
-    let topic = plan.name.output_topic(&args.stage);
     let mut left = args.limit.unwrap_or(usize::MAX);
     for partition in 0..plan.partitions {
         let place = TopicPartition::new(topic.clone(), partition);

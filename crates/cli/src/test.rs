@@ -18,7 +18,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<Exit, Failure> {
     for file in &args.pipelines {
         let plan = Plan::load(file, &[], &kinds(&REGISTRY)).map_err(Failure::usage)?;
         if plan.tests.is_empty() {
-            eprintln!("{}: has no [[tests]]", file.display());
+            print::tell!("{}: has no [[tests]]", file.display());
         }
         for case in &plan.tests {
             let outcome = match lines_of(file, case) {

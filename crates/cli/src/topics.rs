@@ -18,7 +18,7 @@ pub(crate) fn topics(args: &TopicsArgs) -> Result<Exit, Failure> {
         TopicsCommand::Create(pipeline) => {
             let plan = log::load(pipeline)?;
             log::open_durable(&plan)?;
-            eprintln!("{}: every topic of {} is there", plan.file.display(), plan.name);
+            print::tell!("{}: every topic of {} is there", plan.file.display(), plan.name);
             Ok(Exit::Success)
         }
         TopicsCommand::Describe { pipeline, format } => describe(&log::load(pipeline)?, *format),
@@ -26,7 +26,7 @@ pub(crate) fn topics(args: &TopicsArgs) -> Result<Exit, Failure> {
 }
 
 fn describe(plan: &Plan, format: Format) -> Result<Exit, Failure> {
-    let broker = log::connect(plan)?;
+    let broker = log::connect_durable(plan)?;
     let mut rows = Vec::new();
     let mut missing = false;
     for (topic, _) in pipeline_topics(plan) {
@@ -60,9 +60,12 @@ fn describe(plan: &Plan, format: Format) -> Result<Exit, Failure> {
 /// How far each stage and sink is behind what it reads.
 pub(crate) fn lag(args: &LagArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
-    let broker = log::connect(&plan)?;
+    let readers = || plan.stages.iter().chain(&plan.sinks);
+    let inputs: Vec<Topic> =
+        readers().flat_map(|node| &node.inputs).map(|input| plan.name.output_topic(input)).collect();
+    let broker = log::open_existing(&plan, &inputs)?;
     let mut rows = Vec::new();
-    for node in plan.stages.iter().chain(&plan.sinks) {
+    for node in readers() {
         for input in &node.inputs {
             for (partition, next, end) in behind(&*broker, &plan, &node.name, &plan.name.output_topic(input))? {
                 rows.push(json!({

@@ -6,23 +6,26 @@ use crate::{
     Exit,
     args::{Changes, GraphArgs, GraphFormat, ValidateArgs},
     exit::Failure,
-    log, print, reference,
+    log, print, probes, reference,
 };
 
 /// Checks every file, whatever is found in those before it.
 pub(crate) fn validate(args: &ValidateArgs) -> Result<Exit, Failure> {
     let mut problems = Vec::new();
     for pipeline in &args.pipelines {
-        if let Err(failure) = check(pipeline, &args.changes) {
-            problems.push(failure.message);
-        }
+        problems.extend(check(pipeline, &args.changes));
     }
     if problems.is_empty() { Ok(Exit::Success) } else { Err(Failure::usage(problems.join("\n"))) }
 }
 
-fn check(pipeline: &Path, changes: &Changes) -> Result<(), Failure> {
-    let plan = log::load_file(pipeline, changes)?;
-    eprintln!(
+/// Checks a file and those that it names; returns what is wrong with them.
+fn check(pipeline: &Path, changes: &Changes) -> Vec<String> {
+    let plan = match log::load_file(pipeline, changes) {
+        Ok(plan) => plan,
+        Err(failure) => return vec![failure.message],
+    };
+    let mut problems = Vec::new();
+    print::tell!(
         "{}: {} is valid: {} sources, {} stages, {} sinks, {} tests",
         plan.file.display(),
         plan.name,
@@ -31,10 +34,17 @@ fn check(pipeline: &Path, changes: &Changes) -> Result<(), Failure> {
         plan.sinks.len(),
         plan.tests.len()
     );
-    if let Some(baseline) = reference::baseline(&plan)? {
-        eprintln!("reference: {}", reference::described(&baseline));
+    match reference::baseline(&plan) {
+        Err(failure) => problems.push(failure.message),
+        Ok(Some(baseline)) => print::tell!("reference: {}", reference::described(&baseline)),
+        Ok(None) => {}
     }
-    Ok(())
+    match probes::described(&plan) {
+        Err(failure) => problems.push(failure.message),
+        Ok(Some(probes)) => print::tell!("probes: {probes}"),
+        Ok(None) => {}
+    }
+    problems
 }
 
 pub(crate) fn graph(args: &GraphArgs) -> Result<Exit, Failure> {

@@ -1,4 +1,4 @@
-//! How the command ends when it is asked to stop, and when nobody reads what it prints.
+//! How the command ends when it is asked to stop, and when nobody reads what it prints; what it prints where programs read.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -6,9 +6,11 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 /// Long enough that only a command that hangs reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,6 +42,10 @@ above = 1000000.0
 /// Lines of the source, a second of event time apart: enough windows for a reference.
 const LINES: usize = 100;
 
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
 fn driftline(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_driftline"));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
@@ -66,7 +72,7 @@ fn interrupted(folder: &Path, words: &[&str], more: &[&str]) -> (Option<i32>, St
     while !told.ends_with(&format!("input {LINES}\n")) {
         assert!(Instant::now() < deadline && errors.read_line(&mut told).unwrap() > 0, "{told}");
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    signal(&child, "-INT");
     errors.read_to_string(&mut told).unwrap();
     let output = child.wait_with_output().unwrap();
     // Until now the source could have gone on.
@@ -117,17 +123,101 @@ fn what_there_is_of_a_run_that_was_stopped_is_shown() {
     assert!(code == Some(130) && printed.contains("endless"), "{code:?} {printed} {told}");
 }
 
+/// Asked twice, by whatever signal, a run that cannot work off what it has read ends, and takes its log with it.
 #[test]
-fn a_reader_that_has_gone_is_no_failure() {
+fn a_run_that_is_asked_twice_ends_at_once_and_leaves_no_log() {
+    const MANY: usize = 3_000;
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    fs::write(path("in.jsonl"), "{\"n\":1}\n{\"n\":2}\n").unwrap();
+    let temporary = folder.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let left = || fs::read_dir(&temporary).unwrap().count();
+    let file = folder.path().join("endless.toml");
+    fs::write(&file, ENDLESS).unwrap();
+    let mut command = driftline(&["run", file.to_str().unwrap()]);
+    command.env("TMPDIR", &temporary).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Nobody reads the lines, more than a pipe holds: the sink waits.
+    let mut input = child.stdin.take().unwrap();
+    for n in 0..MANY {
+        writeln!(input, "{{\"t\":{n},\"more\":\"{}\"}}", "x".repeat(200)).unwrap();
+    }
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut await_told = |what: &str| {
+        let mut told = String::new();
+        while !told.contains(what) {
+            assert!(errors.read_line(&mut told).unwrap() > 0, "{told}");
+        }
+    };
+    await_told(&format!("input {MANY} "));
+    assert_eq!(left(), 1);
+    signal(&child, "-TERM");
+    await_told("stopping");
+    signal(&child, "-TERM");
+    // By itself it would wait twice as long for the sink.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((child.wait().unwrap().code(), left()), (Some(130), 0));
+    drop(input);
+}
+
+#[test]
+fn a_run_that_goes_on_for_ever_fills_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("endless.toml");
+    fs::write(&file, ENDLESS).unwrap();
+    let mut command = driftline(&["run", file.to_str().unwrap(), "--follow"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{{\"t\":0}}").unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    assert!(lines.read_line(&mut String::new()).unwrap() > 0);
+    // Longer than the time between two lines of progress.
+    std::thread::sleep(Duration::from_millis(2_500));
+    signal(&child, "-TERM");
+    let told = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(told.contains("stopping: ") && !told.contains(" s: input"), "{told}");
+    drop(input);
+}
+
+/// A pipeline of two lines and a broken one, on a log that stays.
+fn copy(folder: &Path) -> String {
+    let path = |name: &str| folder.join(name);
+    fs::write(path("in.jsonl"), "{\"n\":1}\n{\"n\":2}\nbroken\n").unwrap();
     let pipeline = "[pipeline]\nname = \"copy\"\n[broker]\npath = \"log\"\n\
          [sources.input]\nkind = \"jsonl\"\npath = \"in.jsonl\"\n\
          [sinks.output]\nkind = \"jsonl\"\ninputs = [\"input\"]\npath = \"out.jsonl\"\n";
     fs::write(path("copy.toml"), pipeline).unwrap();
-    let file = path("copy.toml");
-    let copy = file.to_str().unwrap();
+    path("copy.toml").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn where_log_lines_are_for_programs_nothing_else_stands_among_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = copy(folder.path());
+    let told = |more: &[&str], code: i32| -> Vec<Value> {
+        let words = [&["run", file.as_str(), "--set", "telemetry.logs=json"][..], more].concat();
+        let ran = driftline(&words).output().unwrap();
+        let told = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(code), "{told}");
+        told.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    };
+    let lines = told(&[], 0);
+    let find = |what: &str| lines.iter().find(|line| line["message"].as_str().is_some_and(|said| said.contains(what)));
+    assert!(find("the run has ended").is_some(), "{lines:?}");
+    assert_eq!(find("records were refused").unwrap()["dead_letters"], 1, "{lines:?}");
+    let lines = told(&["--set", "sources.input.path=missing.jsonl"], 2);
+    let last = lines.last().unwrap();
+    assert!(last["level"] == "ERROR" && last["message"].as_str().unwrap().contains("missing.jsonl"), "{lines:?}");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = copy(folder.path());
+    let copy = file.as_str();
     let ran = driftline(&["run", copy]).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 
@@ -157,5 +247,23 @@ fn a_reader_that_has_gone_is_no_failure() {
         let told = String::from_utf8_lossy(&unread.stderr);
         assert_eq!(unread.status.code(), read.status.code(), "{words:?}: {told}");
         assert!(!told.contains("panicked"), "{words:?}: {told}");
+    }
+
+    let commands: [&[&str]; 7] = [
+        &["run", copy],
+        &["run", "pipelines/inspect.toml", "--set", "sources.camera.frames=1"],
+        &["validate", copy],
+        &["topics", "create", copy],
+        &["dlq", "inspect", copy],
+        &["feedback", copy],
+        &["tap", copy, "nobody"],
+    ];
+    for words in commands {
+        let read = driftline(words).output().unwrap();
+        assert!(!read.stderr.is_empty(), "{words:?}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unread = driftline(words).stdout(Stdio::null()).stderr(writer).status().unwrap();
+        assert_eq!(unread.code(), read.status.code(), "{words:?}");
     }
 }

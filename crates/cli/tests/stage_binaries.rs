@@ -166,10 +166,28 @@ fn the_binaries_of_each_pipeline_tell_what_one_process_tells() {
 /// A binary runs stages of its own kind alone.
 #[test]
 fn a_binary_refuses_the_stage_of_another_kind() {
-    let words = ["--pipeline", "pipelines/speech.toml", "--stage", "asr"];
+    for stage in ["asr", "microphone", "responses", "vda"] {
+        let words = ["--pipeline", "pipelines/speech.toml", "--stage", stage];
+        let said = refused(env!("CARGO_BIN_EXE_driftline-vad"), &words);
+        let expected = format!("--stage: found {stage}, allowed are its stages of kind \"vad\": vad");
+        assert!(said.contains(&expected), "{said}");
+    }
+    let words = ["--pipeline", "pipelines/speech.toml", "--stage", "vad"];
+    let said = refused(env!("CARGO_BIN_EXE_driftline-inspection"), &words);
+    assert!(said.contains("its stages of kind \"inspection\": none"), "{said}");
+}
+
+#[test]
+fn a_part_that_is_none_is_refused_before_the_cluster_is_asked() {
+    let said = refused(env!("CARGO_BIN_EXE_driftline"), &["run", "pipelines/speech.toml", "--only", "vad,vda"]);
+    assert!(said.contains("--only: found vda, allowed are microphone, vad, asr, search, responses"), "{said}");
+}
+
+/// Runs a binary on a cluster that is not there; it must refuse its arguments, and what it says is returned.
+fn refused(binary: &str, words: &[&str]) -> String {
     let settings = ["broker.kind=kafka".to_owned(), "broker.bootstrap_servers=127.0.0.1:1".to_owned()];
-    let output = command(env!("CARGO_BIN_EXE_driftline-vad"), &words, &settings).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    let output = command(binary, words, &settings).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("asr") && said.contains("vad"), "{said}");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    said
 }

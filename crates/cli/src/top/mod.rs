@@ -29,7 +29,7 @@ use crate::{
     Exit,
     args::PipelineArgs,
     exit::Failure,
-    log, monitor, reference,
+    log, monitor, print, reference,
     run::{Watched, execute_until},
 };
 
@@ -46,7 +46,14 @@ pub(crate) fn top(args: &PipelineArgs) -> Result<Exit, Failure> {
         ));
     }
     let mut plan = log::load(args)?;
-    let broker = log::open(&plan)?;
+    let broker = match plan.broker.kind {
+        BrokerKind::Embedded => log::open(&plan)?,
+        BrokerKind::Kafka => {
+            let mut topics = log::outputs(&plan);
+            topics.extend(plan.monitor.is_on().then(|| plan.name.monitor_state_topic()));
+            log::open_existing(&plan, &topics)?
+        }
+    };
     let baseline = reference::watched(&plan)?;
     let metrics = Arc::new(Metrics::new(&plan));
     let sampler = Sampler::new(&plan, Arc::clone(&broker), baseline, Arc::clone(&metrics))?;
@@ -115,7 +122,7 @@ fn show(mut sampler: Sampler, runs: &mut dyn FnMut() -> Result<bool, Failure>) -
     ratatui::restore();
     // The screen is gone; what it said last stays.
     if let Some((_, report)) = &sampler.report {
-        eprintln!("monitor: {}", report.sentence);
+        print::tell!("monitor: {}", report.sentence);
     }
     shown
 }

@@ -2,7 +2,11 @@
 
 mod pictures;
 
-use std::{fs, io::IsTerminal, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, IsTerminal},
+    path::{Path, PathBuf},
+};
 
 use driftline_models::inspection::{
     Surface,
@@ -34,6 +38,10 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     if !side.is_multiple_of(ALIGN) {
         return Err(Failure::usage(format!("--side: found {side}, allowed is a multiple of {ALIGN}")));
     }
+    if args.folds == 1 {
+        return Err(Failure::usage("--folds: found 1, allowed are 0, and 2 or more"));
+    }
+    writable(&args.output)?;
     let Pictures { samples, classes, pieces } = match (&args.images, args.generate) {
         (Some(folder), _) => pictures::read(folder, args.good.as_deref(), args.gap, side)?,
         (None, Some(count)) => {
@@ -48,7 +56,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     let count = |class| samples.iter().filter(|sample| sample.class == class).count();
     let composition: Vec<String> =
         classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
-    eprintln!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
+    print::tell!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
     let weights = |name: &str| Surface::named(name).map_or_else(|| Weights::load(name.as_ref()), Weights::builtin);
     let start = args.start.as_deref().map(weights);
     let plan = Plan {
@@ -96,12 +104,28 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+/// Fails now if what a long training yields could not be written at its end. Makes the folder it goes to.
+fn writable(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let tried = |path: &Path| match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => tempfile::tempfile_in(folder).map(drop),
+        opened => opened.map(drop),
+    };
+    let made = fs::create_dir_all(folder).and_then(|()| tried(path)).and_then(|()| tried(&figures_of(path)));
+    made.map_err(|error| Failure::usage(format!("--output: {} cannot be written: {error}", path.display())))
+}
+
+/// Where the figures of weights go.
+fn figures_of(path: &Path) -> PathBuf {
+    path.with_extension("evaluation.json")
+}
+
 /// Writes the weights, and beside them the figures.
 fn write(path: &Path, weights: &Weights, figures: &serde_json::Value) -> Result<(), Failure> {
     let unwritable = |error| Failure::running(format!("{}: cannot be written: {error}", path.display()));
     fs::write(path, weights.to_bytes().map_err(Failure::running)?).map_err(unwritable)?;
     let figures = serde_json::to_string_pretty(figures).map_err(Failure::running)?;
-    fs::write(path.with_extension("evaluation.json"), figures + "\n").map_err(unwritable)
+    fs::write(figures_of(path), figures + "\n").map_err(unwritable)
 }
 
 /// How far the training is: a bar on a terminal, else a line every hundred steps.
@@ -124,7 +148,7 @@ impl Bars {
             Run::Final => "final".to_owned(),
         };
         if bar.is_hidden() && step.is_multiple_of(100) {
-            eprintln!("{name}: step {step} of {steps}, loss {loss:.2}");
+            print::tell!("{name}: step {step} of {steps}, loss {loss:.2}");
         }
         bar.set_position(step as u64);
         bar.set_message(format!("loss {loss:.2}"));
@@ -134,6 +158,6 @@ impl Bars {
     fn end(&self, Ending { run, pictures, step, auc, .. }: &Ending) {
         let auc = auc.map_or_else(|| "without both kinds".to_owned(), |auc| format!("{auc:.3}"));
         self.0
-            .suspend(|| eprintln!("{run}: learned from {pictures} pictures, weights of step {step}, AUC of the pieces not learned from {auc}"));
+            .suspend(|| print::tell!("{run}: learned from {pictures} pictures, weights of step {step}, AUC of the pieces not learned from {auc}"));
     }
 }

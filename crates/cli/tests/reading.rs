@@ -1,0 +1,190 @@
+//! Commands that only look: they make nothing, and say what is not there.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+/// A pipeline of lines that is watched by a rule, and not judged in its first hour.
+const COPY: &str = r#"
+[pipeline]
+name = "copy"
+
+[sources.input]
+kind = "jsonl"
+path = "in.jsonl"
+event_time = "t"
+
+[sinks.output]
+kind = "jsonl"
+inputs = ["input"]
+path = "out.jsonl"
+"#;
+const WATCHED: &str = r#"
+[monitor]
+window = "1s"
+warm_up = "1h"
+
+[[monitor.rules]]
+name = "many"
+stage = "input"
+statistic = "count"
+above = 1000000.0
+"#;
+
+/// A folder with [`COPY`] as it is, watched, and watched under another name.
+struct Subject(tempfile::TempDir);
+
+impl Subject {
+    fn new() -> Self {
+        let subject = Self(tempfile::tempdir().unwrap());
+        fs::write(subject.path("in.jsonl"), "{\"t\":0}\n{\"t\":1000}\n{\"t\":2000}\n").unwrap();
+        fs::write(subject.path("probes.json"), r#"{ "pipeline": "copy", "recordings": {}, "answers": {} }"#).unwrap();
+        fs::write(subject.path("plain.toml"), COPY).unwrap();
+        fs::write(subject.path("copy.toml"), format!("{COPY}{WATCHED}")).unwrap();
+        fs::write(subject.path("other.toml"), format!("{COPY}{WATCHED}").replace("\"copy\"", "\"other\"")).unwrap();
+        subject
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a command in the folder, which must end with this code; returns what it printed on standard output and standard
+    /// error.
+    fn told(&self, words: &[&str], code: i32) -> (String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_driftline"));
+        let output = command.args(words).current_dir(self.0.path()).stdin(Stdio::null()).output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {out}{error}");
+        (out, error)
+    }
+}
+
+/// What looks at the log of a pipeline, with the arguments before the file and after it.
+const LOOKS: [(&[&str], &[&str]); 11] = [
+    (&["tap"], &["input"]),
+    (&["profiles"], &[]),
+    (&["report"], &[]),
+    (&["alarms"], &[]),
+    (&["feedback"], &[]),
+    (&["dlq", "inspect"], &[]),
+    (&["dlq", "replay"], &[]),
+    (&["dlq", "discard"], &[]),
+    (&["reference", "build"], &["--output", "reference.json"]),
+    (&["probes", "check"], &["--set", "monitor.probes.path=probes.json"]),
+    (&["lag"], &[]),
+];
+
+#[test]
+fn a_log_that_is_not_there_is_not_made() {
+    let subject = Subject::new();
+    let log = ["--set", "broker.path=mistyped"];
+    let describe: (&[&str], &[&str]) = (&["topics", "describe"], &[]);
+    for (words, more) in LOOKS.into_iter().chain([describe]) {
+        let (_, error) = subject.told(&[words, &["copy.toml"], more, &log].concat(), 2);
+        assert!(error.contains("no log in ") && error.contains("found nothing"), "{words:?}: {error}");
+        assert!(!subject.path("mistyped").exists(), "{words:?}");
+    }
+    fs::create_dir(subject.path("mistyped")).unwrap();
+    let (_, error) = subject.told(&[&["lag", "copy.toml"][..], &log].concat(), 2);
+    assert!(error.contains("found a folder without one"), "{error}");
+    assert_eq!(fs::read_dir(subject.path("mistyped")).unwrap().count(), 0);
+}
+
+#[test]
+fn topics_that_are_not_there_are_named_and_not_made() {
+    let subject = Subject::new();
+    let log = ["--set", "broker.path=log"];
+    subject.told(&[&["run", "copy.toml"][..], &log].concat(), 0);
+    fs::write(subject.path("probes.json"), r#"{ "pipeline": "other", "recordings": {}, "answers": {} }"#).unwrap();
+    for (words, more) in LOOKS {
+        let (_, error) = subject.told(&[words, &["other.toml"], more, &log].concat(), 2);
+        assert!(error.contains("found no topic other.") && error.contains("topics create"), "{words:?}: {error}");
+    }
+    let (shown, _) = subject.told(&[&["topics", "describe", "other.toml", "--format", "json"][..], &log].concat(), 1);
+    for line in shown.lines() {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["partitions"], Value::Null, "{line}");
+    }
+}
+
+#[test]
+fn a_report_of_what_was_not_judged_says_so() {
+    let subject = Subject::new();
+    let log = ["--set", "broker.path=log"];
+    subject.told(&[&["run", "plain.toml"][..], &log].concat(), 0);
+    let (_, error) = subject.told(&[&["report", "copy.toml"][..], &log].concat(), 2);
+    assert!(error.contains("found no topic copy.monitor.state"), "{error}");
+    subject.told(&[&["run", "copy.toml"][..], &log].concat(), 0);
+    let (shown, _) = subject.told(&[&["report", "copy.toml", "--json"][..], &log].concat(), 0);
+    let report: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&report["windows"], &report["sentence"]), (&0.into(), &"nothing was judged yet".into()));
+    // Without a log the pipeline is run first.
+    let (shown, _) = subject.told(&["report", "copy.toml"], 0);
+    assert!(shown.contains("copy: nothing was judged yet"), "{shown}");
+}
+
+#[test]
+fn probes_that_nobody_answered_are_no_success() {
+    let subject = Subject::new();
+    let (_, error) = subject.told(&["probes", "check", "copy.toml", "--set", "monitor.probes.path=probes.json"], 1);
+    assert!(error.contains("found no round of probes"), "{error}");
+}
+
+#[test]
+fn what_stands_on_a_log_needs_one_that_outlives_runs() {
+    let subject = Subject::new();
+    for words in [&["topics", "describe", "copy.toml"][..], &["lag", "copy.toml"]] {
+        let (_, error) = subject.told(words, 2);
+        assert!(error.contains("broker.path: is missing"), "{error}");
+    }
+}
+
+#[test]
+fn a_doctor_tries_what_a_run_opens_and_leaves_nothing() {
+    let subject = Subject::new();
+    let content = subject.told(&["doctor", "copy.toml", "--set", "broker.path=log"], 0).0;
+    assert!(content.contains("ok    source input: opens"), "{content}");
+    assert!(content.contains("ok    broker: the embedded log is not there yet, a run makes it"), "{content}");
+    assert!(!subject.path("log").exists());
+    for (setting, line) in [
+        ("sources.input.path=missing.jsonl", "FAIL  source input: "),
+        ("sources.input.path=-", "?     source input: "),
+        ("monitor.reference=missing.json", "FAIL  reference: "),
+        ("monitor.probes.path=missing.json", "FAIL  probes: "),
+        ("monitor.probes.path=probes.json", "ok    probes: 0 recordings, sent every 1m"),
+    ] {
+        let code = i32::from(line.starts_with("FAIL"));
+        let (shown, _) = subject.told(&["doctor", "copy.toml", "--set", setting], code);
+        assert!(shown.contains(line), "{setting}: {shown}");
+    }
+}
+
+#[test]
+fn a_pipeline_that_cannot_start_is_a_wrong_one() {
+    let subject = Subject::new();
+    let (_, error) = subject.told(&["run", "copy.toml", "--set", "sources.input.path=missing.jsonl"], 2);
+    assert!(error.contains("copy.toml: input: ") && error.contains("missing.jsonl"), "{error}");
+    let settings = ["--set", "monitor.reference=missing.json", "--set", "monitor.probes.path=absent.json"];
+    let (_, error) = subject.told(&[&["validate", "copy.toml"][..], &settings].concat(), 2);
+    assert!(error.contains("missing.json") && error.contains("absent.json"), "{error}");
+}
+
+/// What a training yields must have a place before it takes hours.
+#[test]
+fn a_training_is_refused_before_it_begins() {
+    let subject = Subject::new();
+    let train =
+        |words: &[&str]| subject.told(&[&["train", "inspection", "--images", "nowhere"][..], words].concat(), 2).1;
+    assert!(train(&["--folds", "1"]).starts_with("--folds: found 1"));
+    let error = train(&["--output", "in.jsonl/tiles.safetensors"]);
+    assert!(error.starts_with("--output: in.jsonl/tiles.safetensors cannot be written"), "{error}");
+    let error = train(&["--output", "weights/tiles.safetensors"]);
+    assert!(error.contains("nowhere"), "{error}");
+    assert_eq!(fs::read_dir(subject.path("weights")).unwrap().count(), 0);
+}
