@@ -98,7 +98,7 @@ fn a_lamp_that_grows_old_is_laid_at_the_camera_and_nothing_at_nobody() {
 
 #[test]
 fn a_bolder_network_is_laid_at_the_inspection() {
-    let bold = judged("inspect", &["sources.camera.frames=240"], Some("inspection.odds_shift=3 @ 60s"));
+    let bold = judged("inspect", &["sources.camera.frames=320"], Some("inspection.odds_shift=3 @ 60s"));
     assert!(began_in(&bold, "inspection"), "{}", bold["sentence"]);
 }
 

@@ -33,7 +33,7 @@ use driftline_models::asr::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-const SIZES: Sizes = Sizes { channels: 128, hidden: 256, classes: CLASSES };
+const SIZES: Sizes = Sizes { channels: 192, hidden: 384, classes: CLASSES };
 /// How much of everything a training takes.
 struct Scale {
     /// Synthetic utterances of queries, single words and other speech.
@@ -54,16 +54,16 @@ struct Scale {
     sets: SetSizes,
 }
 
-const BASE: Recipe = Recipe { steps: 8000, horizon: 8000, batch: 32, rate: 2e-3, real: 0.0, seed: 1, threads: 2 };
+const BASE: Recipe = Recipe { steps: 8000, horizon: 8000, batch: 32, rate: 1.6e-3, real: 0.0, seed: 1, threads: 2 };
 const FINAL: Recipe = Recipe { steps: 2500, horizon: 2500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// Shorter than the final stage, because there are four of them.
-const FOLD: Recipe = Recipe { steps: 1500, horizon: 1500, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
+const FOLD: Recipe = Recipe { steps: 1200, horizon: 1200, batch: 32, rate: 1.2e-3, real: 0.35, seed: 3, threads: 2 };
 /// What the model card describes.
 const FULL: Scale = Scale {
     utterances: 8192,
     digit_strings: 8192,
     fewer_digit_strings: 2048,
-    natural: (768, 256),
+    natural: (1152, 384),
     base: BASE,
     last: FINAL,
     fold: FOLD,

@@ -7,7 +7,7 @@ use crate::asr::{
 };
 
 /// Share of the right transcripts that the threshold may reject.
-const FALSE_REJECTION: f32 = 0.02;
+const FALSE_REJECTION: f32 = 0.01;
 /// Steps of Newton's method; the loss is convex and settles in fewer.
 const STEPS: usize = 30;
 /// Pull of the coefficients towards zero, which keeps separable data finite.
