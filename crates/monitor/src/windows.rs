@@ -105,7 +105,7 @@ struct Producer {
     heard_at: u64,
     /// By how many its profiles from another time outnumber those from here, and the earliest of them.
     #[serde(default)]
-    away: Option<(u8, Timestamp)>,
+    elsewhere: Option<(u8, Timestamp)>,
 }
 
 impl Producer {
@@ -218,21 +218,22 @@ impl Windows {
         let most = self.most_begun();
         let reach = self.millis_of(SILENCE * self.lateness);
         let producers = self.progress.producers.entry(node.clone()).or_default();
-        let new = Producer { latest: start, before: None, begun: 1, heard_at: most, away: None };
+        let new = Producer { latest: start, before: None, begun: 1, heard_at: most, elsewhere: None };
         let producer = producers.entry(partition).or_insert(new);
         producer.heard_at = most;
         let here = producer.before.unwrap_or(producer.latest);
         if start.as_millis().abs_diff(here.as_millis()) > reach.unsigned_abs() {
             let (count, earliest) =
-                producer.away.map_or((1, start), |(count, earliest)| (count + 1, earliest.min(start)));
-            producer.away = Some((count, earliest));
+                producer.elsewhere.map_or((1, start), |(count, earliest)| (count + 1, earliest.min(start)));
+            producer.elsewhere = Some((count, earliest));
             if count == MOVED {
                 let before = Some(earliest).filter(|earliest| *earliest < start);
                 *producer = Producer { before, begun: producer.begun + 1, ..new };
             }
             return;
         }
-        producer.away = producer.away.filter(|(count, _)| *count > 1).map(|(count, earliest)| (count - 1, earliest));
+        producer.elsewhere =
+            producer.elsewhere.filter(|(count, _)| *count > 1).map(|(count, earliest)| (count - 1, earliest));
         if start > producer.latest {
             (producer.before, producer.latest) = (Some(producer.latest), start);
             producer.begun += 1;
