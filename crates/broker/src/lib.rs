@@ -9,6 +9,8 @@
 mod contract;
 mod embedded;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod kafka;
 mod records;
 
@@ -19,4 +21,4 @@ pub use contract::{
 pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;
 pub use kafka::{ALLOWED_PROPERTIES, ClockDifference, Delivery, Kafka, KafkaConfig, TokenSource};
-pub use records::{Records, records};
+pub use records::{Records, advance, records};

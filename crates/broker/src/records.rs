@@ -1,6 +1,9 @@
 //! The records of a partition, one after another.
 
-use std::{collections::VecDeque, iter::FusedIterator};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    iter::FusedIterator,
+};
 
 use driftline_types::{Message, Offset, TopicPartition};
 
@@ -56,12 +59,20 @@ impl Iterator for Records<'_> {
 
 impl FusedIterator for Records<'_> {}
 
+/// Moves the next offset of each topic and partition past these messages. Neighbours mostly are of one.
+pub fn advance(next: &mut BTreeMap<TopicPartition, Offset>, messages: &[Message]) {
+    for run in messages.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
+        let Some(last) = run.last() else { continue };
+        next.insert(TopicPartition::new(last.topic.clone(), last.partition), last.offset + 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use driftline_types::{Headers, Outgoing, Timestamp, Topic};
+    use driftline_types::Topic;
 
     use super::*;
-    use crate::{Cleanup, Embedded, EmbeddedConfig, Retention, TopicSpec};
+    use crate::{Cleanup, Embedded, EmbeddedConfig, Retention, TopicSpec, fixture};
 
     fn place(partition: u32) -> TopicPartition {
         TopicPartition::new(Topic::try_new("t").unwrap(), partition)
@@ -75,14 +86,7 @@ mod tests {
         let spec = TopicSpec { partitions: 1, cleanup: Cleanup::Delete(retention) };
         broker.create_topic(&place(0).topic, &spec).unwrap();
         assert_eq!(records(&broker, place(0)).unwrap().count(), 0);
-        let message = Outgoing {
-            topic: place(0).topic,
-            partition: Some(0),
-            key: None,
-            value: Some("x".into()),
-            headers: Headers::default(),
-            timestamp: Timestamp::from_millis(0),
-        };
+        let message = fixture::message(place(0).topic);
         let mut producer = broker.producer("test").unwrap();
         for _ in 0..20 {
             producer.send(vec![message.clone(); 1_000]).unwrap();

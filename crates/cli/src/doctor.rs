@@ -64,15 +64,10 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     for node in &plan.stages {
         report.check(&format!("stage {}", node.name), opened(node))?;
     }
-    match reference::baseline(&plan) {
-        Err(failure) => report.check("reference", Outcome::Bad(failure.message))?,
-        Ok(Some(baseline)) => report.check("reference", Outcome::Good(reference::described(&baseline)))?,
-        Ok(None) => {}
-    }
-    match probes::described(&plan) {
-        Err(failure) => report.check("probes", Outcome::Bad(failure.message))?,
-        Ok(Some(probes)) => report.check("probes", Outcome::Good(probes))?,
-        Ok(None) => {}
+    for (what, found) in [("reference", reference::described_of(&plan)), ("probes", probes::described_of(&plan))] {
+        if let Some(found) = found.transpose() {
+            report.check(what, found.map_err(|failure| failure.message))?;
+        }
     }
     let started = Instant::now();
     match plan.broker.kind {

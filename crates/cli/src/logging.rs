@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use driftline_pipeline::LogFormat;
+use driftline_pipeline::{LogFormat, Plan};
 use driftline_runtime::Telemetry;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{exit::Failure, log, run::with_cause};
 
 /// What the command logs where `DRIFTLINE_LOG` says nothing else: it tells in other ways how it goes.
 pub(crate) const COMMAND: &str = "warn";
@@ -17,6 +19,14 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// What log lines are sent with, until the last is written.
 static TELEMETRY: Mutex<Option<Arc<Telemetry>>> = Mutex::new(None);
+
+/// Starts the telemetry of a pipeline and logging as it says, and tells the pipeline's warnings.
+pub(crate) fn start_of(plan: &Plan, usually: &str) -> Result<Option<Arc<Telemetry>>, Failure> {
+    let telemetry = Telemetry::start(plan).map_err(|error| Failure::running(with_cause(&error)))?.map(Arc::new);
+    start(usually, plan.telemetry.logs, telemetry.clone());
+    log::tell_warnings(plan);
+    Ok(telemetry)
+}
 
 /// Starts logging, once a process. `DRIFTLINE_LOG` says what is logged, else `usually`; what happens while a traced
 /// batch is worked on carries the ids of its trace. `telemetry` is kept until logging [ends](end).

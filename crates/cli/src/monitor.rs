@@ -16,7 +16,7 @@ use crate::{
     args::{AlarmsArgs, AlarmsCommand, Changes, MonitorArgs},
     exit::Failure,
     log, logging, print, probes, reference,
-    run::{asked_to_stop, with_cause},
+    run::asked_to_stop,
     table::table,
 };
 
@@ -111,9 +111,7 @@ pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
             "{file}: monitor: found no reference and no rules, there is nothing to watch"
         )));
     }
-    let telemetry = Telemetry::start(&plan).map_err(|error| Failure::running(with_cause(&error)))?.map(Arc::new);
-    logging::start(logging::SERVICE, plan.telemetry.logs, telemetry.clone());
-    log::tell_warnings(&plan);
+    let telemetry = logging::start_of(&plan, logging::SERVICE)?;
     tracing::info!(pipeline = %plan.name, "watching until it is asked to stop");
     let broker = log::open_durable(&plan)?;
     let service = Service::new(broker, settings(&plan)?, reference::watched(&plan)?);

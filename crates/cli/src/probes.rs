@@ -87,7 +87,7 @@ pub(crate) fn schedules(plan: &Plan) -> Result<BTreeMap<StageName, Arc<Schedule>
 }
 
 /// Says what the probes of a pipeline are, if it has any.
-pub(crate) fn described(plan: &Plan) -> Result<Option<String>, Failure> {
+pub(crate) fn described_of(plan: &Plan) -> Result<Option<String>, Failure> {
     let Some(ProbesConfig { every, .. }) = &plan.monitor.probes else { return Ok(None) };
     let count: usize = schedules(plan)?.values().map(|schedule| schedule.recordings.len()).sum();
     Ok(Some(format!("{count} recordings, sent every {every}")))

@@ -68,7 +68,7 @@ fn ranges(from: &[Timestamp], to: &[Timestamp]) -> Result<Vec<Range>, Failure> {
 }
 
 /// Says what a reference was made from.
-pub(crate) fn described(baseline: &Baseline) -> String {
+fn described(baseline: &Baseline) -> String {
     let window = Millis(baseline.window_ms);
     let ends = baseline.windows.first().zip(baseline.windows.last());
     let span = ends.map_or_else(String::new, |(first, last)| format!(", {first} to {last}"));
@@ -79,6 +79,11 @@ fn show(node: &Node, value: &Bytes, visit: &mut dyn SignalVisitor) -> Result<(),
     let stage = REGISTRY.stage(node.kind).map(|def| def.signals);
     let signals = stage.or_else(|| REGISTRY.source(node.kind).map(|def| def.signals));
     signals.map_or(Ok(()), |signals| signals(value, visit).map_err(|error| error.to_string()))
+}
+
+/// Says what the reference of a pipeline was made from, if it names one.
+pub(crate) fn described_of(plan: &Plan) -> Result<Option<String>, Failure> {
+    Ok(baseline(plan)?.map(|baseline| described(&baseline)))
 }
 
 /// Reads the reference that a pipeline names, if it names one.

@@ -25,14 +25,11 @@ use crate::{
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let whole = log::load_silently(&args.pipeline.pipeline, &args.pipeline.changes)?;
     let plan = if args.only.is_empty() { whole.clone() } else { part(&whole, &args.only)? };
-    let telemetry = Telemetry::start(&whole).map_err(|error| Failure::running(with_cause(&error)))?;
-    let telemetry = telemetry.map(Arc::new);
     let usually = match whole.telemetry.logs {
         LogFormat::Text => logging::COMMAND,
         LogFormat::Json => logging::SERVICE,
     };
-    logging::start(usually, whole.telemetry.logs, telemetry.clone());
-    log::tell_warnings(&whole);
+    let telemetry = logging::start_of(&whole, usually)?;
     let broker = log::open(&whole)?;
     // A part of a pipeline does not know when the others end: `driftline-monitor` watches those.
     let watches = plan.monitor.is_on() && args.only.is_empty();
@@ -76,10 +73,7 @@ pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
         )));
     }
     let plan = part(&whole, std::slice::from_ref(stage))?;
-    let telemetry = Telemetry::start(&whole).map_err(|error| Failure::running(with_cause(&error)))?;
-    let telemetry = telemetry.map(Arc::new);
-    logging::start(logging::SERVICE, whole.telemetry.logs, telemetry.clone());
-    log::tell_warnings(&whole);
+    let telemetry = logging::start_of(&whole, logging::SERVICE)?;
     let broker = log::open(&whole)?;
     let before = dead_letters::Ends::now(&*broker, &plan)?;
     tracing::info!(pipeline = %plan.name, %stage, "running until it is asked to stop");

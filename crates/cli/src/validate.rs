@@ -34,15 +34,12 @@ fn check(pipeline: &Path, changes: &Changes) -> Vec<String> {
         plan.sinks.len(),
         plan.tests.len()
     );
-    match reference::baseline(&plan) {
-        Err(failure) => problems.push(failure.message),
-        Ok(Some(baseline)) => print::tell!("reference: {}", reference::described(&baseline)),
-        Ok(None) => {}
-    }
-    match probes::described(&plan) {
-        Err(failure) => problems.push(failure.message),
-        Ok(Some(probes)) => print::tell!("probes: {probes}"),
-        Ok(None) => {}
+    for (what, found) in [("reference", reference::described_of(&plan)), ("probes", probes::described_of(&plan))] {
+        match found {
+            Err(failure) => problems.push(failure.message),
+            Ok(Some(text)) => print::tell!("{what}: {text}"),
+            Ok(None) => {}
+        }
     }
     problems
 }

@@ -31,13 +31,23 @@ pub(crate) fn read_tensors(bytes: &[u8], path: &Path) -> Result<BTreeMap<String,
     let mut tensors: BTreeMap<String, Tensor> = read.into_iter().collect();
     for (name, tensor) in &mut tensors {
         *tensor = tensor.to_dtype(DType::F32)?;
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            let place = format!("tensor {name}, value {index}");
-            return Err(ModelError::format(path, place, values[index].to_string(), "finite numbers"));
-        }
+        check_finite(&tensor.flatten_all()?.to_vec1()?, name, path)?;
     }
     Ok(tensors)
+}
+
+/// Checks that the values of the tensor `name` in the file `path` are finite numbers.
+///
+/// # Errors
+/// [`ModelError::Format`] with the place of the first that is not.
+pub(crate) fn check_finite(values: &[f32], name: &str, path: &Path) -> Result<(), ModelError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => {
+            let place = format!("tensor {name}, value {index}");
+            Err(ModelError::format(path, place, values[index].to_string(), "finite numbers"))
+        }
+    }
 }
 
 impl Parameters {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit};
+use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit, advance};
 use driftline_stage::{Sink, StageError, operator::Counts};
 use driftline_types::{ErrorClass, Message, Outgoing, PipelineName, StageName, Timestamp, TopicPartition, wire};
 
@@ -19,7 +19,7 @@ use crate::{
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
-    stage_task::{IDLE, advance, is_drained},
+    stage_task::{IDLE, is_drained},
     telemetry::Node,
 };
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Settled, Unit, Wait, records};
+use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Settled, Unit, Wait, advance, records};
 use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site, Tally},
@@ -556,14 +556,6 @@ fn offsets_after(messages: &[Message], repeats: &mut Repeats) -> Vec<OffsetCommi
     next.into_iter()
         .map(|(partition, next)| OffsetCommit { committed: repeats.committed(&partition, next, None), partition })
         .collect()
-}
-
-/// Moves the next offset of each topic and partition past these messages. Neighbours mostly are of one.
-pub(crate) fn advance(next: &mut BTreeMap<TopicPartition, u64>, messages: &[Message]) {
-    for run in messages.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
-        let Some(last) = run.last() else { continue };
-        next.insert(TopicPartition::new(last.topic.clone(), last.partition), last.offset + 1);
-    }
 }
 
 /// Adds the effects of a batch of one partition to a unit.

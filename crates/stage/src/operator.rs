@@ -197,9 +197,6 @@ pub(crate) struct Observer {
     profiles: BTreeMap<(Timestamp, Direction), Profile>,
 }
 
-/// Bytes of a buffer that the records of a batch share: a record that is kept keeps it whole.
-pub(crate) const MOST_SHARED: usize = 32 << 10;
-
 /// How many profiles keep their memory: both sides and the joint, of two windows.
 const KEPT: usize = 6;
 
@@ -375,7 +372,7 @@ impl<S: Stage> StageOperator<S> {
             }
         }
         let timing = Timing { stage: self.site.stage.clone(), ms: took.as_secs_f64() * 1e3 };
-        let mut buffer = BytesMut::with_capacity((outputs.len() * wire::HEADER_BYTES).min(MOST_SHARED));
+        let mut buffer = wire::header_buffer(outputs.len());
         effects.outputs.reserve(outputs.len());
         for output in outputs {
             let (counts, probes) = (&mut effects.counts, &mut effects.probes);

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     CodecError, Payload, Sink, SinkKind, Source, SourceBatch, SourceKind, SourceStatus, Stage, StageError, StageKind,
-    operator::{Effects, MOST_SHARED, Observer, Operator, Site, StageOperator},
+    operator::{Effects, Observer, Operator, Site, StageOperator},
     probe,
 };
 
@@ -295,7 +295,7 @@ impl<S: Source> OpenSource for SourceOperator<S> {
         let status = self.source.read(&mut batch)?;
         let mut effects = Effects::default();
         effects.outputs.reserve(batch.outputs.len());
-        let mut buffer = BytesMut::with_capacity((batch.outputs.len() * wire::HEADER_BYTES).min(MOST_SHARED));
+        let mut buffer = wire::header_buffer(batch.outputs.len());
         let (first, was_due) = (self.sequence, self.due);
         for (key, event_time, value) in batch.outputs {
             self.probe(event_time, now, &mut effects);

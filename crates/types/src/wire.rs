@@ -89,6 +89,14 @@ impl<T: Clone + PartialEq> Last<T> {
 
 /// Bytes that one record's headers take, about.
 pub const HEADER_BYTES: usize = 320;
+/// The most bytes of a buffer that records share: one that is kept keeps it whole.
+pub const SHARED_BYTES: usize = 32 << 10;
+
+/// Makes a buffer that the headers of so many records share.
+#[must_use]
+pub fn header_buffer(records: usize) -> BytesMut {
+    BytesMut::with_capacity((records * HEADER_BYTES).min(SHARED_BYTES))
+}
 
 impl Origin {
     /// Describes the output of a source or stage.

@@ -352,10 +352,8 @@ const MAX_PARTITIONS: u32 = 4096;
 
 #[cfg(test)]
 mod tests {
-    use driftline_types::{Headers, Outgoing, Timestamp};
-
     use super::*;
-    use crate::Retention;
+    use crate::{Retention, fixture};
 
     /// A row leaves the store a moment before the view says so.
     #[test]
@@ -365,14 +363,7 @@ mod tests {
         let place = TopicPartition::new(Topic::try_new("t").unwrap(), 0);
         let cleanup = Cleanup::Delete(Retention::default());
         broker.create_topic(&place.topic, &TopicSpec { partitions: 1, cleanup: cleanup.clone() }).unwrap();
-        let message = Outgoing {
-            topic: place.topic.clone(),
-            partition: Some(0),
-            key: None,
-            value: Some("x".into()),
-            headers: Headers::default(),
-            timestamp: Timestamp::from_millis(0),
-        };
+        let message = fixture::message(place.topic.clone());
         for _ in 0..2 {
             broker.producer("test").unwrap().send(vec![message.clone()]).unwrap();
         }

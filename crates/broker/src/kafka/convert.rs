@@ -19,10 +19,8 @@ use rdkafka::{
 /// Event time of a message without [`wire::CE_TIME`], in milliseconds.
 pub(super) const TIME: &str = "driftline-time";
 
-/// Bytes of a buffer that messages share: one that is kept keeps it whole.
-const SHARED: usize = 32 << 10;
 /// Bytes from which a message has a buffer of its own, so that not much of a shared one is left over.
-const LARGE: usize = SHARED / 4;
+const LARGE: usize = wire::SHARED_BYTES / 4;
 
 /// Copies a message out of the client. Key, value and headers go to the buffer that it shares with the messages read before
 /// and after it; those of a large one have a buffer of their own.
@@ -35,7 +33,7 @@ pub(super) fn message(topic: Topic, from: &BorrowedMessage<'_>, shared: &mut Byt
         &mut own
     } else {
         if shared.capacity() < room {
-            *shared = BytesMut::with_capacity(SHARED);
+            *shared = BytesMut::with_capacity(wire::SHARED_BYTES);
         }
         shared
     };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline_types::{GroupId, Headers, Outgoing, Timestamp, Topic, TopicPartition};
+use driftline_types::{GroupId, Topic, TopicPartition};
 use rdkafka::{
     Offset as Place, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -16,7 +16,7 @@ use rdkafka::{
 };
 
 use super::{Kafka, cluster::Cluster, login::Login, member::KafkaMember};
-use crate::{Broker, BrokerError, FetchLimit, KafkaConfig, Member, Poll};
+use crate::{Broker, BrokerError, FetchLimit, KafkaConfig, Member, Poll, fixture};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -32,15 +32,7 @@ fn cluster() -> (Mock, Kafka, TopicPartition) {
     let cluster = Cluster::connect(KafkaConfig::new(mock.bootstrap_servers())).unwrap();
     cluster.assume(&place.topic, 1);
     let kafka = Kafka(Arc::new(cluster));
-    let record = Outgoing {
-        topic: place.topic.clone(),
-        partition: Some(0),
-        key: None,
-        value: Some("x".into()),
-        headers: Headers::default(),
-        timestamp: Timestamp::from_millis(0),
-    };
-    kafka.producer("test").unwrap().send(vec![record]).unwrap();
+    kafka.producer("test").unwrap().send(vec![fixture::message(place.topic.clone())]).unwrap();
     (mock, kafka, place)
 }
 

@@ -21,7 +21,7 @@ use super::{
     poller::{Client, Poller, Rebalances, Shared},
     writer::Writer,
 };
-use crate::{BrokerError, Committed, Delivery, FetchLimit, Member, OffsetCommit, Poll, Settled, Unit, Wait};
+use crate::{BrokerError, Committed, Delivery, FetchLimit, Member, OffsetCommit, Poll, Settled, Unit, Wait, advance};
 
 /// How long leaving a group is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -226,10 +226,7 @@ impl Member for KafkaMember {
         inbox.bytes = inbox.bytes.saturating_sub(bytes);
         self.shared.emptied.notify_all();
         drop(inbox);
-        for run in messages.chunk_by(|a, b| a.partition == b.partition && a.topic == b.topic) {
-            let Some(last) = run.last() else { continue };
-            self.owned.insert(TopicPartition::new(last.topic.clone(), last.partition), last.offset + 1);
-        }
+        advance(&mut self.owned, &messages);
         Ok(Poll::Messages(messages))
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::ModelError;
+use crate::{ModelError, parameters::check_finite};
 
 /// A parsed weights file.
 pub(super) struct Weights<'a> {
@@ -44,13 +44,7 @@ impl<'a> Weights<'a> {
         }
         let (values, _) = tensor.data().as_chunks::<4>();
         let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(self.refuse(
-                &format!("tensor {name}, value {index}"),
-                values[index].to_string(),
-                "finite numbers".to_owned(),
-            ));
-        }
+        check_finite(&values, name, &self.path)?;
         Ok(values)
     }
 

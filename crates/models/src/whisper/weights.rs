@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::error::ModelError;
 use crate::inspect::header::Header;
+use crate::parameters::check_finite;
 use crate::whisper::config::{parse, read_limited};
 
 const SINGLE: &str = "model.safetensors";
@@ -167,13 +168,6 @@ fn floats(path: &Path, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32
     let count = bytes.len() / dtype.size_in_bytes();
     let tensor = Tensor::from_raw_buffer(bytes, dtype, &[count], &Device::Cpu)?;
     let values = tensor.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-    if let Some(index) = values.iter().position(|v| !v.is_finite()) {
-        return Err(ModelError::format(
-            path,
-            format!("tensor {name}, value {index}"),
-            values[index].to_string(),
-            "finite numbers",
-        ));
-    }
+    check_finite(&values, name, path)?;
     Ok(values)
 }

@@ -126,12 +126,15 @@ fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
     let (half_width, half_height) = (width / 2, height / 2);
     for (y, row) in luma.chunks_exact(width.max(1)).enumerate() {
         let part = |row: &[u8]| row.iter().map(|&p| u64::from(p)).sum::<u64>();
-        let row_sum = part(row);
+        let (near, rest) = row.split_at(half_width);
+        let (middle, far) = rest.split_at(rest.len() - half_width);
+        let (near, far) = (part(near), part(far));
+        let row_sum = near + part(middle) + far;
         sum += row_sum;
         squares += row.iter().map(|&p| u64::from(p) * u64::from(p)).sum::<u64>();
         clipped += row.iter().filter(|&&p| p == u8::MAX).count() as u64;
-        left += part(&row[..half_width]);
-        right += part(&row[width - half_width..]);
+        left += near;
+        right += far;
         if y < half_height {
             upper += row_sum;
         } else if y >= height - half_height {
