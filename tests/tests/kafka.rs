@@ -351,7 +351,7 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
         config.prefix.clone_from(&pipeline.prefix);
         let kafka = Kafka::connect(config).unwrap();
         let deadline = Instant::now() + PATIENCE;
-        let mut found = loop {
+        let found = loop {
             if let Some(found) = first_verdict(&kafka) {
                 break found;
             }
@@ -361,10 +361,6 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
             process.stop(130);
         }
         monitor.stop(0);
-        // Seen to differ by 3e-8 of it, once, under load. Batches of another size may round a network's sums otherwise; that this is why is not proven.
-        let [one, other] = [&found, &expected].map(|alarm| alarm["evidence"].as_f64().unwrap());
-        assert!((one / other - 1.0).abs() < 1e-6, "{replicas} replicas: evidence {one}, expected {other}");
-        found["evidence"] = expected["evidence"].clone();
         assert_eq!(found, expected, "{replicas} replicas");
         eprintln!("{replicas} replicas of each stage on Kafka: {}", found["summary"]);
     }

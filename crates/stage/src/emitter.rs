@@ -27,7 +27,7 @@ pub struct Emitter<'a, T> {
     caused_by_others: HashMap<RecordId, u32>,
     outputs: Vec<Output<T>>,
     rejected: Vec<(usize, String)>,
-    dropped_held: Vec<Held>,
+    dropped_held: Vec<(Held, Timestamp)>,
     state: Vec<StateChange>,
     hint: usize,
     first_index: u32,
@@ -181,9 +181,10 @@ impl<'a, T: Payload> Emitter<'a, T> {
         Held { id: record.context.id.clone(), code: record.context.code, sender: Sender::of(&record.context) }
     }
 
-    /// Drops held records after all; they count as dropped.
-    pub fn drop_held(&mut self, held: impl IntoIterator<Item = Held>) {
-        self.dropped_held.extend(held);
+    /// Drops held records after all; they count as dropped. `at` is the event time of the record that decided it, in whose
+    /// window they are described: it must not depend on which records share a batch.
+    pub fn drop_held(&mut self, held: impl IntoIterator<Item = Held>, at: Timestamp) {
+        self.dropped_held.extend(held.into_iter().map(|held| (held, at)));
     }
 
     /// Sends a record of the batch to the dead-letter topic, byte for byte. The reason names what

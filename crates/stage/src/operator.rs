@@ -290,7 +290,6 @@ pub(crate) struct StageOperator<S: Stage> {
     version: (StageName, StageVersion),
     versions: Appended<(StageName, StageVersion)>,
     timings: Appended<Timing>,
-    last_time: Timestamp,
 }
 
 impl<S: Stage> StageOperator<S> {
@@ -304,7 +303,6 @@ impl<S: Stage> StageOperator<S> {
             version: (site.stage.clone(), site.version.clone()),
             versions: Appended::default(),
             timings: Appended::default(),
-            last_time: Timestamp::default(),
             site,
         }
     }
@@ -352,10 +350,10 @@ impl<S: Stage> StageOperator<S> {
                 Fate::Rejected => effects.counts.rejected += 1,
             }
         }
-        for held in dropped_held.into_iter().filter(|held| held.sender.is_user()) {
+        for (held, at) in dropped_held.into_iter().filter(|(held, _)| held.sender.is_user()) {
             effects.counts.dropped += 1;
             effects.counts.held -= 1;
-            self.observer.pair(self.last_time, held.code, DROPPED);
+            self.observer.pair(at, held.code, DROPPED);
         }
         let by_offset = |index: usize| {
             let RecordId { topic, offset, .. } = &inputs[index].id;
@@ -479,9 +477,6 @@ impl<S: Stage> Operator for StageOperator<S> {
             }
         }
         let inputs: Vec<Input> = records.iter().map(Input::of).collect();
-        if let Some(last) = inputs.last() {
-            self.last_time = last.event_time;
-        }
         let mut out = Emitter::new(&inputs, &self.site.injections);
         self.stage.process(&records, &mut out)?;
         let emitted = out.into_emitted();
@@ -503,7 +498,7 @@ pub(crate) struct Emitted<T> {
     pub fates: Vec<Fate>,
     pub outputs: Vec<Output<T>>,
     pub rejected: Vec<(usize, String)>,
-    pub dropped_held: Vec<crate::Held>,
+    pub dropped_held: Vec<(crate::Held, Timestamp)>,
     pub state: Vec<StateChange>,
 }
 

@@ -201,7 +201,7 @@ struct Work(WorkConfig);
 
 struct WorkStage {
     config: WorkConfig,
-    waiting: HashMap<Bytes, (Held, Part)>,
+    waiting: HashMap<Bytes, (Held, Part, Timestamp)>,
 }
 
 impl Stage for WorkStage {
@@ -223,11 +223,11 @@ impl Stage for WorkStage {
                 Task::Pair => match self.waiting.remove(record.key.as_bytes()) {
                     None => {
                         let held = out.hold(record);
-                        let state = serde_json::to_vec(&(&held, &part)).unwrap();
+                        let state = serde_json::to_vec(&(&held, &part, record.event_time)).unwrap();
                         out.put_state(record.key.as_bytes().clone(), state);
-                        self.waiting.insert(record.key.as_bytes().clone(), (held, part));
+                        self.waiting.insert(record.key.as_bytes().clone(), (held, part, record.event_time));
                     }
-                    Some((first, other)) => {
+                    Some((first, other, _)) => {
                         let held = out.hold(record);
                         out.delete_state(record.key.as_bytes().clone());
                         part.width = (part.width + other.width) / 2.0;
@@ -253,7 +253,9 @@ impl Stage for WorkStage {
 
     fn flush(&mut self, out: &mut Emitter<'_, Part>) -> Result<(), StageError> {
         self.waiting.keys().for_each(|key| out.delete_state(key.clone()));
-        out.drop_held(self.waiting.drain().map(|(_, (held, _))| held));
+        for (held, _, at) in self.waiting.drain().map(|(_, waiting)| waiting) {
+            out.drop_held([held], at);
+        }
         Ok(())
     }
 }

@@ -240,34 +240,34 @@ impl Session {
                     self.emit(event, Ending::Silence, record, out);
                 }
             }
-            self.give_up(self.needed(), out);
+            self.give_up(self.needed(), record.event_time, out);
         }
     }
 
     /// Ends the session: emits what is open, and drops the rest. Without a record, the end is
     /// where the audio ended so far, and the newest record stands for the cause.
     pub(crate) fn end(&mut self, record: Option<&Record<AudioChunk>>, key: &Key, out: &mut Emitter<'_, SpeechSegment>) {
+        let cause = match (record, &self.fields.newest) {
+            (Some(Record { key, event_time, context, .. }), _) => {
+                Record { key: key.clone(), event_time: *event_time, context: context.clone(), value: () }
+            }
+            (None, Some(newest)) => Record {
+                key: key.clone(),
+                event_time: newest.event_time,
+                context: Context {
+                    probe: newest.probe.clone(),
+                    ..Context::at_source(newest.id.clone(), newest.ingested)
+                },
+                value: (),
+            },
+            (None, None) => return,
+        };
         let mut events = Vec::new();
         self.segmenter.finish(self.fields.received - self.fields.origin, &mut events);
         for event in events {
-            match (record, &self.fields.newest) {
-                (Some(record), _) => self.emit(event, Ending::Session, record, out),
-                (None, Some(newest)) => {
-                    let cause = Record {
-                        key: key.clone(),
-                        event_time: newest.event_time,
-                        context: Context {
-                            probe: newest.probe.clone(),
-                            ..Context::at_source(newest.id.clone(), newest.ingested)
-                        },
-                        value: (),
-                    };
-                    self.emit(event, Ending::Session, &cause, out);
-                }
-                (None, None) => {}
-            }
+            self.emit(event, Ending::Session, &cause, out);
         }
-        self.give_up(u64::MAX, out);
+        self.give_up(u64::MAX, cause.event_time, out);
     }
 
     fn hold(&mut self, record: &Record<AudioChunk>, out: &mut Emitter<'_, SpeechSegment>) {
@@ -323,11 +323,11 @@ impl Session {
         (self.fields.origin + self.segmenter.needed_from()).min(self.fields.heard)
     }
 
-    /// Gives up the chunks that end before a position; those still held are dropped.
-    fn give_up(&mut self, before: u64, out: &mut Emitter<'_, SpeechSegment>) {
+    /// Gives up the chunks that end before a position, decided at an event time; those still held are dropped.
+    fn give_up(&mut self, before: u64, at: Timestamp, out: &mut Emitter<'_, SpeechSegment>) {
         while self.chunks.front().is_some_and(|chunk| chunk.end() <= before) {
             let Some(chunk) = self.chunks.pop_front() else { break };
-            out.drop_held(chunk.held);
+            out.drop_held(chunk.held, at);
             if chunk.saved {
                 self.given_up.push(chunk.start);
             }

@@ -1,10 +1,10 @@
-//! What the stage makes of a session does not depend on how its chunks were batched, nor on where
-//! the process was killed and its state restored.
+//! What the stage makes of a session, and how it is described, does not depend on how its chunks were batched, nor on
+//! where the process was killed and its state restored.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -16,6 +16,7 @@ use driftline_stage::{
     OpenStage, Payload, StageDef,
     operator::{Counts, Effects, Operator, Site},
 };
+use driftline_stats::{Profile, References};
 use driftline_types::{
     Headers, Injection, Injections, Message, PipelineName, StageName, StageVersion, Timestamp, Topic, config::Millis,
     wire,
@@ -72,6 +73,9 @@ fn stage_with(config: &str) -> Box<dyn OpenStage> {
     StageDef::of::<Vad>().open(&config.parse().unwrap()).unwrap()
 }
 
+/// Length of a window of profiles, ms: ten messages.
+const WINDOW: i64 = 10;
+
 fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator> {
     stage.instance(Arc::new(Site {
         injections: injections.clone(),
@@ -79,7 +83,7 @@ fn operator(stage: &dyn OpenStage, injections: &Injections) -> Box<dyn Operator>
             PipelineName::try_new("speech").unwrap(),
             StageName::try_new("vad").unwrap(),
             StageVersion::try_new("test").unwrap(),
-            10_000,
+            WINDOW,
         )
     }))
 }
@@ -113,6 +117,8 @@ struct Log {
     state: BTreeMap<Bytes, Bytes>,
     counts: Counts,
     rejected: usize,
+    /// By window and direction.
+    profiles: BTreeMap<(Timestamp, u8), Profile>,
 }
 
 impl Log {
@@ -129,6 +135,13 @@ impl Log {
             }
         }
         self.rejected += effects.dead_letters.len();
+        for profile in effects.profiles {
+            let profile = Profile::decode(&profile.bytes, &References::default()).unwrap();
+            match self.profiles.entry((profile.key.window.start, profile.body.direction() as u8)) {
+                Entry::Vacant(entry) => drop(entry.insert(profile)),
+                Entry::Occupied(mut entry) => entry.get_mut().merge(&profile).unwrap(),
+            }
+        }
         let c = effects.counts;
         self.counts.read += c.read;
         self.counts.used += c.used;
@@ -183,6 +196,7 @@ fn assert_kills_change_nothing(stage: &dyn OpenStage, injections: &Injections, m
     assert_eq!(parts.outputs, whole.outputs);
     assert_eq!(parts.parents, whole.parents);
     assert_eq!(parts.counts, whole.counts);
+    assert_eq!(parts.profiles, whole.profiles);
     assert_eq!(parts.counts.held, 0);
     assert!(parts.state.is_empty());
 }
@@ -207,7 +221,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn batching_and_crashes_do_not_change_the_output(
+    fn batching_and_crashes_change_neither_the_output_nor_its_description(
         mut cuts in prop::collection::vec((0usize..110, any::<bool>()), 0..20),
         changed in any::<bool>(),
     ) {
@@ -223,6 +237,7 @@ proptest! {
         let sorted = |log: &Log| { let mut outputs = log.outputs.clone(); outputs.sort(); outputs };
         prop_assert_eq!(sorted(&parts), sorted(&whole));
         prop_assert_eq!(parts.counts, whole.counts);
+        prop_assert_eq!(&parts.profiles, &whole.profiles);
         prop_assert!(parts.state.is_empty(), "every session has ended");
     }
 }
