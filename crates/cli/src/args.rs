@@ -7,6 +7,8 @@ use clap_complete::Shell;
 use driftline_pipeline::Override;
 use driftline_types::{StageName, Timestamp, Topic, config::Millis};
 
+use crate::exit::Failure;
+
 /// Runs machine-learning pipelines as streams and describes what every stage sees.
 #[derive(Debug, Parser)]
 #[command(name = "driftline", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -228,7 +230,7 @@ pub(crate) struct ProfilesArgs {
 pub(crate) struct FeedbackArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Lines of `feedback.v1` to bring in, or `-` for standard input.
+    /// Lines of `feedback.v1` to bring in, or `-` for standard input: pipelines/recommend.md says what they hold.
     pub file: Option<PathBuf>,
     /// The stage whose predictions are judged; by default the one that the first sink reads.
     #[arg(long, value_parser = |name: &str| StageName::try_new(name))]
@@ -236,8 +238,8 @@ pub(crate) struct FeedbackArgs {
     /// How long after a prediction feedback counts, event time.
     #[arg(long, default_value = "1h", value_parser = |text: &str| text.parse::<Millis>())]
     pub maturity: Millis,
-    /// The event time that one row covers; by default `monitor.window`.
-    #[arg(long, value_parser = |text: &str| text.parse::<Millis>())]
+    /// The event time that one row covers, at least `1ms`; by default `monitor.window`.
+    #[arg(long, value_parser = window)]
     pub window: Option<Millis>,
     /// The form of the output.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -256,7 +258,8 @@ pub(crate) enum ProbesCommand {
     Record(RecordProbesArgs),
     /// Compares what stages answered to probes with what they answered when those were recorded. Fails if one has changed.
     ///
-    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first.
+    /// Reads Kafka or the log at `broker.path`; without one, runs the pipeline first, whose sources send the probes once, before
+    /// their first record, whatever `monitor.probes.every` says.
     Check(CheckProbesArgs),
 }
 
@@ -364,6 +367,26 @@ pub(crate) struct BuildArgs {
     pub output: Option<PathBuf>,
 }
 
+/// Checks that a stretch of event time holds a moment. `to` is the first that it does not hold.
+pub(crate) fn check_range(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Failure> {
+    match (from, to) {
+        (Some(from), Some(to)) if from >= to => {
+            Err(Failure::usage(format!("--from, --to: found {from} and {to}, allowed is a --to after its --from")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn window(text: &str) -> Result<Millis, String> {
+    let window = text.parse::<Millis>().map_err(|error| error.to_string())?;
+    if window.0 > 0 { Ok(window) } else { Err("allowed is at least 1ms".to_owned()) }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "allowed is a share from 0 to 1".to_owned())
+}
+
 fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or_else(|| "allowed is a time such as 2026-11-01T00:00:00Z".to_owned())
 }
@@ -440,10 +463,10 @@ pub(crate) struct TrainInspectionArgs {
     #[arg(long, default_value_t = 4)]
     pub folds: usize,
     /// Share of the defective pieces that must not be accepted.
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
     pub recall: f64,
     /// Share of the good pieces that may be rejected without a person.
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = share)]
     pub false_rejects: f64,
     /// Steps of each network; 0 judges what it starts from.
     #[arg(long, default_value_t = 1500)]
@@ -462,6 +485,9 @@ pub(crate) struct TrainInspectionArgs {
     /// know of a class of the same name is kept, whatever the case and what stands before the last `_`.
     #[arg(long, value_name = "WEIGHTS")]
     pub start: Option<String>,
+    /// Share of the small defects drawn that are shown on the surface of a good piece, for want of defective ones. They need masks.
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub pasted: f64,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,

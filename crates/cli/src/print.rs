@@ -51,6 +51,11 @@ pub(crate) fn told(text: impl Display) {
     }
 }
 
+/// Writes a count of things whose plural ends in an `s`: `1 window`, `2 windows`.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Prints a line on standard error; without a reader it is lost.
 pub(crate) fn error_line(line: impl Display) {
     let _ = std::io::stderr().lock().write_all(format!("{line}\n").as_bytes());

@@ -3,20 +3,25 @@
 mod pictures;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::{ErrorKind, IsTerminal},
     path::{Path, PathBuf},
 };
 
-use driftline_models::inspection::{
-    Surface,
-    training::{
-        augment::Grain,
-        study::{self, Conclusion, Ending, Judgement, Plan, Run},
-        trainer::{Progress, Recipe},
+use driftline_models::{
+    ModelError,
+    inspection::{
+        Surface,
+        training::{
+            augment::Grain,
+            sample::Sample,
+            study::{self, Conclusion, Ending, Judgement, Plan, Run},
+            trainer::{Progress, Recipe},
+        },
+        view::ALIGN,
+        weights::Weights,
     },
-    view::ALIGN,
-    weights::Weights,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -53,10 +58,12 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
         }
         (None, None) => return Err(Failure::usage("found neither --images nor --generate, allowed is one of them")),
     };
+    check(args, &samples)?;
     let count = |class| samples.iter().filter(|sample| sample.class == class).count();
     let composition: Vec<String> =
         classes.iter().enumerate().map(|(class, name)| format!("{} {name}", count(class))).collect();
-    print::tell!("{} pictures of {pieces} pieces: {}", samples.len(), composition.join(", "));
+    let (pictures, pieces) = (print::counted(samples.len() as u64, "picture"), print::counted(pieces as u64, "piece"));
+    print::tell!("{pictures} of {pieces}: {}", composition.join(", "));
     let weights = |name: &str| Surface::named(name).map_or_else(|| Weights::load(name.as_ref()), Weights::builtin);
     let start = args.start.as_deref().map(weights);
     let plan = Plan {
@@ -75,6 +82,7 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
             batch: 16,
             rate: args.rate,
             grain: if args.upright { Grain::Upright } else { Grain::None },
+            pasted: args.pasted,
             seed: args.seed,
             threads: args.threads,
         },
@@ -84,12 +92,12 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     if plan.folds > 0 {
         let Judgement { report, endings: runs } =
             study::judge(&samples, &plan, |run, progress| bars.show(run, progress), |ending| bars.end(ending))
-                .map_err(Failure::running)?;
+                .map_err(failed)?;
         bars.0.suspend(|| print::line(&report))?;
         (endings, judged) = (runs, Some(report));
     }
     let Conclusion { weights, report: own, ending } =
-        study::conclude(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(Failure::running)?;
+        study::conclude(&samples, &plan, |run, progress| bars.show(run, progress)).map_err(failed)?;
     bars.end(&ending);
     endings.push(ending);
     bars.0.finish_and_clear();
@@ -102,6 +110,39 @@ fn inspection(args: &TrainInspectionArgs) -> Result<Exit, Failure> {
     });
     write(&args.output, &weights, &figures)?;
     Ok(Exit::Success)
+}
+
+/// Fails if there is nothing to learn from.
+fn check(args: &TrainInspectionArgs, samples: &[Sample]) -> Result<(), Failure> {
+    both_kinds(if args.images.is_some() { "--images" } else { "--generate" }, samples.iter())?;
+    let slices: BTreeSet<&String> = samples.iter().map(|sample| &sample.slice).collect();
+    let quoted = |slices: Vec<&String>| slices.iter().map(|slice| format!("{slice:?}")).collect::<Vec<_>>().join(", ");
+    let unknown: Vec<&String> = args.slices.iter().filter(|slice| !slices.contains(slice)).collect();
+    if !unknown.is_empty() {
+        let (unknown, allowed) = (quoted(unknown), quoted(slices.into_iter().collect()));
+        return Err(Failure::usage(format!("--slices: found {unknown}, allowed are {allowed}")));
+    }
+    let learned = |sample: &&Sample| args.slices.is_empty() || args.slices.contains(&sample.slice);
+    both_kinds("--slices", samples.iter().filter(learned))
+}
+
+fn both_kinds<'a>(option: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<(), Failure> {
+    let (good, defective): (Vec<_>, Vec<_>) = samples.partition(|sample| sample.class == 0);
+    if !good.is_empty() && !defective.is_empty() {
+        return Ok(());
+    }
+    let (good, defective) = (good.len(), defective.len());
+    Err(Failure::usage(format!(
+        "{option}: found {good} good and {defective} defective pictures to learn from, allowed is at least one of each"
+    )))
+}
+
+/// Tells too few pictures of a kind from a training that failed.
+fn failed(error: ModelError) -> Failure {
+    match error {
+        ModelError::Input { .. } => Failure::usage(error),
+        error => Failure::running(error),
+    }
 }
 
 /// Fails now if what a long training yields could not be written at its end. Makes the folder it goes to.

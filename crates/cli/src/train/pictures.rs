@@ -48,6 +48,10 @@ pub(super) fn read(folder: &Path, good: Option<&str>, gap: u64, side: usize) -> 
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let names: Vec<String> = classes.iter().map(|path| name(path)).collect();
     let is_good = |name: &str| good.map_or_else(|| looks_good(name), |good| good == name);
+    if names.is_empty() {
+        let message = "found no folders in it, allowed is a folder a class, with its pictures";
+        return Err(Failure::usage(format!("{}: {message}", folder.display())));
+    }
     let Some(place) = names.iter().position(|name| is_good(name)) else {
         let found = names.join(", ");
         let message = format!("{}: found the classes {found}, allowed is one that --good names", folder.display());
@@ -194,6 +198,8 @@ mod tests {
         assert_eq!(samples, expected);
         assert_eq!(found.pieces, 3);
         assert!(read(folder.path(), Some("good"), 60, 32).is_err());
+        let empty = tempfile::tempdir().unwrap();
+        assert!(read(empty.path(), None, 60, 32).is_err_and(|error| error.message.contains("found no folders")));
         file("MT_Crack/exp2_num_150.png", 255, Format::Png);
         fs::write(folder.path().join("MT_Crack/exp2_num_150.png"), b"x").unwrap();
         assert!(read(folder.path(), None, 60, 32).is_err());

@@ -191,6 +191,17 @@ mod tests {
     }
 
     #[test]
+    fn the_evaluation_beside_weights_is_of_them() {
+        for surface in Surface::ALL {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights");
+            let file = folder.join(format!("inspection-{}.evaluation.json", surface.name()));
+            let mut evaluation: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+            let settings: Settings = serde_json::from_value(evaluation["settings"].take()).unwrap();
+            assert_eq!(&settings, Inspector::builtin(surface).unwrap().settings());
+        }
+    }
+
+    #[test]
     fn what_ships_can_be_loaded_and_inspects_any_size() {
         for surface in Surface::ALL {
             let inspector = Inspector::builtin(surface).unwrap();

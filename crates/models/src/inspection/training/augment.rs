@@ -35,7 +35,7 @@ pub struct Example {
 /// Tries for a change that still shows the defect.
 const TRIES: usize = 8;
 /// Cells, at least, that an example must show of a defect.
-const VISIBLE: f32 = 0.5;
+pub(super) const VISIBLE: f32 = 0.5;
 /// How much an example may differ in size and in proportions (natural logarithms), in direction (radians) and in place (shares of a side), either way.
 const SIZE: f32 = 0.18;
 const PROPORTION: f32 = 0.07;
@@ -61,7 +61,7 @@ pub fn example(sample: &Sample, side: usize, grain: Grain, rng: &mut StdRng) -> 
 }
 
 /// Takes a picture under another light.
-fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
+pub(super) fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
     let light = Light::draw(rng);
     let mut picture = warp.picture(whole, &light);
     if light.blur > 0.0 {
@@ -76,7 +76,7 @@ fn relit(whole: &Plane, warp: Warp, rng: &mut StdRng) -> Plane {
 
 /// An affine map from the example's pixels to the sample's.
 #[derive(Debug, Clone, Copy)]
-struct Warp {
+pub(super) struct Warp {
     side: usize,
     /// Sample's column and row for the example's origin, a step right and a step down.
     origin: (f32, f32),
@@ -85,7 +85,7 @@ struct Warp {
 }
 
 impl Warp {
-    fn draw(picture: &Plane, side: usize, grain: Grain, strength: f32, rng: &mut StdRng) -> Self {
+    pub fn draw(picture: &Plane, side: usize, grain: Grain, strength: f32, rng: &mut StdRng) -> Self {
         let mut spread = |most: f32| strength * most * rng.random_range(-1.0f32..=1.0);
         let whole = picture.width() as f32;
         let size = side as f32 / whole * spread(SIZE).exp();
@@ -109,7 +109,20 @@ impl Warp {
         Self { side, origin, right, down }
     }
 
-    fn source(&self, x: f32, y: f32) -> (f32, f32) {
+    /// The map of a sample that is as large as the example onto itself.
+    pub fn none(side: usize) -> Self {
+        Self { side, origin: (0.0, 0.0), right: (1.0, 0.0), down: (0.0, 1.0) }
+    }
+
+    /// Moves what the example shows by up to so many of its pixels along either side.
+    pub fn moved(mut self, most: f32, rng: &mut StdRng) -> Self {
+        let (x, y) = (rng.random_range(-most..=most), rng.random_range(-most..=most));
+        self.origin = self.source(x, y);
+        self
+    }
+
+    /// Returns the point of the sample that a point of the example shows.
+    pub fn source(&self, x: f32, y: f32) -> (f32, f32) {
         (self.origin.0 + x * self.right.0 + y * self.down.0, self.origin.1 + x * self.right.1 + y * self.down.1)
     }
 

@@ -5,6 +5,7 @@
 pub mod augment;
 pub mod calibrate;
 pub mod loss;
+mod paste;
 pub mod report;
 pub mod sample;
 pub mod study;

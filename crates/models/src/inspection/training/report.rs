@@ -7,6 +7,8 @@ use serde::Serialize;
 /// A picture that was judged by a network that has not seen its piece.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
+    /// What names it.
+    pub name: String,
     /// The condition it was taken under.
     pub slice: String,
     /// The true class; 0 is *good*.
@@ -18,6 +20,9 @@ pub struct Judged {
     /// The likeliest class of defect.
     pub defect: usize,
 }
+
+/// How many pictures of a kind [`Report::worst`] lists at most.
+const WORST: usize = 10;
 
 /// Defects are small up to this share of the picture, and large from the second on.
 const SIZES: [f64; 2] = [0.005, 0.05];
@@ -58,6 +63,17 @@ pub struct ClassFigures {
     pub f1: Option<f64>,
 }
 
+/// A picture that was judged wrongly.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Mistake {
+    /// What names it.
+    pub picture: String,
+    /// Its true class.
+    pub class: String,
+    /// The probability of a defect that it was given.
+    pub score: f64,
+}
+
 /// A whole evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -67,6 +83,9 @@ pub struct Report {
     pub classes: Vec<ClassFigures>,
     /// Rows are true classes, columns what they were taken for; a picture that is accepted is taken for *good*.
     pub confusion: Vec<Vec<usize>>,
+    /// The good pictures that were not accepted, of the highest scores, then the defective ones that were, of the lowest: up to ten of each. Where a network is mostly right, many of
+    /// them bear a wrong label.
+    pub worst: Vec<Mistake>,
     /// Names of the classes.
     pub names: Vec<String>,
 }
@@ -119,7 +138,22 @@ pub fn report(judged: &[Judged], names: &[String], trained: &[String], accept_be
         let f1 = precision.zip(recall).map(|(p, r)| if p + r > 0.0 { 2.0 * p * r / (p + r) } else { 0.0 });
         ClassFigures { class: name.clone(), pictures, precision, recall, f1 }
     });
-    Report { sets, classes: classes.collect(), confusion, names: names.to_vec() }
+    let worst = worst(judged, names, accept_below);
+    Report { sets, classes: classes.collect(), confusion, worst, names: names.to_vec() }
+}
+
+fn worst(judged: &[Judged], names: &[String], accept_below: f64) -> Vec<Mistake> {
+    let mut wrong: Vec<&Judged> = judged.iter().filter(|row| (row.class > 0) == (row.score < accept_below)).collect();
+    wrong.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let (good, mut defective): (Vec<_>, Vec<_>) = wrong.into_iter().partition(|row| row.class == 0);
+    defective.reverse();
+    let first = |rows: Vec<&'_ Judged>| {
+        rows.into_iter()
+            .take(WORST)
+            .map(|row| Mistake { picture: row.name.clone(), class: names[row.class].clone(), score: row.score })
+            .collect::<Vec<_>>()
+    };
+    [first(good), first(defective)].concat()
 }
 
 fn figures(set: String, rows: &[&Judged], accept_below: f64, reject_from: f64) -> Figures {
@@ -191,6 +225,13 @@ impl fmt::Display for Report {
             let row: Vec<String> = row.iter().map(ToString::to_string).collect();
             writeln!(f, "| {name} | {} |", row.join(" | "))?;
         }
+        if self.worst.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\n| judged most wrongly | true class | score |\n|---|---|---:|")?;
+        for Mistake { picture, class, score } in &self.worst {
+            writeln!(f, "| {picture} | {class} | {score:.3} |")?;
+        }
         Ok(())
     }
 }
@@ -210,6 +251,7 @@ mod tests {
     #[test]
     fn a_report_counts_what_happened() {
         let row = |slice: &str, class, score, defect| Judged {
+            name: format!("{slice}-{class}"),
             slice: slice.to_owned(),
             class,
             area: Some(0.01),
@@ -227,6 +269,8 @@ mod tests {
         assert_eq!((report.sets[1].set.as_str(), report.sets[1].recall), ("other conditions", Some(0.0)));
         assert_eq!(report.confusion, [[1, 1, 0], [0, 1, 0], [0, 1, 0]]);
         assert_eq!(report.classes[1].precision, Some(1.0 / 3.0));
+        let worst: Vec<_> = report.worst.iter().map(|m| (m.picture.as_str(), m.class.as_str(), m.score)).collect();
+        assert_eq!(worst, [("a-0", "good", 0.5), ("b-2", "crack", 0.05)]);
         assert!(report.to_string().contains("| b, not trained on | 0 | 1 |  | 0.0 |"), "{report}");
     }
 }

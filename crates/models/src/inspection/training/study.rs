@@ -199,6 +199,7 @@ fn operate(plan: &Plan, samples: &[Sample], found: &[Seen<'_>]) -> (Settings, Re
     let judged: Vec<Judged> = found
         .iter()
         .map(|(sample, evidence)| Judged {
+            name: sample.name.clone(),
             slice: sample.slice.clone(),
             class: sample.class,
             area: sample.area,

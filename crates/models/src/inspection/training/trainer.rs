@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use super::{
     augment::{self, Example, Grain},
     loss::loss,
+    paste,
     report::auc,
     sample::Sample,
 };
@@ -57,6 +58,8 @@ pub struct Recipe {
     pub rate: f64,
     /// Whether the surface has a direction.
     pub grain: Grain,
+    /// Share of the small defects drawn that are shown on the surface of a good piece, 0 to 1.
+    pub pasted: f64,
     /// Seed of examples and initial weights.
     pub seed: u64,
     /// Threads.
@@ -210,7 +213,7 @@ pub fn train(
                     let number = (step * recipe.batch + i) as u64;
                     let seed = recipe.seed.wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
                     let mut rng = StdRng::seed_from_u64(seed);
-                    augment::example(samples[deck.draw(&mut rng)], recipe.side, recipe.grain, &mut rng)
+                    deck.example(samples, recipe, &mut rng)
                 })
                 .collect();
             gradient(&network, &examples)
@@ -271,12 +274,23 @@ impl Deck {
     fn new(samples: &[&Sample]) -> Result<Self, ModelError> {
         let (good, defective): (Vec<usize>, Vec<usize>) = (0..samples.len()).partition(|&i| samples[i].class == 0);
         if good.is_empty() {
-            return Err(nothing("good samples"));
+            return Err(nothing("good pictures to learn from"));
         }
         if defective.is_empty() {
-            return Err(nothing("defective samples"));
+            return Err(nothing("defective pictures to learn from"));
         }
         Ok(Self { good, defective })
+    }
+
+    /// Draws an example.
+    fn example(&self, samples: &[&Sample], recipe: Recipe, rng: &mut StdRng) -> Example {
+        let sample = samples[self.draw(rng)];
+        let Recipe { side, grain, pasted, .. } = recipe;
+        let moves = paste::is_movable(sample) && pasted > 0.0 && rng.random_bool(pasted);
+        let elsewhere = moves.then(|| samples[self.good[rng.random_range(0..self.good.len())]]);
+        elsewhere
+            .and_then(|ground| paste::pasted(ground, sample, side, grain, rng))
+            .unwrap_or_else(|| augment::example(sample, side, grain, rng))
     }
 
     /// Draws a good sample with the probability [`GOOD`], else a defective one; each of a kind alike often.
@@ -390,7 +404,8 @@ mod tests {
     fn a_side_that_does_not_fit_is_refused() {
         let samples = [sample(0, 0), sample(1, 1)];
         let samples: Vec<&Sample> = samples.iter().collect();
-        let recipe = Recipe { side: 40, steps: 1, batch: 2, rate: 1e-3, grain: Grain::None, seed: 1, threads: 1 };
+        let recipe =
+            Recipe { side: 40, steps: 1, batch: 2, rate: 1e-3, grain: Grain::None, pasted: 0.0, seed: 1, threads: 1 };
         let error = train(&samples, 2, &initial(2, 1).unwrap(), recipe, None, |_| ()).unwrap_err().to_string();
         assert!(error.contains("found 40") && error.contains("a multiple of 16"), "{error}");
     }
@@ -400,7 +415,8 @@ mod tests {
     fn what_is_held_back_says_when_it_is_enough() {
         let samples = [sample(0, 0), sample(1, 1)];
         let samples: Vec<&Sample> = samples.iter().collect();
-        let recipe = Recipe { side: 32, steps: 400, batch: 2, rate: 0.0, grain: Grain::None, seed: 1, threads: 1 };
+        let recipe =
+            Recipe { side: 32, steps: 400, batch: 2, rate: 0.0, grain: Grain::None, pasted: 0.0, seed: 1, threads: 1 };
         let mut last = 0;
         let stop = Some(Stop { held_back: &samples, patience: 2 });
         let start = initial(2, 1).unwrap();
@@ -425,7 +441,8 @@ mod tests {
         };
         let samples: Vec<Sample> = (0..24).map(|i| picture(i, i % 2 == 0)).collect();
         let (validation, samples): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|s| s.piece < 8);
-        let recipe = Recipe { side: 48, steps: 150, batch: 4, rate: 3e-3, grain: Grain::None, seed: 1, threads: 1 };
+        let recipe =
+            Recipe { side: 48, steps: 150, batch: 4, rate: 3e-3, grain: Grain::None, pasted: 0.0, seed: 1, threads: 1 };
         let trained = train(&samples, 2, &initial(2, 1).unwrap(), recipe, None, |_| ()).unwrap();
         let network = Network::try_new(&trained.parameters, 2, "test".as_ref()).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
