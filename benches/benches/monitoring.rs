@@ -17,10 +17,7 @@ use driftline_cli::registry::REGISTRY as SHIPPED;
 use driftline_monitor::{Alarm, Baseline, Ending, Listener, Service, Settings, Status, build};
 use driftline_pipeline::{Override, Plan};
 use driftline_runtime::{Companion, Metrics, Monitoring, Nodes, RunOptions, create_topics, kinds};
-use driftline_stage::{
-    Registry,
-    operator::{Bins, InputCodes},
-};
+use driftline_stage::{Registry, operator::Bins};
 
 /// Records of a window of the pass-through stage: 5 windows a second at 100,000 records/s, fifty times as many as by default.
 const WINDOW: u64 = 20_000;
@@ -134,7 +131,7 @@ fn reference(plan: &Plan) -> Baseline {
 
 fn bins(node: &driftline_monitor::NodeBaseline) -> (driftline_types::StageName, Bins) {
     let (input, output) = (Arc::clone(&node.input), Arc::clone(&node.output));
-    (node.name.clone(), Bins { input, output, codes: InputCodes::Carried })
+    (node.name.clone(), Bins { input, output })
 }
 
 /// The monitor, as `driftline run` has it.

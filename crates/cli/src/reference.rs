@@ -6,13 +6,13 @@ use bytes::Bytes;
 use driftline_monitor::{Baseline, Range, build};
 use driftline_pipeline::{Node, Plan};
 use driftline_runtime::Monitoring;
-use driftline_stage::operator::{Bins, InputCodes};
+use driftline_stage::operator::Bins;
 use driftline_stats::{References, SignalVisitor};
 use driftline_types::{Timestamp, config::Millis};
 
 use crate::{
     Exit,
-    args::{BuildArgs, ReferenceArgs, ReferenceCommand},
+    args::{BuildArgs, ReferenceArgs, ReferenceCommand, check_range},
     exit::Failure,
     log, print,
     registry::REGISTRY,
@@ -45,7 +45,8 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
     print::tell!("{}: {}", output.display(), described(&built));
     for node in &built.nodes {
         let cells = node.output.records().map_or(0, driftline_stats::RecordCodebook::cells);
-        print::tell!("  {} {}: {} records, {cells} cells", node.name, node.version, node.records);
+        let records = print::counted(node.records, "record");
+        print::tell!("  {} {}: {records}, {cells} cells", node.name, node.version);
     }
     for short in built.unarmed() {
         print::tell!("  not watched, too few windows with records: {short}");
@@ -55,6 +56,9 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
 
 /// Pairs the beginnings of stretches with their ends; of one stretch either may be left out.
 fn ranges(from: &[Timestamp], to: &[Timestamp]) -> Result<Vec<Range>, Failure> {
+    for (from, to) in from.iter().zip(to) {
+        check_range(Some(*from), Some(*to))?;
+    }
     if from.len().max(to.len()) <= 1 {
         return Ok(vec![Range { from: from.first().copied(), to: to.first().copied() }]);
     }
@@ -72,7 +76,9 @@ fn described(baseline: &Baseline) -> String {
     let window = Millis(baseline.window_ms);
     let ends = baseline.windows.first().zip(baseline.windows.last());
     let span = ends.map_or_else(String::new, |(first, last)| format!(", {first} to {last}"));
-    format!("{} windows of {window}, {} records{span}", baseline.windows.len(), baseline.records)
+    let windows = print::counted(baseline.windows.len() as u64, "window");
+    let records = print::counted(baseline.records, "record");
+    format!("{windows} of {window}, {records}{span}")
 }
 
 fn show(node: &Node, value: &Bytes, visit: &mut dyn SignalVisitor) -> Result<(), String> {
@@ -124,9 +130,8 @@ pub(crate) fn monitoring(plan: &Plan, baseline: Option<&Baseline>) -> Monitoring
     for node in plan.sources.iter().chain(&plan.stages) {
         if let Some(known) = baseline.and_then(|baseline| baseline.node(&node.name)).filter(|k| k.inputs == node.inputs)
         {
-            let codes = if known.inputs.len() > 1 { InputCodes::Own } else { InputCodes::Carried };
             let (input, output) = (Arc::clone(&known.input), Arc::clone(&known.output));
-            bins.insert(node.name.clone(), Bins { input, output, codes });
+            bins.insert(node.name.clone(), Bins { input, output });
         }
     }
     Monitoring { bins, ..Monitoring::default() }

@@ -2,7 +2,8 @@
 //!
 //! What the operators of a running pipeline count is counted here from the records themselves: the code of an output and the
 //! codes of its parents, which it names. Of an output with many parents the first and last eight are named; those between them
-//! are the records of the same key in between. An input that is no output's parent and no dead letter was dropped.
+//! are the records of the same key in between. An input that is no output's parent and no dead letter was dropped. It counts in the
+//! window of its own time: which record decided that, the log does not tell.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -99,7 +100,7 @@ fn after_warm_up(warm_up: u64) -> String {
 pub fn build(broker: &dyn Broker, plan: &Plan, ranges: &[Range], show: ShowRecord<'_>) -> Result<Baseline, BuildError> {
     let warm_up = plan.monitor.warm_up.map_or(0, |time| time.windows(plan.monitor.window));
     let too_few = |found| BuildError::TooFewWindows { found, window: plan.monitor.window, warm_up };
-    let mut builder = Builder { broker, plan, ranges, show, from: None, logs: BTreeMap::new(), nodes: Vec::new() };
+    let mut builder = Builder { broker, plan, ranges, show, from: None, nodes: Vec::new() };
     if warm_up > 0 {
         builder.from = Some(builder.window_after(warm_up)?.ok_or_else(|| too_few(0))?);
     }
@@ -132,8 +133,6 @@ struct Builder<'a> {
     show: ShowRecord<'a>,
     /// The end of the warm-up; none without one.
     from: Option<Timestamp>,
-    /// The records of each topic read so far.
-    logs: BTreeMap<StageName, Log>,
     nodes: Vec<Counted>,
 }
 
@@ -149,7 +148,7 @@ struct Seen {
     offset: Offset,
     time: Timestamp,
     key: u64,
-    /// By the bins of its writer.
+    /// By the bins of the stage that read it.
     code: Code,
 }
 
@@ -226,7 +225,7 @@ impl Builder<'_> {
             self.each(&writer.name, |message| {
                 if let (true, Some(value)) = (self.holds(message.timestamp), &message.value) {
                     // What cannot be read is no output of this node.
-                    sample.observe(place(message), |visit| drop((self.show)(writer, value, visit)));
+                    sample.observe(hash(message), |visit| drop((self.show)(writer, value, visit)));
                 }
                 Ok(())
             })?;
@@ -262,8 +261,7 @@ impl Builder<'_> {
             windows: BTreeMap::new(),
         };
         let inputs = self.inputs(node, &parents, &mut counting)?;
-        let (log, version) = self.outputs(node, &inputs, &mut counting)?;
-        self.logs.insert(node.name.clone(), log);
+        let version = self.outputs(node, &inputs, &mut counting)?;
         Ok(Counted {
             name: node.name.clone(),
             version,
@@ -290,12 +288,7 @@ impl Builder<'_> {
                 let read = read_to.get(&message.partition).is_none_or(|next| message.offset < *next);
                 let Some(value) = message.value.as_ref().filter(|_| read) else { return Ok(()) };
                 let (start, counts) = (self.window_of(message.timestamp), self.holds(message.timestamp));
-                let own = counting.observe_input(start, counts, |visit| drop((self.show)(parent, value, visit)));
-                let carried = self.logs.get(&parent.name).and_then(|log| log.find(message.partition, message.offset));
-                let code = match carried {
-                    Some(seen) if parents.len() == 1 => seen.code,
-                    _ => own,
-                };
+                let code = counting.observe_input(start, counts, |visit| drop((self.show)(parent, value, visit)));
                 let seen = Seen { offset: message.offset, time: message.timestamp, key: hash_key(message), code };
                 log.partitions.entry(message.partition).or_default().push(seen);
                 Ok(())
@@ -323,8 +316,7 @@ impl Builder<'_> {
         node: &Node,
         inputs: &BTreeMap<Topic, Log>,
         counting: &mut Counting,
-    ) -> Result<(Log, StageVersion), BuildError> {
-        let mut log = Log::default();
+    ) -> Result<StageVersion, BuildError> {
         let mut used: HashSet<(Topic, Partition, Offset)> = HashSet::new();
         let mut versions: BTreeMap<StageVersion, u64> = BTreeMap::new();
         let mut reader = wire::Reader::default();
@@ -348,8 +340,6 @@ impl Builder<'_> {
                     }
                 }
             }
-            let seen = Seen { offset: message.offset, time: message.timestamp, key: hash_key(message), code };
-            log.partitions.entry(message.partition).or_default().push(seen);
             Ok(())
         })?;
         used.extend(self.dead_letters(node)?);
@@ -368,7 +358,7 @@ impl Builder<'_> {
         }
         let mut found = versions.into_keys();
         match (found.next(), found.next()) {
-            (Some(version), None) => Ok((log, version)),
+            (Some(version), None) => Ok(version),
             (None, _) => Err(BuildError::Silent { node: node.name.clone() }),
             (Some(first), Some(second)) => {
                 let all: Vec<String> = [first, second].into_iter().chain(found).map(String::from).collect();
@@ -420,18 +410,22 @@ pub(crate) fn is_output(message: &Message) -> bool {
     !wire::is_probe(message) && message.headers.get(wire::ONLY).is_none()
 }
 
-/// Returns a number that tells a record from others by its place in the log.
-fn place(message: &Message) -> u64 {
-    u64::from(message.partition) << 48 ^ message.offset ^ hash_bytes(message.topic.as_str().as_bytes())
+/// Returns a number that tells a record from others by what it is, not by where it stands: that depends on the broker.
+fn hash(message: &Message) -> u64 {
+    let Message { key, timestamp, value, .. } = message;
+    let mut bytes = blake3::Hasher::new();
+    bytes.update(key.as_deref().unwrap_or_default());
+    bytes.update(&timestamp.as_millis().to_le_bytes());
+    bytes.update(value.as_deref().unwrap_or_default());
+    u64_of(&bytes.finalize())
 }
 
 fn hash_key(message: &Message) -> u64 {
-    message.key.as_deref().map_or(0, hash_bytes)
+    u64_of(&blake3::hash(message.key.as_deref().unwrap_or_default()))
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo).
-fn hash_bytes(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+fn u64_of(hash: &blake3::Hash) -> u64 {
+    hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Counts of one node by window, on its bins.

@@ -75,25 +75,14 @@ pub struct Bins {
     pub input: Arc<Reference>,
     /// What comes out.
     pub output: Arc<Reference>,
-    /// Where the code of an input comes from.
-    pub codes: InputCodes,
 }
 
 /// Every signal on its declared scale.
 impl Default for Bins {
     fn default() -> Self {
         let declared = Arc::new(Reference::declared());
-        Self { input: Arc::clone(&declared), output: declared, codes: InputCodes::Carried }
+        Self { input: Arc::clone(&declared), output: declared }
     }
-}
-
-/// Where the code of an input record comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputCodes {
-    /// The record carries the code that its writer gave it; one without gets the code of its own signals.
-    Carried,
-    /// Its own signals, always: of several writers, each has codes of its own.
-    Own,
 }
 
 /// Whether the sums of the signals of a batch are told beside its profiles.
@@ -390,10 +379,9 @@ impl<S: Stage> StageOperator<S> {
         buffer: &mut BytesMut,
     ) -> Result<Outgoing, StageError> {
         let Output { key, event_time, mut context, value, from } = output;
-        context.code = match &context.probe {
-            Some(_) => None,
-            None => Some(self.count(event_time, &value, from, counts)),
-        };
+        if context.probe.is_none() {
+            self.count(event_time, &value, from, counts);
+        }
         context.versions = self.versions.list(&context.versions, &self.version);
         context.timings = self.timings.list(&context.timings, timing);
         value
@@ -420,8 +408,8 @@ impl<S: Stage> StageOperator<S> {
 }
 
 impl<S: Stage> StageOperator<S> {
-    /// Counts an output and what it was made from, and returns its code.
-    fn count(&mut self, time: Timestamp, value: &S::Output, from: Origins, counts: &mut Counts) -> Code {
+    /// Counts an output and what it was made from.
+    fn count(&mut self, time: Timestamp, value: &S::Output, from: Origins, counts: &mut Counts) {
         let code = self.observer.observe(Direction::Output, time, value);
         match from {
             Origins::Input(input) => self.observer.pair(time, input, code),
@@ -433,7 +421,6 @@ impl<S: Stage> StageOperator<S> {
                 }
             }
         }
-        code
     }
 }
 
@@ -459,10 +446,7 @@ impl<S: Stage> Operator for StageOperator<S> {
                 }
                 Ok(mut record) => {
                     let code = self.observer.observe(Direction::Input, record.event_time, &record.value);
-                    record.context.code = match self.site.bins.codes {
-                        InputCodes::Carried => record.context.code.or(Some(code)),
-                        InputCodes::Own => Some(code),
-                    };
+                    record.context.code = Some(code);
                     records.push(record);
                 }
                 Err(reason) => {

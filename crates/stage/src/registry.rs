@@ -299,10 +299,9 @@ impl<S: Source> OpenSource for SourceOperator<S> {
         let (first, was_due) = (self.sequence, self.due);
         for (key, event_time, value) in batch.outputs {
             self.probe(event_time, now, &mut effects);
-            let mut context = self.context(now);
+            let context = self.context(now);
             let code = self.observer.observe(Direction::Output, event_time, &value);
             self.observer.pair(event_time, None, code);
-            context.code = Some(code);
             value
                 .encode(&mut buffer)
                 .map_err(|error| StageError::fatal(format!("cannot encode {}: {error}", S::Output::SCHEMA)))?;

@@ -19,6 +19,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::wire;
 
+/// Written once, and still in logs.
+const RETIRED: &str = "driftline-code";
+
 /// Names written as one byte. Part of the format of logs: append only.
 const KNOWN_NAMES: [&str; 14] = [
     wire::CE_SPECVERSION,
@@ -33,7 +36,7 @@ const KNOWN_NAMES: [&str; 14] = [
     wire::VERSIONS,
     wire::TIMINGS,
     wire::INGESTED,
-    wire::CODE,
+    RETIRED,
     wire::PROBE,
 ];
 
@@ -53,7 +56,7 @@ fn place(name: &str) -> Option<u8> {
         wire::VERSIONS => 9,
         wire::TIMINGS => 10,
         wire::INGESTED => 11,
-        wire::CODE => 12,
+        RETIRED => 12,
         wire::PROBE => 13,
         _ => return None,
     })

@@ -159,7 +159,7 @@ pub struct Context {
     /// When the source wrote the newest record this one was made from, by the wall clock. The
     /// runtime sets and reads it to measure end-to-end latency; stages do not.
     pub ingested: Timestamp,
-    /// The codebook cell of the value; `None` on topics written by others.
+    /// The codebook cell of the value, on the reference of who has read it; `None` of what was not counted.
     pub code: Option<Code>,
     /// The probe it belongs to; `None` for what users send.
     pub probe: Option<Probe>,

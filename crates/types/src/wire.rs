@@ -3,6 +3,9 @@
 //! `CloudEvents` 1.0 (Kafka binding, binary mode) for id, source, type, time and content type; W3C
 //! trace context; `driftline-*` for lineage. Reading is total: a message written by others, with
 //! none of these headers, gets a context made from its place in the log.
+//!
+//! The codebook cell of a value is not among them: it means something only with its reference, and a record may wait in the
+//! log while that is changed. Whoever reads a record counts it on its own.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -38,8 +41,6 @@ pub const VERSIONS: &str = "driftline-versions";
 pub const TIMINGS: &str = "driftline-timings";
 /// Wall-clock milliseconds at which the source wrote the record.
 pub const INGESTED: &str = "driftline-ingested";
-/// The codebook cell of the value.
-pub const CODE: &str = "driftline-code";
 
 /// The probe that the record belongs to, as `name@milliseconds`; absent on what users send.
 pub const PROBE: &str = "driftline-probe";
@@ -146,11 +147,7 @@ impl Origin {
             let write = || join(context.timings.iter(), |out, t| write!(out, "{}={:.3}", t.stage, t.ms));
             headers.push(TIMINGS, self.timings.text(&context.timings, write));
         }
-        let mut digits = itoa::Buffer::new();
-        headers.push(INGESTED, digits.format(context.ingested.as_millis()));
-        if let Some(code) = context.code {
-            headers.push(CODE, digits.format(code));
-        }
+        headers.push(INGESTED, itoa::Buffer::new().format(context.ingested.as_millis()));
         if let Some(probe) = &context.probe {
             headers.push_text(PROBE, probe);
         }
@@ -202,7 +199,6 @@ impl Reader {
                 VERSIONS => context.versions = self.versions.value(text(), |text| items(text, version)),
                 TIMINGS => context.timings = self.timings.value(text(), |text| items(text, timing)),
                 INGESTED => context.ingested = entry(text(), *timestamp),
-                CODE => context.code = text().parse().ok(),
                 PROBE => context.probe = text().parse().ok(),
                 _ => {}
             }
@@ -355,7 +351,8 @@ mod tests {
             timestamp: Timestamp::from_millis(5),
         };
         let place = RecordId { topic: message.topic.clone(), partition: 0, offset: 3, index: 0 };
-        let expected = Context { id: place, ..context_in };
+        // A code means something to who has counted it alone.
+        let expected = Context { id: place, code: None, ..context_in };
         assert_eq!(Reader::default().context(&message), expected);
         assert_eq!(ingested(&message), expected.ingested);
         // A reader remembers what it has read, and takes nothing else for it.

@@ -12,8 +12,7 @@ use driftline_runtime::{Metrics, Monitoring, Report, RunOptions, create_topics, 
 use driftline_stage::{
     CodecError, Emitter, Held, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
     SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
-    Timestamp,
-    operator::{Bins, InputCodes},
+    Timestamp, operator::Bins,
 };
 use driftline_types::Message;
 use serde::{Deserialize, Serialize};
@@ -358,7 +357,6 @@ pub fn bins(plan: &Plan, baseline: &Baseline) -> Monitoring {
     let bins = |node: &driftline_monitor::NodeBaseline| Bins {
         input: Arc::clone(&node.input),
         output: Arc::clone(&node.output),
-        codes: InputCodes::Carried,
     };
     Monitoring { bins: nodes.map(|node| (node.name.clone(), bins(node))).collect(), ..Monitoring::default() }
 }
