@@ -63,6 +63,13 @@ enum EdgesFile {
 }
 
 impl Edges {
+    /// Says whether a bin stands for its lower bound alone: nothing else fits in, or the edges are those of whole numbers and no other is in between.
+    pub(crate) fn is_of_one_value(&self, bin: usize) -> bool {
+        let Some(&[lo, hi]) = self.bounds.get(bin..bin + 2) else { return false };
+        let of_whole_numbers = || self.shape == Shape::Explicit && self.bounds.iter().all(|bound| bound.fract() == 0.0);
+        lo.next_up() == hi || hi - lo == 1.0 && of_whole_numbers()
+    }
+
     /// Validates explicit bounds: 2 to 65 of them, finite, strictly ascending.
     ///
     /// # Errors

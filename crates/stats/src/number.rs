@@ -181,9 +181,9 @@ impl NumberProfile {
         (self.moments.min <= self.moments.max).then_some(self.moments.max)
     }
 
-    /// Estimates the quantile at `rank` of the finite values, linear within a bin and exact at
-    /// ranks 0 and 1; `None` without values or if `rank` is not in 0..=1. The error is at most the
-    /// width of the bin that the quantile falls in.
+    /// Estimates the quantile at `rank` of the finite values, linear within a bin unless that stands for one value, and exact
+    /// at ranks 0 and 1; `None` without values or if `rank` is not in 0..=1. The error is at most the width of the bin that the
+    /// quantile falls in.
     #[must_use]
     pub fn quantile(&self, rank: f64) -> Option<f64> {
         let (min, max) = (self.min()?, self.max()?);
@@ -191,6 +191,9 @@ impl NumberProfile {
             return None;
         }
         let target = rank * self.finite() as f64;
+        if target >= self.finite() as f64 {
+            return Some(max);
+        }
         let bounds = self.edges.bounds();
         let mut before = 0.0;
         for (index, &count) in self.ordered().iter().enumerate() {
@@ -198,6 +201,9 @@ impl NumberProfile {
             if count > 0.0 && before + count >= target {
                 // The bins at the ends reach no further than the extremes.
                 let lo = if index == 0 { min } else { bounds[index - 1].max(min) };
+                if index > 0 && self.edges.is_of_one_value(index - 1) {
+                    return Some(lo);
+                }
                 let hi = bounds.get(index).copied().unwrap_or(max).min(max);
                 let part = ((target - before) / count).clamp(0.0, 1.0);
                 return Some(lo * (1.0 - part) + hi * part);
@@ -305,5 +311,21 @@ mod tests {
         assert_eq!((profile.quantile(0.0), profile.quantile(1.0)), (Some(-5.0), Some(9.0)));
         assert_eq!(profile.quantile(1.5), None);
         assert!((0.0..=0.5).contains(&profile.quantile(0.4).unwrap()));
+    }
+
+    #[test]
+    fn a_bin_of_one_value_has_that_value_as_its_quantiles() {
+        let quantiles = |bounds: &[f64], values: &[f64]| {
+            let mut profile = NumberProfile::new(Edges::try_new(bounds.to_vec()).map(Arc::new).unwrap());
+            for &value in values {
+                profile.observe(Some(value));
+            }
+            [0.5, 0.95, 1.0].map(|rank| profile.quantile(rank).unwrap())
+        };
+        let rare: Vec<f64> = (0..160).map(|i| f64::from(i / 159)).collect();
+        assert_eq!(quantiles(&[0.0, 1.0, 2.0], &rare), [0.0, 0.0, 1.0]);
+        assert_eq!(quantiles(&[0.0, 0.0f64.next_up(), 0.5], &rare), [0.0, 0.0, 1.0]);
+        // Whole numbers far apart have others between them.
+        assert_eq!(quantiles(&[0.0, 100.0, 300.0], &[0.0, 200.0, 300.0])[0], 150.0);
     }
 }
