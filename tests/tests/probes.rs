@@ -39,9 +39,41 @@ fn run(more: &[&str]) -> (BTreeSet<String>, Vec<Value>) {
 /// What was found of each stage, round by round.
 fn check(file: &Path, more: &[&str]) -> (bool, Vec<Value>) {
     let path = format!("monitor.probes.path={}", file.display());
-    let args = ["probes", "check", SPEECH, "--format", "json", "--set", TRAFFIC, "--set", &path];
-    let checked = output(&[&args[..], &["--set", "monitor.probes.every=2s"], more].concat());
+    let args = ["probes", "check", SPEECH, "--format", "json", "--set", &path];
+    let checked = output(&[&args[..], more].concat());
     (checked.status.success(), parse(&checked.stdout))
+}
+
+/// The same of the rounds that a run sends every two seconds.
+fn check_run(file: &Path, more: &[&str]) -> (bool, Vec<Value>) {
+    let log = format!("broker.path={}", file.with_extension("log").display());
+    let path = format!("monitor.probes.path={}", file.display());
+    let ran = output(
+        &[&["run", SPEECH, "--set", TRAFFIC, "--set", &log, "--set", &path, "--set", "monitor.probes.every=2s"], more]
+            .concat(),
+    );
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let checked = check(file, &["--set", &log]);
+    std::fs::remove_dir_all(file.with_extension("log")).unwrap();
+    checked
+}
+
+#[test]
+fn a_check_without_a_log_sends_one_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("probes.json");
+    record(&file);
+    // The pipeline as it ships: its recordings are shorter than `monitor.probes.every`.
+    let (unchanged, found) = check(&file, &[]);
+    assert!(unchanged && found.len() == 3, "{found:?}");
+    assert!(found.iter().all(|found| found["findings"]["outcome"] == "same"), "{found:?}");
+    assert!(found.iter().all(|found| found["findings"]["same"] == 12), "{found:?}");
+
+    let (unchanged, found) = check(&file, &["--inject", "vad.clip_ms=100 @ 0s"]);
+    assert!(!unchanged && found.len() == 3, "{found:?}");
+    for found in found {
+        assert_eq!(found["findings"]["outcome"] == "different", found["stage"] == "vad", "{found}");
+    }
 }
 
 #[test]
@@ -61,13 +93,13 @@ fn the_stage_that_changed_is_named_and_those_after_it_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("probes.json");
     record(&file);
-    let (unchanged, rounds) = check(&file, &[]);
+    let (unchanged, rounds) = check_run(&file, &[]);
     assert!(unchanged && rounds.len() >= 6, "{rounds:?}");
     assert!(rounds.iter().all(|found| found["findings"]["outcome"] == "same"), "{rounds:?}");
     assert!(rounds.iter().all(|found| found["findings"]["same"] == 12), "{rounds:?}");
 
     for (injection, changed) in [("vad.clip_ms=100 @ 3s", "vad"), ("asr.weights_noise=0.3 @ 3s", "asr")] {
-        let (unchanged, rounds) = check(&file, &["--inject", injection]);
+        let (unchanged, rounds) = check_run(&file, &["--inject", injection]);
         assert!(!unchanged);
         let outcomes = |stage: &str| -> Vec<&str> {
             let of = rounds.iter().filter(|found| found["stage"] == stage);

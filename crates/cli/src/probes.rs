@@ -17,7 +17,7 @@ use driftline_pipeline::{Plan, ProbesConfig};
 use driftline_runtime::probes;
 use driftline_stage::operator::{Recording, Schedule};
 use driftline_stats::{Answer, Answers, ProbeFindings, Probes, ValueHash, compare_answers};
-use driftline_types::{PipelineName, StageName, StageVersion, TopicPartition, wire};
+use driftline_types::{PipelineName, StageName, StageVersion, TopicPartition, config::Millis, wire};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -29,6 +29,9 @@ use crate::{
     run::{execute_first, whole},
     table,
 };
+
+/// Longer than event time lasts: probes are sent once, at the start.
+const ONCE: Millis = Millis(u64::MAX);
 
 /// The file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,8 +66,8 @@ impl ProbeFile {
         Ok(file)
     }
 
-    /// Returns what each source sends.
-    fn schedules(&self, every_ms: i64) -> Result<BTreeMap<StageName, Arc<Schedule>>, Failure> {
+    /// Returns what each source sends, once if `every_ms` is `None`.
+    fn schedules(&self, every_ms: Option<i64>) -> Result<BTreeMap<StageName, Arc<Schedule>>, Failure> {
         let recording = |recorded: &Recorded| {
             let values = recorded.values.iter().map(|value| BASE64.decode(value).map(Bytes::from));
             let values = values
@@ -83,14 +86,14 @@ impl ProbeFile {
 /// Returns the probes that the sources of a pipeline send, if it has any.
 pub(crate) fn schedules(plan: &Plan) -> Result<BTreeMap<StageName, Arc<Schedule>>, Failure> {
     let Some(ProbesConfig { path, every }) = &plan.monitor.probes else { return Ok(BTreeMap::new()) };
-    ProbeFile::load(plan, path)?.schedules(i64::try_from(every.0).unwrap_or(i64::MAX))
+    ProbeFile::load(plan, path)?.schedules(i64::try_from(every.0).ok())
 }
 
 /// Says what the probes of a pipeline are, if it has any.
 pub(crate) fn described_of(plan: &Plan) -> Result<Option<String>, Failure> {
     let Some(ProbesConfig { every, .. }) = &plan.monitor.probes else { return Ok(None) };
     let count: usize = schedules(plan)?.values().map(|schedule| schedule.recordings.len()).sum();
-    Ok(Some(format!("{count} recordings, sent every {every}")))
+    Ok(Some(format!("{}, sent every {every}", print::counted(count as u64, "recording"))))
 }
 
 /// Returns what stages answered when the probes of a pipeline were recorded; nothing if it has none.
@@ -148,7 +151,8 @@ fn record(args: &RecordProbesArgs) -> Result<Exit, Failure> {
     let folder = output.parent().map_or(Ok(()), fs::create_dir_all);
     let written = folder.and_then(|()| fs::write(&partial, &text)).and_then(|()| fs::rename(&partial, &output));
     written.map_err(|error| Failure::running(format!("{}: {error}", output.display())))?;
-    print::tell!("{}: {count} probes, {} stages, {} bytes", output.display(), file.answers.len(), text.len());
+    let (probes, stages) = (print::counted(count as u64, "probe"), print::counted(file.answers.len() as u64, "stage"));
+    print::tell!("{}: {probes}, {stages}, {} bytes", output.display(), text.len());
     Ok(Exit::Success)
 }
 
@@ -199,20 +203,27 @@ fn each(
 }
 
 fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
-    let plan = log::load(&args.pipeline)?;
-    let Some(ProbesConfig { path, .. }) = &plan.monitor.probes else {
+    let mut plan = log::load(&args.pipeline)?;
+    let Some(config) = plan.monitor.probes.clone() else {
         return Err(Failure::usage(format!("{}: monitor.probes: is missing", plan.file.display())));
     };
-    let before = ProbeFile::load(&plan, path)?.answers;
+    let ProbeFile { recordings, answers: before, .. } = ProbeFile::load(&plan, &config.path)?;
     let broker = log::open_to_read(&plan, &[plan.name.probes_topic()])?;
     if !log::is_durable(&plan) {
+        plan.monitor.probes = Some(ProbesConfig { every: ONCE, ..config.clone() });
         whole(&plan, &execute_first(&plan, &broker, None)?)?;
     }
     let rounds = probes::read(&*broker, &plan.name).map_err(Failure::running)?;
     if rounds.is_empty() {
-        let file = plan.file.display();
+        let (file, ProbesConfig { path, every }) = (plan.file.display(), &config);
+        let why = if log::is_durable(&plan) {
+            format!("a run sends one every {every} of event time (monitor.probes.every)")
+        } else {
+            let count: usize = recordings.values().map(Vec::len).sum();
+            format!("sources send one before their first record, recordings in {}: {count}", path.display())
+        };
         return Err(Failure::running(format!(
-            "{file}: found no round of probes that a stage answered, nothing was judged"
+            "{file}: found no round of probes that a stage answered, nothing was judged; {why}"
         )));
     }
     let mut changed = false;

@@ -277,7 +277,7 @@ fn recorded(changes: Changes) -> (BTreeMap<StageName, Arc<Schedule>>, Answers) {
     let values: Vec<Bytes> = values.take(16).collect();
     let pairs = values.chunks(2).enumerate();
     let recordings = pairs.map(|(at, pair)| Recording { name: format!("pair-{at}"), values: pair.to_vec() }).collect();
-    let schedules = BTreeMap::from([(source, Arc::new(Schedule { every_ms: plant::WINDOW, recordings }))]);
+    let schedules = BTreeMap::from([(source, Arc::new(Schedule { every_ms: Some(plant::WINDOW), recordings }))]);
     let broker = plant::temporary();
     plant::run(&plan, &broker, Monitoring { probes: schedules.clone(), ..Monitoring::default() });
     let (_, answers) = probes::read(&*broker, &plan.name).unwrap().pop_first().unwrap();

@@ -33,6 +33,9 @@
 //!
 //! **Injections.** `threshold_shift` is added to the threshold.
 //!
+//! **Probes.** A probe stands for a user of whom nothing was heard before its round. The clock neither hears it nor judges it,
+//! so that its answers are the same whenever it comes.
+//!
 //! **State** is one entry a user, some 250 bytes, committed with the outputs: a run that was killed
 //! goes on as if it had not been. A user of whom nothing came for twice the expiry is removed; nobody
 //! can tell, since what is older than the expiry counts for nothing. Beside the users stand the clock and
@@ -48,7 +51,7 @@ use std::{collections::HashMap, path::Path};
 use bytes::Bytes;
 use driftline_models::profile::{Action, History, Past, Profiler, history::newest_of};
 use driftline_payloads::{Answer, Attributes, ClickEvent, ClickKind, Estimate, Interest, RecentEvent, UserProfile};
-use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind, Timestamp};
 
 pub use config::Config;
 
@@ -60,9 +63,10 @@ use crate::{
 
 /// Most interests in a profile.
 const INTERESTS: usize = 5;
-/// The state entry of the clock; those of users begin with [`USER`], those of names of categories with [`NAMES`].
+/// The state entry of the clock; those of users begin with [`USER`], those of probes with [`PROBE`], those of names of categories with [`NAMES`].
 const CLOCK: &[u8] = b"c";
 const USER: u8 = b'u';
+const PROBE: u8 = b'p';
 const NAMES: u8 = b'n';
 const DAY_MS: i64 = 86_400_000;
 
@@ -110,6 +114,7 @@ impl StageKind for UserProfileKind {
             clock: Clock::default(),
             swept_day: i64::MIN,
             users: HashMap::new(),
+            probes: HashMap::new(),
             tag: numbers::tag(self.profiler.vocabulary()),
             named: false,
         }
@@ -125,10 +130,28 @@ pub struct UserProfileStage {
     swept_day: i64,
     /// The bytes of each history, by the user's name. Bytes, because a million of them must fit.
     users: HashMap<Box<str>, Box<[u8]>>,
+    /// The same of each probe, by its name, and the round that the history is of.
+    probes: HashMap<Box<str>, (Timestamp, Box<[u8]>)>,
     /// What the state calls the model's vocabulary.
     tag: Tag,
     /// Whether the state has the names of its categories.
     named: bool,
+}
+
+/// Whose history it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Who<'a> {
+    User(&'a str),
+    Probe(&'a str, Timestamp),
+}
+
+impl<'a> Who<'a> {
+    fn of(record: &'a Record<ClickEvent>) -> Self {
+        match &record.context.probe {
+            Some(probe) => Self::Probe(&probe.name, probe.round),
+            None => Self::User(&record.value.user),
+        }
+    }
 }
 
 /// A profile to be written once the network has answered.
@@ -144,31 +167,23 @@ impl Stage for UserProfileStage {
 
     fn process(&mut self, batch: &[Record<ClickEvent>], out: &mut Emitter<'_, UserProfile>) -> Result<(), StageError> {
         // Histories of this batch; the last one of a user is what is kept.
-        let mut open: HashMap<&str, Option<History>> = HashMap::new();
-        let mut order: Vec<&str> = Vec::new();
+        let mut open: HashMap<Who<'_>, Option<History>> = HashMap::new();
+        let mut order: Vec<Who<'_>> = Vec::new();
         let mut pending = Vec::with_capacity(batch.len());
         for record in batch {
-            let event = &record.value;
-            // Nobody speaks to the clock in the name of somebody else.
-            if record.key.as_bytes() != event.user.as_bytes() {
-                out.reject(record, "key: found another one than the user, allowed is the user");
-                continue;
-            }
-            let accepted = self.check_clock(event);
-            match (event.kind, &accepted) {
-                (ClickKind::Erase, Ok(())) => self.clock.hear_erasure(&event.user, event.time_ms),
-                _ => self.clock.hear(&event.user, event.time_ms),
-            }
-            if let Err(reason) = accepted {
+            let (event, who) = (&record.value, Who::of(record));
+            if let Who::User(user) = who
+                && let Err(reason) = self.hear(record, user)
+            {
                 out.reject(record, reason);
                 continue;
             }
-            let history = match open.get_mut(&*event.user) {
+            let history = match open.get_mut(&who) {
                 Some(history) => history,
                 None => {
-                    let kept = self.users.get(&*event.user).map(|bytes| History::decode(bytes).ok_or_else(damaged));
-                    order.push(&event.user);
-                    open.entry(&event.user).or_insert(kept.transpose()?)
+                    let kept = self.kept(who).map(|bytes| History::decode(bytes).ok_or_else(damaged));
+                    order.push(who);
+                    open.entry(who).or_insert(kept.transpose()?)
                 }
             };
             // All but an erasure is an action.
@@ -224,6 +239,13 @@ impl Stage for UserProfileStage {
                     // Copied: a slice would keep the whole block of the log that it lies in.
                     self.users.insert(name.into(), numbers.history(&value).ok_or_else(damaged)?);
                 }
+                Some((&PROBE, name)) => {
+                    let name = std::str::from_utf8(name).map_err(|_| damaged())?;
+                    let (round, history) = value.split_first_chunk().ok_or_else(damaged)?;
+                    let round = Timestamp::from_millis(i64::from_le_bytes(*round));
+                    let history = numbers.history(history).ok_or_else(damaged)?;
+                    self.probes.insert(name.into(), (round, history));
+                }
                 Some((&NAMES, _)) => {}
                 _ if key == CLOCK => self.clock = Clock::from_bytes(&value).ok_or_else(damaged)?,
                 _ => return Err(damaged()),
@@ -234,6 +256,31 @@ impl Stage for UserProfileStage {
 }
 
 impl UserProfileStage {
+    /// Takes what an event tells of the time, or says why it cannot be true.
+    fn hear(&mut self, record: &Record<ClickEvent>, user: &str) -> Result<(), String> {
+        let event = &record.value;
+        // Nobody speaks to the clock in the name of somebody else.
+        if record.key.as_bytes() != user.as_bytes() {
+            return Err("key: found another one than the user, allowed is the user".to_owned());
+        }
+        let accepted = self.check_clock(event);
+        match (event.kind, &accepted) {
+            (ClickKind::Erase, Ok(())) => self.clock.hear_erasure(user, event.time_ms),
+            _ => self.clock.hear(user, event.time_ms),
+        }
+        accepted
+    }
+
+    /// Returns the history that is kept; of a probe only that of the same round.
+    fn kept(&self, who: Who<'_>) -> Option<&[u8]> {
+        match who {
+            Who::User(user) => self.users.get(user).map(|bytes| &**bytes),
+            Who::Probe(name, round) => {
+                self.probes.get(name).filter(|(other, _)| *other == round).map(|(_, bytes)| &**bytes)
+            }
+        }
+    }
+
     /// Says whether an event's time can be true, as far as the other events tell.
     fn check_clock(&self, event: &ClickEvent) -> Result<(), String> {
         let Some(now) = self.clock.now() else { return Ok(()) };
@@ -249,24 +296,41 @@ impl UserProfileStage {
     }
 
     /// Keeps the histories of a batch, in memory and in the changelog.
-    fn keep(&mut self, order: &[&str], open: &HashMap<&str, Option<History>>, out: &mut Emitter<'_, UserProfile>) {
+    fn keep(
+        &mut self,
+        order: &[Who<'_>],
+        open: &HashMap<Who<'_>, Option<History>>,
+        out: &mut Emitter<'_, UserProfile>,
+    ) {
         if !self.named {
             out.put_state(state_key(NAMES, &self.tag), numbers::lines(self.profiler.vocabulary()));
             self.named = true;
         }
         let mut bytes = Vec::with_capacity(384);
-        for &user in order {
-            match open.get(user) {
-                Some(Some(history)) => {
-                    bytes.clear();
+        for &who in order {
+            let history = open.get(&who).and_then(Option::as_ref);
+            bytes.clear();
+            match (who, history) {
+                (Who::User(user), Some(history)) => {
                     history.encode(&mut bytes);
                     self.users.insert(user.into(), bytes.as_slice().into());
                     bytes.extend_from_slice(&self.tag);
                     out.put_state(user_key(user), Bytes::copy_from_slice(&bytes));
                 }
-                _ => {
+                (Who::User(user), None) => {
                     out.delete_state(user_key(user));
                     self.users.remove(user);
+                }
+                (Who::Probe(name, round), Some(history)) => {
+                    bytes.extend(round.as_millis().to_le_bytes());
+                    history.encode(&mut bytes);
+                    self.probes.insert(name.into(), (round, bytes[8..].into()));
+                    bytes.extend_from_slice(&self.tag);
+                    out.put_state(state_key(PROBE, name.as_bytes()), Bytes::copy_from_slice(&bytes));
+                }
+                (Who::Probe(name, _), None) => {
+                    out.delete_state(state_key(PROBE, name.as_bytes()));
+                    self.probes.remove(name);
                 }
             }
         }

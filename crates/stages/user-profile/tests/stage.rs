@@ -413,3 +413,48 @@ fn damaged_state_is_refused() {
     let error = operator.restore(vec![(Bytes::from_static(b"uann"), Bytes::from_static(b"?"))]).unwrap_err();
     assert_eq!(error.to_string(), "a state entry of the user-profile stage is damaged");
 }
+
+/// Rounds of a probe, between which users go on and the process is replaced, are answered alike; of a user that it is named after nothing is touched.
+#[test]
+fn a_probe_is_answered_alike_in_every_round() {
+    let stage = stage("");
+    let probe = |offset: usize, round: i64| {
+        let events = [(ClickKind::Visit, 0), (ClickKind::View, 1), (ClickKind::Buy, 2)];
+        let events =
+            events.map(|(kind, minute)| click("ann", kind, 7, CATEGORIES[1], NOW - 400 * DAY + minute * 60_000));
+        let mut messages = messages(&events);
+        for (n, message) in messages.iter_mut().enumerate() {
+            message.offset = (offset + n) as u64;
+            message.key = Some("probe/ann".into());
+            message.headers.push(wire::PROBE, format!("ann@{round}"));
+        }
+        messages
+    };
+    let users = messages(&[steady(NOW, 60), vec![click("ann", ClickKind::View, 3, CATEGORIES[2], NOW)]].concat());
+    let later: Vec<Message> = messages(&steady(NOW + 2 * DAY, 30))
+        .into_iter()
+        .map(|message| Message { offset: message.offset + 1_000, ..message })
+        .collect();
+    let all = [users.clone(), probe(500, 1_000), later, probe(2_000, 2_000), probe(3_000, 3_000)].concat();
+    let alone = work(&*stage, &[users, all[64..94].to_vec()].concat(), &[]);
+    let cut = all.iter().position(|message| message.offset == 2_001).unwrap();
+    let log = work(&*stage, &all, &[(62, true), (cut, true)]);
+    assert_eq!(log.reasons, Vec::<String>::new());
+    let (probes, others): (Vec<_>, Vec<_>) = log.outputs.iter().partition(|(_, key, _)| key.starts_with(b"probe/"));
+    let values: Vec<&Bytes> = probes.iter().map(|(_, _, value)| value).collect();
+    assert_eq!(values.len(), 9);
+    assert!(values[..3] == values[3..6] && values[..3] == values[6..]);
+    let of_users = |outputs: &[&(String, Bytes, Bytes)]| -> Vec<(Bytes, Bytes)> {
+        outputs.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect()
+    };
+    assert_eq!(of_users(&others), of_users(&alone.outputs.iter().collect::<Vec<_>>()));
+    let without_probes = |log: &Log| {
+        log.state
+            .iter()
+            .filter(|(key, _)| !key.starts_with(b"p"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(without_probes(&log), without_probes(&alone));
+    assert_eq!(log.state.len() - without_probes(&log).len(), 1, "one entry a probe");
+}
