@@ -1,4 +1,4 @@
-//! `driftline doctor` on a Kafka that asks for a token and knows permissions.
+//! `driftline doctor`, and a monitor that may do little, on a Kafka that asks for a token and knows permissions.
 //!
 //! `DRIFTLINE_KAFKA` names the cluster, as `deploy/kafka-local start` prints it; without it the test says that it was skipped.
 
@@ -9,12 +9,22 @@ mod driftline;
 use std::{
     fs,
     path::Path,
-    process::Command,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use driftline::driftline;
+use driftline::{
+    driftline,
+    process::{LOOK, Process},
+};
+use driftline_broker::{Kafka, KafkaConfig};
+use driftline_monitor::alarms;
+use driftline_types::PipelineName;
+
+/// Long enough that only a monitor that hangs reaches it.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A pipeline on the listener that asks for a token, as a user of its own.
 struct Subject {
@@ -25,12 +35,12 @@ struct Subject {
 }
 
 impl Subject {
-    fn new() -> Option<Self> {
+    fn new(name: &str) -> Option<Self> {
         let Ok(servers) = std::env::var("DRIFTLINE_KAFKA") else {
             eprintln!("skipped: DRIFTLINE_KAFKA names no cluster");
             return None;
         };
-        let user = format!("doctor-{}", std::process::id());
+        let user = format!("{name}-{}", std::process::id());
         Some(Self { servers, prefix: format!("{user}."), user, folder: tempfile::tempdir().unwrap() })
     }
 
@@ -50,19 +60,23 @@ impl Subject {
         file
     }
 
-    /// Runs a command on the pipeline, with a token; returns what it printed and whether it was content.
-    fn run(&self, command: &[&str], delivery: &str) -> (String, bool) {
+    /// What lets a process in as this user.
+    fn settings(&self, token: &Path, delivery: &str) -> Vec<String> {
         let (host, port) = self.servers.split(',').next().unwrap().rsplit_once(':').unwrap();
-        let token = self.token();
-        let settings = [
+        vec![
             format!("broker.bootstrap_servers={host}:{}", port.parse::<u16>().unwrap() + 200),
             format!("broker.delivery={delivery}"),
             format!("broker.token={{ file = \"{}\" }}", token.display()),
             "broker.properties.\"security.protocol\"=sasl_ssl".to_owned(),
             "broker.properties.\"ssl.ca.location\"=deploy/kafka/local-certificate.pem".to_owned(),
             "broker.properties.\"sasl.mechanism\"=OAUTHBEARER".to_owned(),
-        ];
-        let (said, content) = self.run_with(command, &settings);
+        ]
+    }
+
+    /// Runs a command on the pipeline, with a token; returns what it printed and whether it was content.
+    fn run(&self, command: &[&str], delivery: &str) -> (String, bool) {
+        let token = self.token();
+        let (said, content) = self.run_with(command, &self.settings(&token, delivery));
         assert!(!said.contains(&fs::read_to_string(&token).unwrap().trim()[..40]), "the token is not shown");
         (said, content)
     }
@@ -72,14 +86,19 @@ impl Subject {
         self.run_with(command, &[format!("broker.bootstrap_servers={}", self.servers)])
     }
 
-    fn run_with(&self, command: &[&str], settings: &[String]) -> (String, bool) {
-        let always = [
+    /// What every process is told of the pipeline.
+    fn always(&self) -> [String; 5] {
+        [
             "broker.kind=kafka".to_owned(),
             format!("broker.prefix={}", self.prefix),
             "monitor.reference=pipelines/references/speech.json".to_owned(),
             "sinks.responses.kind=jsonl".to_owned(),
             format!("sinks.responses.path={}", self.folder.path().join("out.jsonl").display()),
-        ];
+        ]
+    }
+
+    fn run_with(&self, command: &[&str], settings: &[String]) -> (String, bool) {
+        let always = self.always();
         let mut process = driftline(command);
         process.arg(Path::new("pipelines/speech.toml"));
         let output =
@@ -97,7 +116,7 @@ impl Subject {
 
 #[test]
 fn permissions_and_clock_are_tried_and_nothing_is_left() {
-    let Some(subject) = Subject::new() else { return };
+    let Some(subject) = Subject::new("doctor") else { return };
     let principal = format!("User:{}", subject.user);
     let prefixed = ["--resource-pattern-type", "prefixed"];
 
@@ -154,6 +173,13 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
     };
     let of = |name: &str| format!("{}speech.{name}", subject.prefix);
     deny("Read", &["--topic", &of("microphone")]);
+    let (said, _) = subject.run(&["doctor"], "at_least_once");
+    let monitor = subject.line(&said, "permissions of the monitor:");
+    assert!(
+        monitor.starts_with("?     permissions of the monitor: may not read speech.microphone (kafka: cannot read: "),
+        "{monitor}"
+    );
+    assert!(monitor.ends_with("so that alarms name no examples of it"), "{monitor}");
     deny("Read", &["--group", &of("asr")]);
     deny("Write", &["--topic", &of("search.dlq")]);
     deny("Write", &["--topic", &of("alarms")]);
@@ -179,4 +205,63 @@ fn permissions_and_clock_are_tried_and_nothing_is_left() {
         assert!(line.starts_with(expected), "{line}");
         eprintln!("{line}");
     }
+}
+
+#[test]
+fn a_monitor_that_may_not_read_outputs_raises_its_alarms_all_the_same() {
+    let Some(subject) = Subject::new("monitor") else { return };
+    // A run of named nodes brings no monitor. From 20 s of event time on the detector cuts words off.
+    let run = [
+        "run",
+        "--only",
+        "microphone,vad,asr,search,responses",
+        "--inject",
+        "vad.clip_ms=120 @ 20s",
+        "--set",
+        "sources.microphone.sessions=16",
+        "--set",
+        "sources.microphone.repeat={ sessions = 460, seed = 2, gain_db = 3.0, pitch = 0.05, noise_dbfs = -65.0 }",
+    ];
+    let (said, content) = subject.run_freely(&run);
+    assert!(content, "{said}");
+
+    // What the table in `crates/pipeline/README.md` lists, but for what examples need.
+    let principal = format!("User:{}", subject.user);
+    let of = |name: &str| format!("{}speech.{name}", subject.prefix);
+    let allow = |operations: &[&str], on: &[&str]| {
+        let operations = operations.iter().flat_map(|operation| ["--operation", operation]);
+        let start = ["--add", "--allow-principal", &principal].into_iter();
+        subject.acl(&start.chain(operations).chain(on.iter().copied()).collect::<Vec<_>>());
+    };
+    let prefixed = ["--resource-pattern-type", "prefixed"];
+    allow(&["Describe", "DescribeConfigs"], &[&prefixed[..], &["--topic", &subject.prefix]].concat());
+    let (profiles, control, state) = (of("profiles"), of("control"), of("monitor.state"));
+    allow(&["Read"], &["--topic", &profiles, "--topic", &control, "--topic", &state, "--group", &of("monitor")]);
+    allow(&["Write"], &["--topic", &of("alarms"), "--topic", &state]);
+    allow(&["Write"], &[&prefixed[..], &["--transactional-id", &of("monitor-")]].concat());
+
+    let (token, log) = (subject.token(), subject.folder.path().join("monitor.log"));
+    let settings: Vec<String> = subject.always().into_iter().chain(subject.settings(&token, "at_least_once")).collect();
+    let mut monitor = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
+    monitor.current_dir(driftline::root()).args(["--pipeline", "pipelines/speech.toml"]);
+    monitor.args(settings.iter().flat_map(|setting| ["--set", setting]));
+    monitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    let mut monitor = Process(monitor.spawn().unwrap());
+    let said = || fs::read_to_string(&log).unwrap();
+    let mut config = KafkaConfig::new(subject.servers.clone());
+    config.prefix.clone_from(&subject.prefix);
+    let kafka = Kafka::connect(config).unwrap();
+    let pipeline = PipelineName::try_new("speech").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let alarm = loop {
+        let firing = alarms(&kafka, &pipeline).unwrap().into_iter().find(|alarm| alarm.state.is_active());
+        if let Some(alarm) = firing {
+            break alarm;
+        }
+        assert!(monitor.0.try_wait().unwrap().is_none() && Instant::now() < deadline, "{}", said());
+        thread::sleep(LOOK);
+    };
+    monitor.stop(0);
+    assert!(alarm.examples.is_empty(), "{:?}", alarm.examples);
+    assert_eq!(said().matches("alarms name no examples").count(), 1, "{}", said());
 }

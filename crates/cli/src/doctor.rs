@@ -19,7 +19,7 @@ const CLOCK_MS: f64 = 1000.0;
 /// What a check came to.
 enum Outcome {
     Good(String),
-    /// Could not be tried, or is only wrong in a case that cannot be told from here.
+    /// Could not be tried, is only wrong in a case that cannot be told from here, or can be done without.
     Unknown(String),
     Bad(String),
 }
@@ -180,6 +180,8 @@ fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition)
 /// What somebody at work does on the cluster.
 struct Work {
     reads: Vec<Topic>,
+    /// The outputs that alarms name examples of.
+    examples: Vec<Topic>,
     writes: Vec<Topic>,
     /// The group that is joined for a topic.
     joins: Option<(GroupId, Topic)>,
@@ -196,7 +198,7 @@ impl Work {
         if role == Role::Sink {
             let writes = vec![plan.name.dead_letter_topic(name)];
             let transacts = (plan.broker.delivery == Delivery::ExactlyOnce).then_some((group, true));
-            return Self { reads: inputs, writes, joins, transacts };
+            return Self { reads: inputs, examples: Vec::new(), writes, joins, transacts };
         }
         let state = plan.name.state_topic(name);
         let mut writes = vec![
@@ -208,7 +210,13 @@ impl Work {
         writes.extend(plan.monitor.probes.is_some().then(|| plan.name.probes_topic()));
         // A stage that keeps no state needs no transactions at least once.
         let always = role == Role::Source || plan.broker.delivery == Delivery::ExactlyOnce;
-        Self { reads: inputs.into_iter().chain([state]).collect(), writes, joins, transacts: Some((group, always)) }
+        Self {
+            reads: inputs.into_iter().chain([state]).collect(),
+            examples: Vec::new(),
+            writes,
+            joins,
+            transacts: Some((group, always)),
+        }
     }
 
     fn of_monitor(plan: &Plan) -> Self {
@@ -219,6 +227,7 @@ impl Work {
         Self {
             joins: Some((group.clone(), name.profiles_topic())),
             reads,
+            examples: log::outputs(plan),
             writes: vec![name.alarms_topic(), state],
             transacts: Some((group, true)),
         }
@@ -230,6 +239,7 @@ fn permissions(work: &Work, kafka: &Kafka) -> Outcome {
     let mut allowed: Vec<String> = Vec::new();
     let mut refused: Vec<String> = Vec::new();
     let mut missing = Vec::new();
+    let mut unsure = Vec::new();
     let mut tried = |what: String, outcome: Result<(), BrokerError>| match outcome {
         Ok(()) => allowed.push(what),
         Err(BrokerError::UnknownTopic { .. }) => missing.push(what),
@@ -238,18 +248,24 @@ fn permissions(work: &Work, kafka: &Kafka) -> Outcome {
     for topic in &work.reads {
         tried(format!("read {topic}"), kafka.may_read(topic));
     }
+    for topic in &work.examples {
+        match kafka.may_read(topic) {
+            Err(error @ BrokerError::Refused { .. }) => {
+                unsure.push(format!("may not read {topic} ({error}), so that alarms name no examples of it"));
+            }
+            outcome => tried(format!("read {topic}"), outcome),
+        }
+    }
     if let Some((group, input)) = &work.joins {
         tried(format!("join {group}"), kafka.may_join(group, input));
     }
     for topic in &work.writes {
         tried(format!("write {topic}"), kafka.may_write(topic));
     }
-    let mut unsure = None;
     if let Some((group, always)) = &work.transacts {
         match kafka.may_transact(group) {
             Err(error) if !always => {
-                unsure =
-                    Some(format!("may not use transactions {group}-… ({error}), which it needs if it keeps state"));
+                unsure.push(format!("may not use transactions {group}-… ({error}), which it needs if it keeps state"));
             }
             outcome => tried(format!("use transactions {group}-…"), outcome),
         }
@@ -260,7 +276,10 @@ fn permissions(work: &Work, kafka: &Kafka) -> Outcome {
     if !missing.is_empty() {
         return Outcome::Unknown(format!("not tried for want of topics: {}", missing.join(", ")));
     }
-    unsure.map_or_else(|| Outcome::Good(format!("may {}", allowed.join(", "))), Outcome::Unknown)
+    if !unsure.is_empty() {
+        return Outcome::Unknown(unsure.join("; "));
+    }
+    Outcome::Good(format!("may {}", allowed.join(", ")))
 }
 
 /// Compares the brokers' clocks with this machine's.

@@ -2,13 +2,13 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use driftline_broker::Broker;
 use driftline_monitor::{Alarm, Baseline, Ending, Listener, Service, Settings, Status};
 use driftline_pipeline::{Plan, WebhookConfig};
-use driftline_runtime::{Companion, Nodes, Telemetry, Webhook};
+use driftline_runtime::{Companion, Metrics, Monitoring, Nodes, RunOptions, Telemetry, Webhook};
 use driftline_types::Timestamp;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     args::{AlarmsArgs, AlarmsCommand, Changes, MonitorArgs},
     exit::Failure,
     log, logging, print, probes, reference,
+    registry::REGISTRY,
     run::asked_to_stop,
     table::table,
 };
@@ -59,7 +60,24 @@ impl Companion for Beside {
         let result = self.service.run(ending, &self.outside).map_err(|error| error.to_string());
         if let Err(error) = &result {
             tracing::error!(error, "the monitor stopped, the pipeline goes on unwatched");
+            self.outside.at_work(None);
         }
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+    }
+}
+
+/// The monitor as a process of its own.
+struct Alone {
+    service: Service,
+    outside: Outside,
+    ended: Mutex<Option<Result<Option<Status>, Failure>>>,
+}
+
+impl Companion for Alone {
+    fn run(&self, nodes: &Nodes) {
+        // Those that write are elsewhere, and nothing is heard of them.
+        let ending = || if nodes.stopped() { Ending::CutOff } else { Ending::Open };
+        let result = self.service.run(ending, &self.outside).map_err(Failure::running);
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
     }
 }
@@ -68,6 +86,8 @@ impl Companion for Beside {
 struct Outside {
     webhook: Option<Webhook>,
     telemetry: Option<Arc<Telemetry>>,
+    /// The windows that are counted, those that others have judged before included.
+    windows: AtomicU64,
 }
 
 impl Outside {
@@ -76,7 +96,7 @@ impl Outside {
             let started = Webhook::start(webhook.url.to_string());
             started.inspect_err(|error| tracing::error!(%error, "monitor.webhook: cannot start")).ok()
         };
-        Self { webhook: plan.monitor.webhook.as_ref().and_then(start), telemetry }
+        Self { webhook: plan.monitor.webhook.as_ref().and_then(start), telemetry, windows: AtomicU64::new(0) }
     }
 }
 
@@ -91,7 +111,19 @@ impl Listener for Outside {
     fn judged(&self, status: &Status) {
         if let Some(telemetry) = &self.telemetry {
             let active = status.alarms.iter().filter(|alarm| alarm.state.is_active()).count();
-            telemetry.monitor(active as u64, status.evidence.0, status.windows);
+            let before = self.windows.swap(status.windows, Relaxed);
+            telemetry.monitor(active as u64, status.evidence.0, status.windows.saturating_sub(before));
+        }
+    }
+
+    fn at_work(&self, status: Option<&Status>) {
+        match (status, &self.telemetry) {
+            (Some(status), _) => {
+                self.windows.store(status.windows, Relaxed);
+                self.judged(status);
+            }
+            (None, Some(telemetry)) => telemetry.monitor(0, 0.0, 0),
+            (None, None) => {}
         }
     }
 }
@@ -104,7 +136,7 @@ pub(crate) fn settings(plan: &Plan) -> Result<Settings, Failure> {
 /// Watches a pipeline that other processes run, until it is asked to stop.
 pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
     let changes = Changes { overrides: args.overrides.clone(), injections: Vec::new() };
-    let plan = log::load_silently(&args.pipeline, &changes)?;
+    let mut plan = log::load_silently(&args.pipeline, &changes)?;
     if !plan.monitor.is_on() {
         let file = plan.file.display();
         return Err(Failure::usage(format!(
@@ -114,18 +146,22 @@ pub(crate) fn watch(args: &MonitorArgs) -> Result<Exit, Failure> {
     let telemetry = logging::start_of(&plan, logging::SERVICE)?;
     tracing::info!(pipeline = %plan.name, "watching until it is asked to stop");
     let broker = log::open_durable(&plan)?;
-    let service = Service::new(broker, settings(&plan)?, reference::watched(&plan)?);
-    let outside = Outside::new(&plan, telemetry);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(Failure::running)?;
-    let asked = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&asked);
-    runtime.spawn(async move {
-        asked_to_stop().await;
-        stop.store(true, Ordering::Release);
-    });
-    let ending = || if asked.load(Ordering::Acquire) { Ending::CutOff } else { Ending::Open };
-    if let Some(status) = service.run(ending, &outside).map_err(Failure::running)? {
+    let service = Service::new(Arc::clone(&broker), settings(&plan)?, reference::watched(&plan)?);
+    let outside = Outside::new(&plan, telemetry.clone());
+    let alone = Arc::new(Alone { service, outside, ended: Mutex::new(None) });
+    // A run without nodes: it measures the process, minds its clock, and waits for nobody for ever.
+    plan.sources.clear();
+    plan.stages.clear();
+    plan.sinks.clear();
+    let monitoring = Monitoring { companion: Some(Arc::clone(&alone) as Arc<dyn Companion>), ..Monitoring::default() };
+    let options = RunOptions { telemetry, monitoring, ..RunOptions::default() };
+    let metrics = Arc::new(Metrics::new(&plan));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)?;
+    let run = driftline_runtime::run(&plan, &REGISTRY, broker, metrics, options, asked_to_stop());
+    runtime.block_on(run).map_err(|error| Failure::running(format!("{}: {error}", plan.file.display())))?;
+    // It has none if it was cut off while it waited for the broker.
+    let ended = alone.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(status) = ended.transpose()?.flatten() {
         tell(&status);
     }
     Ok(Exit::Success)
@@ -203,4 +239,50 @@ fn acknowledge(plan: &Plan, broker: &dyn Broker, id: &str) -> Result<Exit, Failu
     driftline_monitor::acknowledge(broker, &plan.name, id).map_err(Failure::running)?;
     print::tell!("{id}: acknowledged; the monitor takes note of it as soon as it runs");
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        path::Path,
+    };
+
+    use super::*;
+
+    fn status(windows: u64) -> Status {
+        let (sentence, evidence) = (String::new(), (20.0, 100.0));
+        Status { sentence, windows, evidence, alarms: Vec::new(), watched: Vec::new(), notes: Vec::new() }
+    }
+
+    #[test]
+    fn what_others_have_judged_is_not_counted_and_lost_work_leaves_no_evidence() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/speech.toml");
+        let overrides = vec!["telemetry.prometheus=127.0.0.1:0".parse().unwrap()];
+        let plan = log::load_silently(&file, &Changes { overrides, injections: Vec::new() }).unwrap();
+        let telemetry = Arc::new(Telemetry::start(&plan).unwrap().unwrap());
+        let address = telemetry.address().unwrap();
+        let outside = Outside::new(&plan, Some(telemetry));
+        // Windows judged here, and the evidence.
+        let told = || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: driftline\r\nConnection: close\r\n\r\n").unwrap();
+            let mut page = String::new();
+            stream.read_to_string(&mut page).unwrap();
+            ["driftline_monitor_windows_total", "driftline_monitor_evidence"].map(|name| {
+                let line = page.lines().find(|line| line.starts_with(name)).unwrap();
+                line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+            })
+        };
+        outside.at_work(Some(&status(100)));
+        assert_eq!(told(), [0.0, 20.0]);
+        outside.judged(&status(103));
+        assert_eq!(told(), [3.0, 20.0]);
+        outside.at_work(None);
+        assert_eq!(told(), [3.0, 0.0]);
+        outside.at_work(Some(&status(150)));
+        outside.judged(&status(152));
+        assert_eq!(told(), [5.0, 20.0]);
+    }
 }

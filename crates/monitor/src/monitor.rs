@@ -76,8 +76,11 @@ pub struct Monitor {
     alarms: BTreeMap<String, Held>,
     notes: BTreeMap<String, Note>,
     crossings: BTreeMap<String, Crossing>,
+    /// The last alarm that fired and is over.
+    over: Option<Alarm>,
     changes: Vec<Change>,
-    updates: BTreeMap<String, Alarm>,
+    /// Alarms to tell of, in every state that they have had since the last change was taken.
+    updates: Vec<Alarm>,
 }
 
 impl Monitor {
@@ -101,7 +104,8 @@ impl Monitor {
             notes: BTreeMap::new(),
             crossings: BTreeMap::new(),
             changes: Vec::new(),
-            updates: BTreeMap::new(),
+            over: None,
+            updates: Vec::new(),
         };
         // Without a reference nobody expects one of a node.
         let expected = if monitor.baseline.nodes.is_empty() { Vec::new() } else { monitor.settings.nodes.clone() };
@@ -144,9 +148,10 @@ impl Monitor {
             return Ok(());
         }
         let remembered = state::read(entries, &self.references)?;
-        let Meta { baseline, progress, passed, seen, raised, alarms, notes, crossings } = remembered.meta;
+        let Meta { baseline, progress, passed, seen, raised, alarms, over, notes, crossings } = remembered.meta;
         self.windows.restore(progress);
-        (self.passed, self.raised, self.alarms, self.crossings) = (passed, raised, alarms, crossings);
+        (self.passed, self.raised, self.crossings) = (passed, raised, crossings);
+        (self.alarms, self.over) = (alarms, over);
         self.resolve_orphans();
         if baseline == self.fingerprint() {
             let own = std::mem::replace(&mut self.notes, notes);
@@ -355,16 +360,17 @@ impl Monitor {
         Profile { key: ProfileKey { pipeline, stage, version: seen.version.clone(), window }, body }
     }
 
-    /// Returns the offset from which profiles are needed again after a restart.
+    /// Returns the offset from which profiles are needed again after a restart; `None` while those that were needed at the last
+    /// one are not all read again: it stays where it is.
     #[must_use]
-    pub fn needed_from(&self) -> Offset {
+    pub fn needed_from(&self) -> Option<Offset> {
         self.windows.needed_from()
     }
 
     /// Takes what is to be written: changes of the state, and alarms that have changed.
     pub fn take_changes(&mut self) -> (Vec<Change>, Vec<Alarm>) {
         let mut changes = std::mem::take(&mut self.changes);
-        let alarms: Vec<Alarm> = std::mem::take(&mut self.updates).into_values().collect();
+        let alarms = std::mem::take(&mut self.updates);
         if std::mem::take(&mut self.has_passed) || !changes.is_empty() || !alarms.is_empty() {
             changes.push(state::meta_change(&Meta {
                 baseline: self.fingerprint(),
@@ -373,6 +379,7 @@ impl Monitor {
                 seen: self.detectors.seen,
                 raised: self.raised,
                 alarms: self.alarms.clone(),
+                over: self.over.clone(),
                 notes: self.notes.clone(),
                 crossings: self.crossings.clone(),
             }));
@@ -426,7 +433,7 @@ impl Monitor {
         let evidence = self.detectors.evidence();
         let windows = self.detectors.seen;
         let level = self.settings.run_length;
-        let sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
+        let mut sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
             (Some(alarm), _) => alarm.summary.clone(),
             (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
             (None, None) if windows == 0 => "nothing was judged yet".to_owned(),
@@ -435,6 +442,9 @@ impl Monitor {
             }
             (None, None) => format!("nothing has changed: evidence {evidence:.1} of {level} over {windows} windows"),
         };
+        if let Some(Alarm { id, fired: Some(fired), updated, .. }) = self.over.as_ref().filter(|_| alarms.is_empty()) {
+            sentence += &format!("; {id} fired at {fired} and was over at {updated}");
+        }
         let mut notes: Vec<String> = self
             .notes
             .values()

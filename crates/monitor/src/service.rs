@@ -8,7 +8,11 @@
 //! Offsets are committed up to the first profile of a window that is still open, so half-filled windows need not be written down: they
 //! are read again. `taken_to` in the state tells profiles that are read again from new ones.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use driftline_broker::{Broker, BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit, records};
@@ -71,6 +75,9 @@ pub trait Listener {
     fn alarm(&self, alarm: &Alarm);
     /// Windows were judged: how things stand now.
     fn judged(&self, status: &Status);
+    /// The work has come or gone. `status` is how things stood where it was taken up; `None` if another monitor has it. Heard first
+    /// as soon as the group is joined.
+    fn at_work(&self, _status: Option<&Status>) {}
 }
 
 /// A request to the monitor, on the topic of control.
@@ -86,13 +93,15 @@ pub struct Service {
     broker: Arc<dyn Broker>,
     settings: Settings,
     baseline: Arc<Baseline>,
+    /// Whether it was told that examples cannot be read.
+    without_examples: Once,
 }
 
 impl Service {
     /// Makes a service. Nothing is read before it [runs](Self::run).
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>, settings: Settings, baseline: Arc<Baseline>) -> Self {
-        Self { broker, settings, baseline }
+        Self { broker, settings, baseline, without_examples: Once::new() }
     }
 
     /// Watches until `ending` says that nothing more will come. `listener` hears what is found, and how things stood at
@@ -136,10 +145,12 @@ impl Service {
                         monitor = Some(self.restored()?);
                         probes_read = 0;
                     }
+                    listener.at_work(monitor.as_ref().map(Monitor::status).as_ref());
                 }
                 Poll::Revoking(partitions) | Poll::Lost(partitions) => {
                     if partitions.iter().any(|place| place.topic == profiles) {
                         monitor = None;
+                        listener.at_work(None);
                     }
                 }
                 Poll::Idle if end == Ending::Open || member.lag()? > 0 => {}
@@ -221,7 +232,7 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let Some(held) = monitor else { return Ok(()) };
         for (id, node, since) in held.wanted_examples() {
-            held.set_examples(&id, self.examples(&node, since)?);
+            held.set_examples(&id, &self.examples(&node, since));
         }
         let (changes, alarms) = held.take_changes();
         if changes.is_empty() && control.is_none() {
@@ -243,7 +254,9 @@ impl Service {
             let partition = TopicPartition::new(topic.clone(), 0);
             offsets.push(OffsetCommit { partition, committed: Committed { next, metadata: None } });
         };
-        offset(&self.settings.pipeline.profiles_topic(), held.needed_from());
+        if let Some(next) = held.needed_from() {
+            offset(&self.settings.pipeline.profiles_topic(), next);
+        }
         if let Some(next) = control.take() {
             offset(&self.settings.pipeline.control_topic(), next);
         }
@@ -253,7 +266,10 @@ impl Service {
                 listener.judged(&held.status());
             }
             // Another monitor has the work: it reads the same profiles and raises the same alarms.
-            Err(BrokerError::Fenced { .. }) => *monitor = None,
+            Err(BrokerError::Fenced { .. }) => {
+                *monitor = None;
+                listener.at_work(None);
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -274,10 +290,21 @@ impl Service {
         }
     }
 
+    /// Names some of the last outputs of a node since a moment. An alarm that cannot have them is raised without.
+    fn examples(&self, node: &StageName, since: Timestamp) -> Vec<RecordId> {
+        self.last_outputs(node, since).unwrap_or_else(|error| {
+            self.without_examples.call_once(|| {
+                tracing::warn!(%node, %error, "alarms name no examples where the outputs of a node cannot be read");
+            });
+            Vec::new()
+        })
+    }
+
     /// Names some of the last outputs of a node since a moment, by their places in the log.
-    fn examples(&self, node: &StageName, since: Timestamp) -> Result<Vec<RecordId>, BrokerError> {
+    fn last_outputs(&self, node: &StageName, since: Timestamp) -> Result<Vec<RecordId>, BrokerError> {
         let topic = self.settings.pipeline.output_topic(node);
-        let Some(found) = self.broker.describe_topic(&topic)? else { return Ok(Vec::new()) };
+        let found = self.broker.describe_topic(&topic)?;
+        let found = found.ok_or_else(|| BrokerError::UnknownTopic { topic: topic.clone() })?;
         let mut examples = Vec::new();
         for (partition, ends) in found.partitions.iter().enumerate() {
             let place = TopicPartition::new(topic.clone(), partition as u32);

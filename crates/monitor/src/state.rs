@@ -51,6 +51,9 @@ pub(crate) struct Meta {
     pub raised: u64,
     /// Alarms that are not resolved.
     pub alarms: BTreeMap<String, Held>,
+    /// The last one that fired and is over.
+    #[serde(default)]
+    pub over: Option<Alarm>,
     pub notes: BTreeMap<String, Note>,
     /// By rule.
     pub crossings: BTreeMap<String, Crossing>,

@@ -142,9 +142,10 @@ impl Windows {
         self.progress = progress;
     }
 
-    /// Returns the first offset that a restart needs.
-    pub(crate) fn needed_from(&self) -> Offset {
-        self.open.values().map(|open| open.first_offset).min().unwrap_or(self.progress.taken_to)
+    /// Returns the first offset that a restart needs; `None` until what the last one needed is read again.
+    pub(crate) fn needed_from(&self) -> Option<Offset> {
+        let first = self.open.values().map(|open| open.first_offset).min();
+        (self.next >= self.again_to).then(|| first.unwrap_or(self.progress.taken_to))
     }
 
     pub(crate) fn open_windows(&self) -> usize {
@@ -183,7 +184,12 @@ impl Windows {
             self.progressed(partition, profile);
         }
         self.progress.taken_to = self.progress.taken_to.max(offset + 1);
-        merged.map_or_else(Taken::Refused, |()| Taken::Merged)
+        match merged {
+            Ok(()) => Taken::Merged,
+            // It was told of before the restart.
+            Err(_) if again => Taken::Again,
+            Err(error) => Taken::Refused(error),
+        }
     }
 
     /// Notes a profile that cannot be read, as far as its message tells of what it is.
@@ -209,7 +215,8 @@ impl Windows {
     fn progressed(&mut self, partition: Partition, profile: &Profile) {
         let node = &profile.key.stage;
         let is_source = self.topology.nodes.iter().any(|(name, inputs)| name == node && inputs.is_empty());
-        if is_source || profile.body.direction() == Direction::Input {
+        let last = if is_source { Direction::Output } else { Direction::Input };
+        if profile.body.direction() == last {
             self.heard(node, partition, profile.key.window.start);
         }
     }
@@ -322,6 +329,11 @@ pub(crate) fn total(set: &Option<driftline_stats::ProfileSet>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use driftline_stats::{JointProfile, ProfileBody, ProfileKey, ProfileSet, Reference, Window};
+    use driftline_types::PipelineName;
+
     use super::*;
 
     const SOURCE: &str = "source";
@@ -368,6 +380,27 @@ mod tests {
         assert!(!windows.source_is_past(&name(SOURCE), at(50_001)));
         windows.heard(&name(SOURCE), 0, at(50_004));
         assert!(windows.source_is_past(&name(SOURCE), at(50_001)));
+    }
+
+    #[test]
+    fn a_source_is_heard_once_a_window() {
+        let mut windows = windows();
+        let declared = Arc::new(Reference::declared());
+        // Four windows far ahead are half of what it takes to believe them.
+        for window in [0, 1, 2, 40_000, 40_001, 40_002, 40_003] {
+            let joint = JointProfile::new(declared.id(), declared.id());
+            for body in [ProfileBody::Output(ProfileSet::new(Arc::clone(&declared))), ProfileBody::Joint(joint)] {
+                let key = ProfileKey {
+                    pipeline: PipelineName::try_new("p").unwrap(),
+                    stage: name(SOURCE),
+                    version: StageVersion::try_new("1").unwrap(),
+                    window: Window { start: at(window), millis: 1_000 },
+                };
+                assert_eq!(windows.take(windows.next, 0, &Profile { key, body }), Taken::Merged);
+            }
+        }
+        assert!(windows.source_is_past(&name(SOURCE), at(1)));
+        assert!(!windows.source_is_past(&name(SOURCE), at(2)));
     }
 
     #[test]

@@ -128,7 +128,7 @@ proptest! {
                         }
                     }
                     alarms.extend(raised);
-                    committed = monitor.needed_from();
+                    committed = monitor.needed_from().unwrap_or(committed);
                 }
             }
         }

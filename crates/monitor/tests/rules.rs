@@ -90,6 +90,45 @@ fn a_threshold_fires_after_as_many_windows_as_it_says() {
 }
 
 #[test]
+fn what_fired_and_was_over_before_anybody_looked_is_told_of_in_both_states() {
+    let rule = |above: f64| {
+        format!(
+            "[[monitor.rules]]\nname = \"wide\"\nstage = \"paint\"\nsignal = \"output:part.width\"\n\
+             statistic = \"mean\"\nabove = {above}\n"
+        )
+    };
+    let plan_of = |above| plant::plan(Changes::default(), 3, 0, 12, "", &rule(above));
+    let (plan, broker) = (plan_of(0.0), plant::temporary());
+    plant::run(&plan, &broker, Monitoring::default());
+    let profiles = profiles(&plan, &*broker);
+    let mut over = 0;
+    // Among these thresholds are some that a window is above and the next is not.
+    for above in (0..300).map(|step| f64::from(step) / 100.0) {
+        let plan = plan_of(above);
+        let none = Arc::new(Baseline::none(plan.name.clone(), plan.monitor.window.0));
+        let [mut watched, mut looked_at] = [(); 2].map(|()| Monitor::new(Settings::of(&plan), Arc::clone(&none)));
+        let mut alarms = Vec::new();
+        for message in &profiles {
+            watched.take(message);
+            watched.close_complete();
+            alarms.extend(watched.take_changes().1);
+            looked_at.take(message);
+        }
+        watched.close_all();
+        alarms.extend(watched.take_changes().1);
+        looked_at.close_all();
+        assert_eq!(looked_at.take_changes().1, alarms, "{above}");
+        let sentence = looked_at.status().sentence;
+        assert_eq!(sentence, watched.status().sentence);
+        if alarms.last().is_some_and(|alarm| alarm.state == AlarmState::Resolved) {
+            over += 1;
+            assert!(sentence.contains("; rule-wide-") && sentence.contains(" fired at "), "{sentence}");
+        }
+    }
+    assert!(over > 0);
+}
+
+#[test]
 fn a_rule_that_fits_nothing_is_told_of_once_with_what_there_is() {
     let rule = |name: &str, signal: &str, statistic: &str, more: &str| {
         format!(
@@ -145,7 +184,10 @@ fn the_alarm_of_a_rule_that_was_deleted_is_over() {
 fn one_window_of_few_records_fires_and_is_over() {
     let (monitor, alarms) = watch(Changes::default(), "lone = 12", 30);
     assert_eq!(life(&alarms, "rule-quiet-1"), [(AlarmState::Firing, 13), (AlarmState::Resolved, 14)]);
-    assert_eq!(monitor.status().sentence, "no rule is broken: 3 rules over 30 windows");
+    let [fired, over] = [13_000, 14_000].map(Timestamp::from_millis);
+    let expected =
+        format!("no rule is broken: 3 rules over 30 windows; rule-quiet-1 fired at {fired} and was over at {over}");
+    assert_eq!(monitor.status().sentence, expected);
 }
 
 #[test]

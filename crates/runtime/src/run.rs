@@ -86,7 +86,8 @@ pub enum RunError {
     Text(String),
 }
 
-/// Runs a plan until its sources end or `shutdown` completes. `metrics` can be watched meanwhile.
+/// Runs a plan until its sources end or `shutdown` completes. `metrics` can be watched meanwhile. A plan without nodes runs for
+/// as long as its companion does.
 ///
 /// # Errors
 /// If a node cannot be opened or fails for good. What was committed stays so.

@@ -557,6 +557,22 @@ async fn a_process_is_not_ready_before_its_nodes_are() {
 }
 
 #[tokio::test]
+async fn a_monitor_by_itself_is_ready_once_it_tells_how_things_stand() {
+    let plan = plan(1, "", "prometheus = \"127.0.0.1:0\"");
+    let telemetry = Telemetry::start(&plan).unwrap().unwrap();
+    let address = telemetry.address().unwrap();
+    assert_eq!(get(address, "/readyz").0, 503);
+    telemetry.monitor(1, 20_000.0, 3);
+    assert_eq!(get(address, "/readyz"), (200, "ready\n".to_owned()));
+    telemetry.monitor(0, 0.0, 2);
+    let page = get(address, "/metrics").1;
+    let of = |name: &str| value(&page, name, "pipeline=\"texts\"");
+    assert_eq!(of("driftline_monitor_alarms"), 0.0);
+    assert_eq!(of("driftline_monitor_evidence"), 0.0);
+    assert_eq!(of("driftline_monitor_windows_total"), 5.0, "windows add up");
+}
+
+#[tokio::test]
 async fn a_collector_that_is_away_stops_nothing() {
     // A port that was free a moment ago.
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,10 @@ use tempfile::TempDir;
 
 use super::{
     ALONE,
-    driftline::process::{LOOK, Process},
+    driftline::{
+        process::{LOOK, Process},
+        root,
+    },
     pipeline::{BOTH, LASTING, NODES, PATIENCE, Pipeline, servers},
 };
 
@@ -135,4 +138,36 @@ fn a_clock_that_jumps_loses_nothing() {
 fn a_clock_that_jumps_loses_nothing_in_the_long_form() {
     let jumps = [(When::Idle, HOUR), (When::Idle, 0), (When::Busy, HOUR), (When::Busy, 0), (When::Busy, -HOUR)];
     clock_jumps(&jumps.repeat(5), 1_000);
+}
+
+/// A monitor runs no node, and minds its clock all the same.
+#[test]
+fn a_monitor_whose_clock_is_set_back_ends_with_a_word() {
+    let Some(servers) = servers() else { return };
+    let _alone = ALONE.lock();
+    let clock = Clock::new();
+    clock.set(HOUR);
+    let log = clock.folder.path().join("monitor.log");
+    let settings = [
+        "broker.kind=kafka".to_owned(),
+        format!("broker.bootstrap_servers={servers}"),
+        format!("broker.prefix=clock-{}.", std::process::id()),
+        "monitor.reference=pipelines/references/speech.json".to_owned(),
+    ];
+    let mut monitor = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
+    monitor.current_dir(root()).args(["--pipeline", "pipelines/speech.toml"]);
+    monitor.args(settings.iter().flat_map(|setting| ["--set", setting])).envs(clock.environment());
+    monitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    let mut monitor = Process(monitor.spawn().unwrap());
+    let said = || fs::read_to_string(&log).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !said().contains("taken over") {
+        assert!(monitor.0.try_wait().unwrap().is_none() && Instant::now() < deadline, "{}", said());
+        std::thread::sleep(LOOK);
+    }
+    clock.set(0);
+    let status = monitor.ends_by(Instant::now() + Duration::from_secs(30));
+    let status = status.unwrap_or_else(|| panic!("it has not ended: {}", said()));
+    assert_eq!(status.code(), Some(1), "{}", said());
+    assert!(said().contains("the clock was set back by"), "{}", said());
 }

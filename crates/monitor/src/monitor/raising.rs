@@ -136,9 +136,16 @@ impl Monitor {
     /// Keeps an alarm, or lets go of a resolved one, and tells of it.
     fn put(&mut self, held: Held) {
         let id = held.alarm.id.clone();
-        self.updates.insert(id.clone(), held.alarm.clone());
+        // Of each state the last word; an alarm that fires and is over before anybody hears of it is told of twice.
+        match self.updates.iter_mut().rfind(|update| update.id == id) {
+            Some(update) if update.state == held.alarm.state => update.clone_from(&held.alarm),
+            _ => self.updates.push(held.alarm.clone()),
+        }
         if held.alarm.state == AlarmState::Resolved {
             self.alarms.remove(&id);
+            if held.alarm.fired.is_some() {
+                self.over = Some(held.alarm);
+            }
         } else {
             self.alarms.insert(id, held);
         }
@@ -240,7 +247,7 @@ impl Monitor {
 
     /// Returns the alarms of which examples are wanted: the id and the node whose outputs since when they are.
     pub fn wanted_examples(&self) -> Vec<(String, StageName, Timestamp)> {
-        let wanting = self.updates.values().filter(|alarm| alarm.state.is_active() && alarm.examples.is_empty());
+        let wanting = self.updates.iter().filter(|alarm| alarm.state.is_active() && alarm.examples.is_empty());
         wanting
             .filter_map(|alarm| {
                 let node = alarm.origin.clone().or_else(|| alarm.signals.first().map(|signal| signal.node.clone()))?;
@@ -250,12 +257,12 @@ impl Monitor {
     }
 
     /// Adds examples to an alarm.
-    pub fn set_examples(&mut self, id: &str, examples: Vec<RecordId>) {
+    pub fn set_examples(&mut self, id: &str, examples: &[RecordId]) {
         if let Some(held) = self.alarms.get_mut(id) {
-            held.alarm.examples.clone_from(&examples);
+            held.alarm.examples = examples.to_vec();
         }
-        if let Some(alarm) = self.updates.get_mut(id) {
-            alarm.examples = examples;
+        for alarm in self.updates.iter_mut().filter(|alarm| alarm.id == id) {
+            alarm.examples = examples.to_vec();
         }
     }
 }

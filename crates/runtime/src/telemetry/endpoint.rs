@@ -48,8 +48,8 @@ fn metrics(registry: &Registry) -> impl IntoResponse + use<> {
     }
 }
 
-/// 200 once every node of this process has its partitions and its state; before, 503 and the names
-/// of those that have not.
+/// 200 once every node of this process has its partitions and its state, or the monitor that it is has
+/// joined its group; before, 503 and the names of the nodes that have not.
 fn ready(instruments: &Instruments) -> impl IntoResponse + use<> {
     match instruments.waiting() {
         None => (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),

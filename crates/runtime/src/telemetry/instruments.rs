@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -44,6 +44,8 @@ pub(crate) struct Instruments {
     /// The bits of a float.
     evidence: AtomicU64,
     windows: AtomicU64,
+    /// Whether the monitor of this process, if it has one, has joined its group.
+    monitored: AtomicBool,
 }
 
 /// A node whose counts are read.
@@ -90,6 +92,7 @@ impl Instruments {
             alarms: AtomicU64::new(0),
             evidence: AtomicU64::new(0),
             windows: AtomicU64::new(0),
+            monitored: AtomicBool::new(false),
         });
         instruments.observe(meter);
         instruments
@@ -239,11 +242,12 @@ impl Instruments {
         windows.with_callback(move |out| out.observe(this.windows.load(Relaxed), &pipeline)).build();
     }
 
-    /// Notes how the monitor's things stand.
+    /// Notes how the monitor's things stand, and so that it has joined its group. `windows` are those since the last call.
     pub(super) fn monitor(&self, alarms: u64, evidence: f64, windows: u64) {
         self.alarms.store(alarms, Relaxed);
         self.evidence.store(evidence.to_bits(), Relaxed);
-        self.windows.store(windows, Relaxed);
+        self.windows.fetch_add(windows, Relaxed);
+        self.monitored.store(true, Relaxed);
     }
 
     /// Notes memory in bytes and CPU time of the process.
@@ -253,10 +257,10 @@ impl Instruments {
     }
 
     /// Returns the nodes that have not got their partitions and state yet; `None` if no node was
-    /// opened yet.
+    /// opened yet. A monitor by itself has no nodes: it is waited for until it has joined its group.
     pub(super) fn waiting(&self) -> Option<Vec<String>> {
         if self.nodes.is_empty() {
-            return None;
+            return self.monitored.load(Relaxed).then(Vec::new);
         }
         let mut names = Vec::new();
         for node in &self.nodes {

@@ -176,7 +176,8 @@ impl Telemetry {
         NodeTelemetry::new(Arc::clone(&self.instruments), kind, name, version, metrics, tracer)
     }
 
-    /// Notes how things stand with the monitor of this process: alarms that are active, the evidence, and windows judged.
+    /// Notes how things stand with the monitor of this process: alarms that are active, the evidence, and windows judged since
+    /// the last call; zeros where another monitor is at work. To be called first when the monitor has joined its group.
     pub fn monitor(&self, alarms: u64, evidence: f64, windows: u64) {
         self.instruments.monitor(alarms, evidence, windows);
     }

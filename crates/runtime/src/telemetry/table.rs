@@ -142,9 +142,10 @@ metrics! {
     MONITOR_ALARMS = "driftline.monitor.alarms", MetricKind::Gauge, "{alarm}", &[PIPELINE],
         "Alarms that are firing or acknowledged; 0 where this process does not watch the pipeline.";
     MONITOR_EVIDENCE = "driftline.monitor.evidence", MetricKind::Gauge, "", &[PIPELINE],
-        "Evidence that something has changed; an alarm from monitor.run_length.";
+        "Evidence that something has changed; an alarm from monitor.run_length; 0 where this process does not \
+         watch the pipeline.";
     MONITOR_WINDOWS = "driftline.monitor.windows", MetricKind::Counter, "{window}", &[PIPELINE],
-        "Windows judged.";
+        "Windows judged by this process.";
     MEMORY = "process.memory.usage", MetricKind::UpDownCounter, "By", &[],
         "Physical memory in use.";
     CPU = "process.cpu.time", MetricKind::Counter, "s", &[],
