@@ -154,7 +154,8 @@ pub struct Settled {
 /// What happened to a member.
 #[derive(Debug)]
 pub enum Poll {
-    /// These partitions are owned from now on; reading starts at the offset given.
+    /// These partitions are owned from now on; reading starts at the offset given. There may be none: a member that the
+    /// group has no partition for stands by.
     Assigned(Vec<(TopicPartition, Committed)>),
     /// These partitions are taken away by the *next* poll. Until then they can be committed.
     Revoking(Vec<TopicPartition>),

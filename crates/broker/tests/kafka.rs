@@ -102,6 +102,30 @@ macro_rules! laws {
 
 contract::each_law!(laws);
 
+/// Who waits until a process is ready must not wait for ever where a group has more members than partitions.
+#[test]
+fn a_member_without_partitions_is_told_that_it_stands_by() {
+    if servers().is_none() {
+        return;
+    }
+    let broker = Kafka::connect(config(Delivery::AtLeastOnce)).unwrap();
+    let (narrow, readers) = (topic("narrow"), group("readers"));
+    broker.create_topic(&narrow, &keep_all(1)).unwrap();
+    let mut members = [(); 2].map(|()| broker.join(&readers, std::slice::from_ref(&narrow)).unwrap());
+    let mut owned = [None, None];
+    let (deadline, moment) = (Instant::now() + PATIENCE, Duration::from_millis(100));
+    while owned != [Some(0), Some(1)] && owned != [Some(1), Some(0)] {
+        assert!(Instant::now() < deadline, "partitions told of: {owned:?}");
+        for (member, owned) in members.iter_mut().zip(&mut owned) {
+            match member.poll(ANY, moment).unwrap() {
+                Poll::Assigned(partitions) => *owned = Some(partitions.len()),
+                Poll::Revoking(_) | Poll::Lost(_) => *owned = None,
+                Poll::Messages(_) | Poll::Idle => {}
+            }
+        }
+    }
+}
+
 /// A member that leaves messages lying has its partitions paused. It loses them before it has polled at all, and when they come back it reads on.
 #[test]
 fn partitions_that_were_paused_are_read_when_they_come_back() {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Unit, advance};
+use driftline_broker::{Broker, BrokerError, Committed, Member, OffsetCommit, Poll, Unit, advance};
 use driftline_stage::{Sink, StageError, operator::Counts};
 use driftline_types::{ErrorClass, Message, Outgoing, PipelineName, StageName, Timestamp, TopicPartition, wire};
 
@@ -57,11 +57,9 @@ impl SinkTask {
                     self.work(&mut *member, &mut next, &mut repeats, batch, first)?;
                 }
                 Next::Event(Poll::Assigned(partitions)) => {
-                    let notes: Vec<String> =
-                        partitions.iter().filter_map(|(place, committed)| repeats.resume(place, committed)).collect();
-                    // All notes of one commit are equal, and a later commit's note is longer or greater.
-                    let note = notes.iter().max_by_key(|note| (note.len(), *note));
-                    self.sink.resume(note.map(String::as_str)).map_err(|error| RunError::stage(&self.name, &error))?;
+                    if !partitions.is_empty() {
+                        self.resume(&mut repeats, &partitions)?;
+                    }
                     next.extend(partitions.into_iter().map(|(place, committed)| (place, committed.next)));
                     self.metrics.set_ready(true);
                 }
@@ -79,6 +77,15 @@ impl SinkTask {
                 }
             }
         }
+    }
+
+    /// Takes partitions over where their last commit ended.
+    fn resume(&mut self, repeats: &mut Repeats, partitions: &[(TopicPartition, Committed)]) -> Result<(), RunError> {
+        let notes: Vec<String> =
+            partitions.iter().filter_map(|(place, committed)| repeats.resume(place, committed)).collect();
+        // All notes of one commit are equal, and a later commit's note is longer or greater.
+        let note = notes.iter().max_by_key(|note| (note.len(), *note));
+        self.sink.resume(note.map(String::as_str)).map_err(|error| RunError::stage(&self.name, &error))
     }
 
     /// Writes a batch out, but for the records of probes and what was sent again to another node, and commits it.

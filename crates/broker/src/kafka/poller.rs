@@ -236,11 +236,10 @@ impl Poller {
         let mut inbox = self.shared.inbox.lock();
         inbox.settled = true;
         inbox.generation = self.client.group_metadata().map(Arc::new);
-        if self.reading {
-            inbox.events.push_back(Poll::Assigned(assigned));
-            inbox.failure = inbox.failure.take().or(missing);
-            self.shared.filled.notify_all();
-        }
+        // A member without partitions is told so as well: it stands by, and is ready.
+        inbox.events.push_back(Poll::Assigned(assigned));
+        inbox.failure = inbox.failure.take().or(missing);
+        self.shared.filled.notify_all();
         Ok(())
     }
 
