@@ -10,6 +10,7 @@ use std::{
 };
 
 use driftline_stage::StageError;
+use serde::{Deserialize, Serialize};
 
 /// Folders within folders beyond this depth are not entered.
 const MAX_DEPTH: usize = 64;
@@ -146,6 +147,23 @@ fn walk(
     Ok(())
 }
 
+/// What tells a file from one that took its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    /// Its size; 0 if it is not there.
+    pub bytes: u64,
+    /// When it was written, milliseconds since 1970; 0 if that is not known.
+    pub written_ms: u64,
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &Path) -> Self {
+        let Ok(metadata) = fs::metadata(file) else { return Self::default() };
+        let written = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Self { bytes: metadata.len(), written_ms: written.map_or(0, |written| written.as_millis() as u64) }
+    }
+}
+
 /// Watches for new files, of which one may still be being written.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
@@ -177,9 +195,13 @@ impl Watch {
     }
 }
 
-/// Names the sessions of files: the stem, or the path below the place where stems collide.
+/// Names the sessions of files: the prefix, then the stem, or the path below the place where stems collide.
 /// `known` are the names given before, by path; they stay.
-pub(crate) fn sessions(files: &BTreeMap<String, PathBuf>, known: &HashMap<String, String>) -> HashMap<String, String> {
+pub(crate) fn sessions(
+    files: &BTreeMap<String, PathBuf>,
+    known: &HashMap<String, String>,
+    prefix: &str,
+) -> HashMap<String, String> {
     let mut stems: HashMap<&str, usize> = HashMap::new();
     for path in files.keys() {
         *stems.entry(stem(path)).or_default() += 1;
@@ -188,8 +210,9 @@ pub(crate) fn sessions(files: &BTreeMap<String, PathBuf>, known: &HashMap<String
     let mut names = HashMap::new();
     for path in files.keys().filter(|path| !known.contains_key(*path)) {
         let stem = stem(path);
-        let alone = stems.get(stem) == Some(&1) && !files.contains_key(stem) && !taken.contains(stem);
-        let mut name = if alone { stem } else { path.as_str() }.to_owned();
+        let short = format!("{prefix}{stem}");
+        let alone = stems.get(stem) == Some(&1) && !files.contains_key(stem) && !taken.contains(&short);
+        let mut name = if alone { short } else { format!("{prefix}{path}") };
         while !taken.insert(name.clone()) {
             name.push('~');
         }
@@ -260,12 +283,17 @@ mod tests {
     #[test]
     fn stems_that_collide_are_named_by_their_path() {
         let files = |names: &[&str]| names.iter().map(|&name| (name.to_owned(), PathBuf::new())).collect();
-        let names = sessions(&files(&["a/1.wav", "b/1.wav", "b/2.wav", "x.wav", "x.wav.flac"]), &HashMap::new());
+        let all = files(&["a/1.wav", "b/1.wav", "b/2.wav", "x.wav", "x.wav.flac"]);
+        let names = sessions(&all, &HashMap::new(), "");
         let name = |path: &str| names[path].as_str();
         assert_eq!((name("a/1.wav"), name("b/1.wav"), name("b/2.wav")), ("a/1.wav", "b/1.wav", "2"));
         assert_eq!((name("x.wav"), name("x.wav.flac")), ("x", "x.wav.flac"));
 
         let known = HashMap::from([("old/2.wav".to_owned(), "2".to_owned())]);
-        assert_eq!(sessions(&files(&["new/2.wav"]), &known)["new/2.wav"], "new/2.wav");
+        assert_eq!(sessions(&files(&["new/2.wav"]), &known, "")["new/2.wav"], "new/2.wav");
+
+        let names = sessions(&all, &HashMap::from([("old/2.wav".to_owned(), "left-2".to_owned())]), "left-");
+        let name = |path: &str| names[path].as_str();
+        assert_eq!((name("a/1.wav"), name("b/2.wav"), name("x.wav")), ("left-a/1.wav", "left-b/2.wav", "left-x"));
     }
 }

@@ -4,7 +4,7 @@
 //! [sources.camera]
 //! kind = "image-files"
 //! path = "samples/tiles"           # a folder with all below it, a file, or a glob
-//! camera = "line-1"                # the camera of all; without it, the folder that a file lies in
+//! camera = "line-1"                # the camera of all; without it, the folder that a file lies in, or "camera" if that is `path`
 //! every = "500ms"                  # time between two pictures of a camera
 //! start = "2000-01-01T00:00:00Z"   # event time of the first pictures
 //! pace = "fast"                    # or "realtime"
@@ -14,13 +14,14 @@
 //!
 //! # Order and time
 //!
-//! A camera's files are sent in the order of their paths, one a tick of `every`; cameras take turns. The event time is `start + tick · every`: it depends on
-//! the files and the config alone and not on clocks or the times of files, which a copy changes. A file that appears later, with `--follow`, is sent with
-//! the next tick.
+//! A camera's files are sent in the order of their paths, with `numbered` in that of their numbers (those without one come last), one a tick of
+//! `every`; cameras take turns. The event time is `start + tick · every`: it depends on the files and the config alone and not on clocks or the times of
+//! files, which a copy changes. A file that appears later, with `--follow`, is sent with the next tick.
 //!
 //! # Progress
 //!
-//! Kept as state: each file that was sent or refused, with its camera's count of pictures. A path is never read again.
+//! Kept as state: each file that was sent or refused, with its camera's count of pictures. A path that was sent is never read again, and one that was
+//! refused only if the file was replaced, which its size and the time it was written tell.
 //!
 //! # What cannot be used
 //!
@@ -29,7 +30,7 @@
 //! `jpg`, `jpeg` and `png` are left alone and counted in one warning; hidden ones without.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -48,7 +49,7 @@ use driftline_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{Listing, Place, RESCAN, Watch},
+    files::{Listing, Place, RESCAN, Stamp, Watch},
     pacing::{A_TIME, Pace, Pacing, start_of},
 };
 
@@ -68,7 +69,7 @@ const CAMERA: &str = "camera/";
 pub struct ImageFilesConfig {
     /// A folder (with all folders in it), a file, or a glob.
     pub path: String,
-    /// The camera of all files; `None` takes the folder that a file lies in.
+    /// The camera of all files; `None` takes the folder that a file lies in, or `camera` for one that lies in `path` itself.
     #[serde(default)]
     pub camera: Option<String>,
     /// Time between two pictures of a camera.
@@ -114,8 +115,8 @@ pub struct ImageFiles {
     place: Place,
     follow: bool,
     tick: u64,
-    /// Files that were sent or refused.
-    done: HashSet<String>,
+    /// Files that were sent (`None`), or refused as they were then.
+    done: HashMap<String, Option<Stamp>>,
     cameras: BTreeMap<String, Progress>,
     waiting: BTreeMap<String, VecDeque<(String, PathBuf)>>,
     /// The cameras that have not had their turn in this tick.
@@ -156,7 +157,7 @@ impl SourceKind for ImageFiles {
             place,
             follow,
             tick: 0,
-            done: HashSet::new(),
+            done: HashMap::new(),
             cameras: BTreeMap::new(),
             waiting: BTreeMap::new(),
             turn: VecDeque::new(),
@@ -191,7 +192,8 @@ impl Source for ImageFiles {
             if key == TICK {
                 self.tick = serde_json::from_slice(&value).map_err(|_| damaged())?;
             } else if let Some(path) = name.strip_prefix(FILE) {
-                self.done.insert(path.to_owned());
+                let refused = (!value.is_empty()).then(|| serde_json::from_slice(&value)).transpose();
+                self.done.insert(path.to_owned(), refused.map_err(|_| damaged())?);
             } else if let Some(camera) = name.strip_prefix(CAMERA) {
                 let progress = serde_json::from_slice(&value).map_err(|_| damaged())?;
                 self.cameras.insert(camera.to_owned(), progress);
@@ -200,7 +202,7 @@ impl Source for ImageFiles {
             }
         }
         for files in self.waiting.values_mut() {
-            files.retain(|(path, _)| !self.done.contains(path));
+            files.retain(|(path, file)| !is_done(&self.done, path, file));
         }
         self.waiting.retain(|_, files| !files.is_empty());
         Ok(())
@@ -244,9 +246,10 @@ impl ImageFiles {
         self.turn.extend(self.waiting.keys().cloned());
         while let Some(camera) = self.turn.pop_front() {
             if let Some((path, file)) = self.waiting.get_mut(&camera).and_then(VecDeque::pop_front) {
-                self.send(&camera, &path, &file, out)?;
-                out.put_state(format!("{FILE}{path}"), Bytes::new());
-                self.done.insert(path);
+                let refused = self.send(&camera, &path, &file, out)?;
+                let value = refused.map_or(Ok(Vec::new()), |stamp| encoded(&stamp))?;
+                out.put_state(format!("{FILE}{path}"), value);
+                self.done.insert(path, refused);
             }
         }
         self.waiting.retain(|_, files| !files.is_empty());
@@ -254,42 +257,51 @@ impl ImageFiles {
         Ok(())
     }
 
-    /// Sends a file, or refuses it.
-    fn send(&mut self, camera: &str, path: &str, file: &Path, out: &mut SourceBatch<Image>) -> Result<(), StageError> {
+    /// Sends a file, or refuses it; returns what was refused.
+    fn send(
+        &mut self,
+        camera: &str,
+        path: &str,
+        file: &Path,
+        out: &mut SourceBatch<Image>,
+    ) -> Result<Option<Stamp>, StageError> {
+        let stamp = Stamp::of(file);
         let progress = self.cameras.entry(camera.to_owned()).or_default();
-        let mut frame = progress.next;
-        if let Some(number) = self.config.numbered.then(|| number(path)).flatten() {
+        let number = self.config.numbered.then(|| number(path)).flatten();
+        let frame = number.unwrap_or(progress.next);
+        // What took the place of a refused picture was counted then.
+        let again = self.done.contains_key(path);
+        if number.is_none() || !again {
             // The first number begins the count; one that is lower than expected is taken as it comes.
-            if number > progress.next && progress.next > 0 {
-                let gap = number - progress.next;
+            if frame > progress.next && progress.next > 0 {
+                let gap = frame - progress.next;
                 progress.missing = progress.missing.saturating_add(u32::try_from(gap).unwrap_or(u32::MAX));
             }
-            frame = number;
+            progress.next = frame.saturating_add(1);
         }
-        progress.next = frame + 1;
         let shot = Shot {
             camera: camera.to_owned(),
             frame: Some(frame),
             name: Some(path.to_owned()),
             missing: progress.missing,
         };
-        match load(file, self.config.max_file_bytes.0, shot) {
+        let refused = match load(file, self.config.max_file_bytes.0, shot) {
             Ok(image) => {
                 progress.missing = 0;
                 let millis = self.tick.saturating_mul(self.config.every.0);
                 let time = self.start.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
                 out.emit(Key::new(camera.to_owned()), time, image);
+                None
             }
             Err((bytes, reason)) => {
-                progress.missing = progress.missing.saturating_add(1);
+                progress.missing = progress.missing.saturating_add(u32::from(!again));
                 tracing::warn!(file = %file.display(), %reason, "refused a picture");
                 out.reject(Key::new(path.to_owned()), bytes, format!("{path}: {reason}"));
+                Some(stamp)
             }
-        }
-        let value = serde_json::to_vec(progress)
-            .map_err(|error| StageError::fatal("state has no encoding").caused_by(error))?;
-        out.put_state(format!("{CAMERA}{camera}"), value);
-        Ok(())
+        };
+        out.put_state(format!("{CAMERA}{camera}"), encoded(progress)?);
+        Ok(refused)
     }
 
     fn list(&self) -> Result<Listing, StageError> {
@@ -301,7 +313,7 @@ impl ImageFiles {
     /// Lists the new files that did not change since the scan before: one may still be being written.
     fn settled(&mut self) -> Result<BTreeMap<String, PathBuf>, StageError> {
         let mut files = self.list()?.files;
-        files.retain(|path, file| !self.done.contains(path) && self.watch.settled(path, file));
+        files.retain(|path, file| !is_done(&self.done, path, file) && self.watch.settled(path, file));
         Ok(files)
     }
 
@@ -316,7 +328,22 @@ impl ImageFiles {
             };
             self.waiting.entry(camera).or_default().push_back((path, file));
         }
+        if self.config.numbered {
+            for files in self.waiting.values_mut() {
+                // They stand in the order of their paths, which equal numbers keep.
+                files.make_contiguous().sort_by_cached_key(|(path, _)| number(path).unwrap_or(u64::MAX));
+            }
+        }
     }
+}
+
+/// Whether a file was sent, or refused as it is now.
+fn is_done(done: &HashMap<String, Option<Stamp>>, path: &str, file: &Path) -> bool {
+    done.get(path).is_some_and(|refused| refused.is_none_or(|was| was == Stamp::of(file)))
+}
+
+fn encoded(value: &impl Serialize) -> Result<Vec<u8>, StageError> {
+    serde_json::to_vec(value).map_err(|error| StageError::fatal("state has no encoding").caused_by(error))
 }
 
 /// Reads a picture and decodes it, so that a broken one never leaves the source. `Err` holds what goes to the dead letters, and why.

@@ -120,7 +120,9 @@ impl Draft<'_> {
     fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let keys = self.spec.into_iter().flat_map(|spec| spec.paths.iter().copied());
         let paths = keys.filter_map(move |key| Some((key, self.config.get(key)?.as_str()?)));
-        let paths = paths.filter(|(_, path)| !NOT_PATHS.contains(path)).map(|(key, path)| (key, Path::new(path)));
+        let paths = paths
+            .filter(|(_, path)| !path.is_empty() && !NOT_PATHS.contains(path))
+            .map(|(key, path)| (key, Path::new(path)));
         paths.filter(|(_, path)| path.metadata().map_or(true, |found| found.is_file()))
     }
 }
@@ -142,7 +144,7 @@ impl<'a> Compiler<'a> {
         let telemetry = self.section("telemetry", &[]);
         let drafts: Vec<_> = Role::ALL.into_iter().flat_map(|role| self.drafts(role)).collect();
         let order = self.check_graph(&drafts);
-        self.check_files(&drafts);
+        self.check_files(monitor.as_ref(), &drafts);
         let injections = self.injections(&drafts);
         self.check_rules(monitor.as_ref(), &drafts);
         let tests = self.tests();
@@ -264,7 +266,9 @@ impl<'a> Compiler<'a> {
         if let Some(spec) = draft.spec {
             self.resolve_paths(&mut draft.config, &path, spec.paths);
             for problem in (spec.check)(&draft.config) {
-                self.note_of(&path, suggest_common_key(problem));
+                if !is_empty_path(&problem, spec, &draft.config) {
+                    self.note_of(&path, suggest_common_key(problem));
+                }
             }
         }
         Some(draft)
@@ -340,18 +344,23 @@ impl<'a> Compiler<'a> {
         order
     }
 
-    /// Checks that no sink writes a file that another sink writes or a source reads.
-    fn check_files(&mut self, drafts: &[Draft<'_>]) {
-        // Sources come before sinks.
-        for (i, sink) in drafts.iter().enumerate().filter(|(_, draft)| draft.role == Role::Sink) {
-            for (key, file) in sink.files() {
-                let names_it = |other: &&Draft<'_>| other.files().any(|(_, other)| other == file);
-                let mut others = drafts[..i].iter().filter(|other| other.role != Role::Stage);
-                let Some(other) = others.find(names_it) else { continue };
-                let does = if other.role == Role::Source { "reads" } else { "writes" };
-                let allowed = "allowed is one that no other sink writes and no source reads";
-                let message = format!("the {} {} {does} this file, {allowed}", other.role, other.key);
-                self.note(ConfigProblem { path: sink.path_to(key), found: Some(format!("{file:?}")), message });
+    /// Checks that no sink writes a file that another sink writes, or that is read: the pipeline file is, too.
+    fn check_files(&mut self, monitor: Option<&MonitorConfig>, drafts: &[Draft<'_>]) {
+        let mut others = vec![(self.document.file.to_owned(), "it is the pipeline file".to_owned())];
+        let reference = monitor.and_then(|monitor| monitor.reference.clone());
+        others.extend(reference.map(|file| (file, "monitor.reference names this file".to_owned())));
+        let probes = monitor.and_then(|monitor| Some(monitor.probes.as_ref()?.path.clone()));
+        others.extend(probes.map(|file| (file, "monitor.probes.path names this file".to_owned())));
+        // Sinks come last.
+        for draft in drafts {
+            for (key, file) in draft.files() {
+                let other = others.iter().find(|(other, _)| draft.role == Role::Sink && is_same(other, file));
+                if let Some((_, whose)) = other {
+                    let message = format!("{whose}, allowed is one that nothing else of the pipeline reads or writes");
+                    self.note(ConfigProblem { path: draft.path_to(key), found: Some(format!("{file:?}")), message });
+                }
+                let does = if draft.role == Role::Sink { "writes" } else { "reads" };
+                others.push((file.to_owned(), format!("the {} {} {does} this file", draft.role, draft.key)));
             }
         }
     }
@@ -473,6 +482,12 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             let path = [around, &[key.to_owned()]].concat();
+            // Of a variable that is not set, most likely. It would be the folder itself.
+            if text.is_empty() {
+                let (found, message) = (Some("\"\"".to_owned()), "allowed is a path".to_owned());
+                self.note(ConfigProblem { path, found, message });
+                continue;
+            }
             let folder = match self.document.folder_of(&path) {
                 Ok(folder) => folder,
                 Err(error) => {
@@ -540,6 +555,18 @@ fn node(draft: &Draft<'_>) -> Option<Node> {
         batch: draft.batch,
         config: draft.config.clone(),
     })
+}
+
+/// Whether two paths lead to one file, there or not.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    one == other || real(one).is_some_and(|one| Some(one) == real(other))
+}
+
+/// Whether a problem that a kind has found is an empty path, which was told of before.
+fn is_empty_path(problem: &ConfigProblem, spec: &KindSpec, config: &Table) -> bool {
+    let [key] = problem.path.as_slice() else { return false };
+    spec.paths.contains(&key.as_str()) && config.get(key).and_then(Value::as_str) == Some("")
 }
 
 fn kinds_allowed(found: &str, kinds: &[KindSpec]) -> String {

@@ -48,6 +48,28 @@ fn wrong_overrides() {
 }
 
 #[test]
+fn an_empty_path_is_no_folder() {
+    let overrides = ["broker.path=", "monitor.reference=", "sources.microphone.path=", "stages.asr.model="];
+    let expected = overrides.map(|text| format!("--set {}: found \"\", allowed is a path", text.trim_end_matches('=')));
+    assert_eq!(told(Path::new("tests/right.toml"), &overrides), expected.join("\n"));
+}
+
+#[test]
+fn a_sink_writes_no_file_that_is_read() {
+    let right = Path::new("tests/right.toml");
+    let whose = |overrides: &[&str]| {
+        let told = told(right, overrides);
+        let whose = told.strip_suffix(", allowed is one that nothing else of the pipeline reads or writes").unwrap();
+        whose.rsplit_once(", ").unwrap().1.to_owned()
+    };
+    assert_eq!(whose(&["sinks.out.path=tests/right.toml"]), "it is the pipeline file");
+    let out = "sinks.out.path=tests/none.json";
+    assert_eq!(whose(&[out, "monitor.reference=tests/./none.json"]), "monitor.reference names this file");
+    assert_eq!(whose(&[out, "monitor.probes.path=tests/none.json"]), "monitor.probes.path names this file");
+    assert_eq!(whose(&[out, "stages.vad.model=tests/none.json"]), "the stage vad reads this file");
+}
+
+#[test]
 fn wrong_injections() {
     let injections =
         ["vad.clip=200 @ 60s", "vad.clip_ms=9e9 @ 60s over 10 parsecs", "microphone.pitch=1.3 @ 60s until 2001"];

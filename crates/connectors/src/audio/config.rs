@@ -30,6 +30,9 @@ pub struct AudioFilesConfig {
     /// Largest file.
     #[serde(default = "default_max_file_bytes")]
     pub max_file_bytes: ByteSize,
+    /// Put before the name of every session: what tells this source's sessions from another's.
+    #[serde(default)]
+    pub session_prefix: String,
     /// Sends recordings again and again, drawn at random; `None` sends each once.
     #[serde(default)]
     pub repeat: Option<Repeat>,

@@ -10,6 +10,7 @@
 //! start = "2000-01-01T00:00:00Z"   # event time of the first piece
 //! max_seconds = 3600               # longest recording
 //! max_file_bytes = "2 GiB"         # largest file
+//! session_prefix = ""              # put before the names of sessions
 //! # repeat = { sessions = 2000, seed = 1, gain_db = 3.0, pitch = 0.05, noise_dbfs = -60.0 }
 //! ```
 //!
@@ -23,7 +24,9 @@
 //! changes; windows fill as they would live; and a run that is repeated, or interrupted and resumed,
 //! gives the same records. With `pace = "realtime"` a tick's pieces are sent when it has passed.
 //!
-//! A session is called after its file's stem, or its path below `path` where stems collide.
+//! A session is called after its file's stem, or its path below `path` where stems collide; its name is its key. Two sources know
+//! nothing of each other: where a stage reads both and files of both may have one name, `session_prefix` must tell them apart.
+//! To a stage that follows sessions, such as `vad`, two of one name are one.
 //!
 //! # Traffic
 //!
@@ -42,7 +45,8 @@
 //!
 //! Kept as state: the next tick, and for each file its session and the tick at which it was opened,
 //! or that it is finished. A resumed run opens the files that were open, decodes again up to the
-//! next tick, and goes on. A finished file is never read again; its path is what identifies it. Repeated
+//! next tick, and goes on. A finished file is never read again; its path is what identifies it. One that was refused
+//! before any of it was sent is read again once it was replaced, which its size and the time it was written tell. Repeated
 //! recordings have an entry a session, which is removed when it has ended, and the number of the next one.
 //!
 //! # What cannot be used
@@ -54,7 +58,7 @@
 //!
 //! What is merely cut off or damaged in places is used as far as it goes. A gap is silence; a piece
 //! that is lost as a whole is not sent, and the next one counts it as `missing`; a WAV or FLAC file
-//! that ends before its header says so ends with an empty piece that counts what is missing. Ogg
+//! that ends before its header says so ends with an empty piece that counts what is missing, and with a warning. Ogg
 //! files that were put one after another are one recording; where rate, channels or codec change, or
 //! what follows cannot be read on, it is refused there. Files with other suffixes are left alone and
 //! counted in one warning.
@@ -71,7 +75,7 @@ mod traffic;
 mod wav;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -89,7 +93,7 @@ pub use config::AudioFilesConfig;
 pub use traffic::Repeat;
 
 use crate::{
-    files::{self, Place, RESCAN, Watch},
+    files::{self, Place, RESCAN, Stamp, Watch},
     pacing::{Pacing, start_of},
 };
 use line::{Line, Settings};
@@ -114,6 +118,10 @@ pub struct AudioFiles {
     follow: bool,
     /// Files that are known, by their path below the place: their sessions.
     known: HashMap<String, String>,
+    /// Of them, those that were refused before any of them was sent, as they were then.
+    refused: HashMap<String, Stamp>,
+    /// Files that were found to be cut off: each is told of once.
+    cut_off: HashSet<String>,
     waiting: VecDeque<Waiting>,
     /// With `repeat`: what is drawn instead. Of `known` there are the refused files alone.
     traffic: Option<Traffic>,
@@ -143,6 +151,7 @@ struct Open {
     entry: Entry,
     progress: Progress,
     file: PathBuf,
+    stamp: Stamp,
     line: Line,
     /// Whether any of it was sent.
     sent: bool,
@@ -181,6 +190,8 @@ impl SourceKind for AudioFiles {
             place,
             follow,
             known: HashMap::new(),
+            refused: HashMap::new(),
+            cut_off: HashSet::new(),
             waiting: VecDeque::new(),
             traffic: None,
             interrupted: Vec::new(),
@@ -225,8 +236,10 @@ impl Source for AudioFiles {
             files = traffic.files.iter().map(|(path, _, file)| (path.clone(), file.clone())).collect();
         }
         for (entry, progress) in restored.files {
-            if entry.number.is_none() {
+            let replaced = |was: Stamp| files.get(&entry.path).is_some_and(|file| Stamp::of(file) != was);
+            if entry.number.is_none() && !progress.refused.is_some_and(replaced) {
                 self.known.insert(entry.path.clone(), progress.session.clone());
+                self.refused.extend(progress.refused.map(|was| (entry.path.clone(), was)));
             }
             if let Some(opened) = progress.opened {
                 self.opened = self.opened.max(opened.order + 1);
@@ -313,6 +326,8 @@ impl AudioFiles {
                     reject(&open.file, &open.entry.path, &refused, out);
                     finished.push(index);
                     if !open.sent {
+                        self.refused.insert(open.entry.path.clone(), open.stamp);
+                        open.progress.refused = Some(open.stamp);
                         continue;
                     }
                     open.line.recording().end()
@@ -320,6 +335,12 @@ impl AudioFiles {
             };
             if piece.last && finished.last() != Some(&index) {
                 finished.push(index);
+                if let Some((frames, claimed)) = open.line.recording().cut_short()
+                    && self.cut_off.insert(open.entry.path.clone())
+                {
+                    let file = open.file.display();
+                    tracing::warn!(%file, frames, claimed, "a recording ends before its header says so");
+                }
             }
             open.sent = true;
             let session = &open.progress.session;
@@ -364,21 +385,23 @@ impl AudioFiles {
         if entry.number.is_none() {
             self.known.insert(entry.path.clone(), session.clone());
         }
-        let bytes = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        let stamp = Stamp::of(&file);
+        let bytes = stamp.bytes;
         match self.open_recording(&file, bytes) {
             Ok(recording) => {
                 let (rate, channels) = (recording.rate(), recording.channels());
                 let opened = Opened { tick: self.tick, order: self.opened, rate, channels };
                 self.opened += 1;
                 let line = Line::new(recording, self.voice(&entry, &session));
-                let progress = Progress { session, bytes, opened: Some(opened) };
+                let progress = Progress { session, bytes, opened: Some(opened), refused: None };
                 progress::put(out, &entry, &progress)?;
-                self.open.push(Open { entry, progress, file, line, sent: false });
+                self.open.push(Open { entry, progress, file, stamp, line, sent: false });
             }
             Err(refused) => {
                 self.known.insert(entry.path.clone(), session.clone());
+                self.refused.insert(entry.path.clone(), stamp);
                 reject(&file, &entry.path, &refused, out);
-                self.finish(&entry, Progress { session, bytes, opened: None }, out)?;
+                self.finish(&entry, Progress { session, bytes, opened: None, refused: Some(stamp) }, out)?;
             }
         }
         Ok(())
@@ -406,8 +429,9 @@ impl AudioFiles {
                 continue;
             };
             let voice = self.voice(&entry, &session);
+            let stamp = Stamp::of(&file);
             match self.reopen(&file, progress.bytes, opened, voice, out) {
-                Ok((line, sent)) => self.open.push(Open { entry, progress, file, line, sent }),
+                Ok((line, sent)) => self.open.push(Open { entry, progress, file, stamp, line, sent }),
                 Err(refused) => self.gone.push(Gone { entry, progress, opened, file, refused }),
             }
         }
@@ -480,7 +504,14 @@ impl AudioFiles {
         let listing = self.place.list(&decode::SUFFIXES).map_err(|error| {
             StageError::transient(format!("path: {:?} cannot be listed", self.config.path)).caused_by(error)
         })?;
-        let mut sessions = files::sessions(&listing.files, &self.known);
+        // What took the place of a refused file is new.
+        for (path, file) in &listing.files {
+            if self.refused.get(path).is_some_and(|was| *was != Stamp::of(file)) {
+                self.refused.remove(path);
+                self.known.remove(path);
+            }
+        }
+        let mut sessions = files::sessions(&listing.files, &self.known, &self.config.session_prefix);
         for (path, file) in listing.files {
             let Some(session) = sessions.remove(&path) else { continue };
             if scan == Scan::Settled && !self.watch.settled(&path, &file) {

@@ -3,7 +3,7 @@
 //! ```text
 //! tick                  the next tick
 //! drawn                 with `repeat`: the number of the next session
-//! file/<path>           a file: its session, and when it was opened, or that it is finished
+//! file/<path>           a file: its session, and when it was opened, or that it is finished, or what was refused
 //! session/<n>/<path>    a session of a repeated recording that is open
 //! ```
 
@@ -11,6 +11,8 @@ use bytes::Bytes;
 use driftline_payloads::AudioChunk;
 use driftline_stage::{SourceBatch, StageError};
 use serde::{Deserialize, Serialize};
+
+use crate::files::Stamp;
 
 const TICK: &[u8] = b"tick";
 const DRAWN: &[u8] = b"drawn";
@@ -51,6 +53,9 @@ pub(crate) struct Progress {
     pub bytes: u64,
     /// When it was opened; `None` once it is finished.
     pub opened: Option<Opened>,
+    /// The file that was refused before any of it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Stamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -156,6 +156,12 @@ impl Recording {
         Ok(Tick::Piece(piece))
     }
 
+    /// Returns the frames there were and those that the header claims, if the recording ended a piece or more before that.
+    pub(crate) fn cut_short(&self) -> Option<(u64, u64)> {
+        self.cut_off()?;
+        Some((self.frames, self.decoder.claimed()?))
+    }
+
     /// Where the next piece begins, in samples at 16 kHz.
     fn position(&self) -> u64 {
         u64::from(self.number) * self.length as u64

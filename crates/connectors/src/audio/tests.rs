@@ -65,8 +65,14 @@ impl Run {
 }
 
 fn run(config: AudioFilesConfig) -> Run {
+    resume(config, BTreeMap::new())
+}
+
+/// A run that goes on from the state of another one.
+fn resume(config: AudioFilesConfig, state: BTreeMap<Bytes, Bytes>) -> Run {
     let mut source = AudioFiles::open(config, false).unwrap();
-    let mut run = Run::default();
+    source.restore(state.clone().into_iter().collect()).unwrap();
+    let mut run = Run { state, ..Run::default() };
     loop {
         let mut batch = SourceBatch::new();
         let status = source.read(&mut batch).unwrap();
@@ -312,6 +318,18 @@ fn a_recording_that_is_cut_off_is_used_and_says_what_is_missing() {
 }
 
 #[test]
+fn a_recording_that_is_cut_off_knows_by_how_much() {
+    let whole = wav(1, 1, 8_000, 16, &pcm16([5; 8_000]));
+    let folder = folder(&[("whole.wav", &whole), ("cut.wav", &whole[..44 + 2 * 5_600])]);
+    let cut_short = |name: &str| {
+        let mut recording = Recording::open(&folder.path().join(name), 1_600, 60).unwrap();
+        while !matches!(recording.next().unwrap(), Tick::Piece(Piece { last: true, .. })) {}
+        recording.cut_short()
+    };
+    assert_eq!((cut_short("whole.wav"), cut_short("cut.wav")), (None, Some((5_600, 8_000))));
+}
+
+#[test]
 fn a_length_the_header_does_not_know_or_gets_wrong_is_no_hindrance() {
     let whole = wav(1, 1, 16_000, 16, &pcm16([7; 3_000]));
     let with = |riff: u32, data: u32| {
@@ -442,6 +460,57 @@ fn with_follow_new_files_are_taken_once_they_no_longer_change() {
     assert_eq!(read(4), (vec!["x".to_owned()], SourceStatus::More));
     assert_eq!(read(5), nothing);
     assert_eq!(read(6), nothing);
+}
+
+#[test]
+fn what_takes_the_place_of_a_refused_file_is_read() {
+    let mut samples = vec![0.25_f32; 5_000];
+    samples[4_000] = f32::INFINITY;
+    let turning = wav(3, 1, 16_000, 32, &samples.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<_>>());
+    let folder = folder(&[("bad.wav", b"nothing"), ("turning.wav", &turning)]);
+    let first = run(config(folder.path()));
+    assert_eq!(first.rejected.len(), 2);
+    let second = resume(config(folder.path()), first.state);
+    assert_eq!((second.rejected.len(), second.records.len()), (0, 0));
+
+    // Of the other one something was sent.
+    for name in ["bad.wav", "turning.wav"] {
+        fs::write(folder.path().join(name), fixture("8000.wav")).unwrap();
+    }
+    let third = resume(config(folder.path()), second.state);
+    assert_eq!(third.samples("bad").len(), 3_200);
+    assert_eq!((third.rejected.len(), third.records.len()), (0, third.session("bad").len()));
+    let fourth = resume(config(folder.path()), third.state);
+    assert_eq!((fourth.rejected.len(), fourth.records.len()), (0, 0));
+}
+
+#[test]
+fn with_follow_what_takes_the_place_of_a_refused_file_is_read_once_it_no_longer_changes() {
+    let folder = folder(&[("x.wav", b"nothing")]);
+    let mut source = AudioFiles::open(config(folder.path()), true).unwrap();
+    let mut read = |seconds: u64| {
+        let mut batch = SourceBatch::new();
+        source.read_at(Duration::from_secs(seconds), &mut batch).unwrap();
+        (batch.len(), batch.rejected().len())
+    };
+    assert_eq!(read(0), (0, 1));
+    assert_eq!(read(1), (0, 0));
+    fs::write(folder.path().join("x.wav"), fixture("8000.wav")).unwrap();
+    assert_eq!(read(2), (0, 0));
+    assert_eq!(read(3), (4, 0));
+    assert_eq!(read(4), (0, 0));
+}
+
+#[test]
+fn a_prefix_tells_the_sessions_of_two_sources_apart() {
+    let folder = folder(&[("y.wav", &fixture("8000.wav"))]);
+    let named = |prefix: &str| {
+        let run = run(AudioFilesConfig { session_prefix: prefix.to_owned(), ..config(folder.path()) });
+        let (key, _, chunk) = &run.records[0];
+        (key.to_string(), chunk.session.clone())
+    };
+    assert_eq!(named(""), ("y".to_owned(), "y".to_owned()));
+    assert_eq!(named("left-"), ("left-y".to_owned(), "left-y".to_owned()));
 }
 
 #[test]

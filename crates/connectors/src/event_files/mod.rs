@@ -12,6 +12,7 @@
 //! `2019-10-01 00:00:00 UTC`, a Parquet timestamp, or a number: of milliseconds since 1970, or of seconds if it is
 //! below 100,000,000,000. A row of CSV is a line: a quoted field has no line break in it.
 //!
+//! The header of a CSV and the columns of a Parquet file are read when the source is opened: one that lacks a column is an error.
 //! A row that is no event goes to the dead letters as it stands (one of Parquet as JSON), with file, line or row, column, what
 //! was found and what is allowed. Progress is the place in the file. Parquet files do not grow: they end, with `--follow` too.
 
@@ -33,6 +34,7 @@ use driftline_payloads::{ClickEvent, ClickKind};
 use driftline_stage::{
     Checks, ConfigProblem, Key, Source, SourceBatch, SourceKind, SourceStatus, StageError, Timestamp,
 };
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use self::{
@@ -150,16 +152,14 @@ impl SourceKind for EventFiles {
         let path = &config.path;
         let format = Format::of(path);
         let format = format.ok_or_else(|| StageError::fatal(format!("path: {path:?} cannot be read")))?;
-        let file = files::open(path)?;
-        Ok(Self {
-            follow,
-            format,
-            file: BufReader::new(file),
-            header: None,
-            rows: None,
-            place: Place::default(),
-            config,
-        })
+        let file = BufReader::new(files::open(path)?);
+        let mut source = Self { follow, format, file, header: None, rows: None, place: Place::default(), config };
+        match format {
+            Format::Csv => drop(source.read_header().map_err(|error| error.of(&source.config.path))?),
+            Format::JsonLines => {}
+            Format::Parquet => source.open_rows()?,
+        }
+        Ok(source)
     }
 }
 
@@ -170,6 +170,7 @@ impl Source for EventFiles {
         for (key, value) in entries {
             let place = (key == PLACE).then(|| serde_json::from_slice(&value).ok()).flatten();
             self.place = place.ok_or_else(|| StageError::fatal("the state of an event-files source is damaged"))?;
+            self.rows = None;
         }
         let length = self.file.get_ref().metadata().map_or(0, |metadata| metadata.len());
         let (path, bytes) = (&self.config.path, self.place.bytes);
@@ -184,12 +185,7 @@ impl Source for EventFiles {
     fn read(&mut self, out: &mut SourceBatch<ClickEvent>) -> Result<SourceStatus, StageError> {
         let first = self.place;
         let read = match self.format {
-            Format::Csv | Format::JsonLines => self.read_lines(out).map_err(|error| match error {
-                Unread::Io(error) => {
-                    StageError::transient(format!("{}: cannot be read", self.config.path)).caused_by(error)
-                }
-                Unread::Never(error) => error,
-            }),
+            Format::Csv | Format::JsonLines => self.read_lines(out).map_err(|error| error.of(&self.config.path)),
             Format::Parquet => self.read_rows(out),
         };
         // What was taken before an error is lost with it, and is read again.
@@ -209,6 +205,16 @@ enum Unread {
     Never(StageError),
 }
 
+impl Unread {
+    /// Makes an error of it that names the file.
+    fn of(self, path: &str) -> StageError {
+        match self {
+            Self::Io(error) => StageError::transient(format!("{path}: cannot be read")).caused_by(error),
+            Self::Never(error) => error,
+        }
+    }
+}
+
 impl From<io::Error> for Unread {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -224,25 +230,8 @@ impl From<StageError> for Unread {
 impl EventFiles {
     fn read_lines(&mut self, out: &mut SourceBatch<ClickEvent>) -> Result<SourceStatus, Unread> {
         let first = self.place.lines;
-        if self.format == Format::Csv && self.header.is_none() {
-            self.file.rewind()?;
-            let (line, taken) = read_line(&mut self.file)?;
-            match line {
-                Line::Whole(bytes) => {
-                    let text = String::from_utf8_lossy(&bytes).into_owned();
-                    let header = fields(text.trim_start_matches('\u{feff}')).unwrap_or_default();
-                    self.check_columns(":1", &header)?;
-                    self.header = Some(header);
-                }
-                _ if self.follow => return Ok(SourceStatus::Wait(RETRY)),
-                _ => {
-                    let message = format!("{}:1: found no header, allowed is a line of names", self.config.path);
-                    return Err(StageError::fatal(message).into());
-                }
-            }
-            if self.place.bytes == 0 {
-                self.place = Place { bytes: taken, lines: 1 };
-            }
+        if self.format == Format::Csv && self.header.is_none() && !self.read_header()? {
+            return Ok(SourceStatus::Wait(RETRY));
         }
         self.file.seek(SeekFrom::Start(self.place.bytes))?;
         while self.place.lines - first < BATCH {
@@ -261,18 +250,47 @@ impl EventFiles {
         Ok(SourceStatus::More)
     }
 
-    fn read_rows(&mut self, out: &mut SourceBatch<ClickEvent>) -> Result<SourceStatus, StageError> {
-        let path = &self.config.path;
-        let damaged = |error| StageError::fatal(format!("{path}: cannot be read as Parquet")).caused_by(error);
-        if self.rows.is_none() {
-            let rows = Rows::open(path.as_ref(), self.place.lines).map_err(damaged)?;
-            self.check_columns("", rows.names())?;
-            self.rows = Some(rows);
+    /// Reads the names of a CSV's columns; returns whether they are there, or still to be written.
+    fn read_header(&mut self) -> Result<bool, Unread> {
+        self.file.rewind()?;
+        let (line, taken) = read_line(&mut self.file)?;
+        match line {
+            Line::Whole(bytes) => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let header = fields(text.trim_start_matches('\u{feff}')).unwrap_or_default();
+                self.check_columns(":1", &header)?;
+                self.header = Some(header);
+            }
+            Line::End | Line::Unended(_) if self.follow => return Ok(false),
+            _ => {
+                let message = format!("{}:1: found no header, allowed is a line of names", self.config.path);
+                return Err(StageError::fatal(message).into());
+            }
         }
+        if self.place.bytes == 0 {
+            self.place = Place { bytes: taken, lines: 1 };
+        }
+        Ok(true)
+    }
+
+    /// Opens a Parquet file at its next row.
+    fn open_rows(&mut self) -> Result<(), StageError> {
+        let path = &self.config.path;
+        let rows = Rows::open(path.as_ref(), self.place.lines).map_err(|error| damaged(path, error))?;
+        self.check_columns("", rows.names())?;
+        self.rows = Some(rows);
+        Ok(())
+    }
+
+    fn read_rows(&mut self, out: &mut SourceBatch<ClickEvent>) -> Result<SourceStatus, StageError> {
+        if self.rows.is_none() {
+            self.open_rows()?;
+        }
+        let path = &self.config.path;
         let Some(rows) = &mut self.rows else { return Ok(SourceStatus::End) };
         for _ in 0..BATCH {
             let Some(row) = rows.next() else { return Ok(SourceStatus::End) };
-            let row = row.map_err(damaged)?;
+            let row = row.map_err(|error| damaged(path, error))?;
             self.place.lines += 1;
             let place = format!("{path}: row {}", self.place.lines);
             let text = row.to_string().into_bytes();
@@ -316,6 +334,10 @@ impl EventFiles {
         };
         put(format!("{}:{}", self.config.path, self.place.lines), bytes, event, out);
     }
+}
+
+fn damaged(path: &str, error: ParquetError) -> StageError {
+    StageError::fatal(format!("{path}: cannot be read as Parquet")).caused_by(error)
 }
 
 /// Puts out a record, or a dead letter of the row's bytes.

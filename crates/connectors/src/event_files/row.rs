@@ -1,13 +1,15 @@
 //! A row of a log, and the event that it tells of.
 
 use driftline_payloads::{ClickEvent, ClickKind};
-use driftline_stage::Timestamp;
+use driftline_stage::{Timestamp, config::did_you_mean};
 use serde_json::Value;
 
 use super::EventFilesConfig;
 
 /// Numbers below are seconds, from here on milliseconds: 1973 in milliseconds, 5138 in seconds.
 const SECONDS: i64 = 100_000_000_000;
+/// Longest word that is compared with those allowed, bytes.
+const MAX_WORD: usize = 20;
 
 /// What is wrong with a row: where, what was found, what is allowed.
 pub(super) type Wrong = (String, String, String);
@@ -60,14 +62,27 @@ impl<'a> Row<'a> {
         let known = config.kinds.get(&word).copied().or_else(|| ClickKind::named(&word)).ok_or_else(|| {
             let mut names: Vec<&str> = config.kinds.keys().map(String::as_str).collect();
             names.extend(ClickKind::ALL.map(ClickKind::name));
-            wrong(&columns.kind, "another word", &names.join(", "))
+            let mut allowed = names.join(", ");
+            // What the row says is not repeated.
+            let meant = if word.len() <= MAX_WORD { did_you_mean(&word, names) } else { None };
+            if let Some(meant) = meant {
+                allowed.push_str(&format!(" (did you mean {meant:?}?)"));
+            }
+            wrong(&columns.kind, "another word", &allowed)
         })?;
-        let time_ms = parse_time(&needed(&columns.time)?).ok_or_else(|| {
+        let time = needed(&columns.time)?;
+        let time_ms = parse_time(&time).ok_or_else(|| {
             wrong(&columns.time, "no time", "RFC 3339, \"2019-10-01 00:00:00 UTC\", or a number since 1970")
         })?;
         let (product, category) = (self.get(&columns.product), self.get(&columns.category));
-        ClickEvent::try_new(needed(&columns.user)?, known, product, category, time_ms)
-            .map_err(|error| (error.place, error.found, error.allowed))
+        let event = ClickEvent::try_new(needed(&columns.user)?, known, product, category, time_ms);
+        // The event's fields by the names that they have in the file.
+        event.map_err(|error| match error.place.as_str() {
+            "user" => (columns.user.clone(), error.found, error.allowed),
+            "product" => (columns.product.clone(), error.found, error.allowed),
+            "category" => (columns.category.clone(), error.found, error.allowed),
+            _ => wrong(&columns.time, &time, "a time in the years 2000 to 2099"),
+        })
     }
 }
 

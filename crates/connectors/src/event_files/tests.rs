@@ -49,6 +49,9 @@ fn a_log_in_csv_is_read_and_bad_rows_say_why() {
         1569888003,look,1,auto,1.0,7\r\n\
         1569888004,view,1,auto,1.0\r\n\
         1569888005,view,1,auto,1.0,\r\n\
+        -5,view,1,auto,1.0,7\r\n\
+        1569888005,Purchased,1,auto,1.0,7\r\n\
+        1569888005,view,a product whose name is longer than the sixty-four bytes that are allowed,auto,1.0,7\r\n\
         1569888006000,view,,,1.0,8";
     let (_folder, path) = file("log.csv", text);
     let (events, reasons) = read(&config(&path, SHOP));
@@ -68,6 +71,9 @@ fn a_log_in_csv_is_read_and_bad_rows_say_why() {
         "log.csv:7: event_type: found another word, allowed cart, purchase, visit, search, view, add-to-cart, buy, erase",
         "log.csv:8: line: found 5 fields, allowed 6",
         "log.csv:9: user_id: found nothing, allowed a text or a number",
+        "log.csv:10: event_time: found -5, allowed a time in the years 2000 to 2099",
+        "log.csv:11: event_type: found another word, allowed cart, purchase, visit, search, view, add-to-cart, buy, erase (did you mean \"purchase\"?)",
+        "log.csv:12: product_id: found 73 bytes, allowed 1 to 64",
     ];
     assert_eq!(reasons, expected);
 }
@@ -86,11 +92,30 @@ fn json_lines_are_read_across_interruptions() {
 }
 
 #[test]
-fn a_header_without_a_needed_column_is_an_error() {
+fn a_header_without_a_needed_column_is_an_error_before_anything_is_read() {
     let (_folder, path) = file("log.csv", "user,product\n1,2\n");
-    let mut source = EventFiles::open(config(&path, ""), false).unwrap();
-    let error = source.read(&mut SourceBatch::new()).unwrap_err().to_string();
-    assert!(error.ends_with("columns.kind: found no column \"kind\", allowed are user, product"), "{error}");
+    for follow in [false, true] {
+        let error = EventFiles::open(config(&path, ""), follow).err().unwrap().to_string();
+        assert!(error.ends_with("columns.kind: found no column \"kind\", allowed are user, product"), "{error}");
+    }
+    let (_folder, path) = file("log.csv", "");
+    let error = EventFiles::open(config(&path, ""), false).err().unwrap().to_string();
+    assert!(error.ends_with("log.csv:1: found no header, allowed is a line of names"), "{error}");
+}
+
+#[test]
+fn with_follow_a_header_may_still_be_written() {
+    let (_folder, path) = file("log.csv", "user,ki");
+    let mut source = EventFiles::open(config(&path, ""), true).unwrap();
+    let mut read = || {
+        let mut batch = SourceBatch::new();
+        assert_eq!(source.read(&mut batch).unwrap(), SourceStatus::Wait(RETRY));
+        (batch.len(), batch.rejected().len())
+    };
+    assert_eq!(read(), (0, 0));
+    fs::write(&path, "user,kind,time_ms\n1,visit,1569888000000\n").unwrap();
+    assert_eq!(read(), (1, 0));
+    assert_eq!(read(), (0, 0));
 }
 
 #[test]
@@ -170,8 +195,7 @@ fn a_damaged_parquet_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.parquet");
         fs::write(&path, text).unwrap();
-        let mut source = EventFiles::open(config(&path, ""), false).unwrap();
-        let error = source.read(&mut SourceBatch::new()).unwrap_err().to_string();
+        let error = EventFiles::open(config(&path, ""), false).err().unwrap().to_string();
         assert!(error.contains("log.parquet: cannot be read as Parquet"), "{error}");
     }
 }

@@ -102,6 +102,47 @@ fn gaps_between_numbers_are_lost_pictures_if_the_config_says_so() {
 }
 
 #[test]
+fn numbers_without_leading_zeros_are_in_their_order() {
+    let names = ["10.png", "11.png", "1.png", "2.png", "cover.png"];
+    let files: Vec<(&str, Bytes)> = names.into_iter().map(|name| (name, picture(1))).collect();
+    let folder = folder(&files);
+    let (lines, _) = read_all(&mut open(&folder, "numbered = true\nevery = \"100ms\"", false));
+    let lines: Vec<_> = lines.iter().map(|(name, frame, missing, at)| (name.as_str(), *frame, *missing, *at)).collect();
+    let expected = [
+        ("1.png", Some(1), 0, 0),
+        ("2.png", Some(2), 0, 100),
+        ("10.png", Some(10), 7, 200),
+        ("11.png", Some(11), 0, 300),
+        ("cover.png", Some(12), 0, 400),
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn what_takes_the_place_of_a_refused_picture_is_read_and_counts_nothing_twice() {
+    let folder = folder(&[("1.png", picture(1)), ("2.png", Bytes::from_static(b"no picture")), ("3.png", picture(3))]);
+    let mut state: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+    let mut resume = || {
+        let mut source = open(&folder, "numbered = true", false);
+        source.restore(state.clone().into_iter().collect()).unwrap();
+        let mut batch = SourceBatch::new();
+        assert_eq!(source.read(&mut batch).unwrap(), SourceStatus::End);
+        state.extend(batch.state().iter().map(|change| (change.key.clone(), change.value.clone().unwrap())));
+        let frames: Vec<_> = batch.records().iter().map(|(.., image)| (image.shot.frame, image.shot.missing)).collect();
+        (frames, batch.rejected().len())
+    };
+    assert_eq!(resume(), (vec![(Some(1), 0), (Some(3), 1)], 1));
+    assert_eq!(resume(), (vec![], 0));
+    fs::write(folder.path().join("2.png"), b"no picture either").unwrap();
+    assert_eq!(resume(), (vec![], 1));
+    for shade in [1, 2, 4] {
+        fs::write(folder.path().join(format!("{shade}.png")), picture(shade)).unwrap();
+    }
+    assert_eq!(resume(), (vec![(Some(2), 0), (Some(4), 0)], 0));
+    assert_eq!(resume(), (vec![], 0));
+}
+
+#[test]
 fn a_resumed_run_reads_no_file_twice_and_leaves_none_out() {
     let files: Vec<(String, Bytes)> = (0..40).map(|i| (format!("{}/{i:02}.png", i % 3), picture(i))).collect();
     let files: Vec<(&str, Bytes)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();

@@ -12,23 +12,28 @@
 //! the bytes are on disk; a run that is resumed cuts the file off there and writes the rest again. A
 //! run that starts anew starts the file anew. No other file is cut: one that is shorter, or holds
 //! other bytes before that length, is an error. Where the file was moved away, a new one begins. A
-//! file has one sink at a time: a second one, of this process or another, is refused.
+//! file has one sink at a time: a second one, of this process or another, is refused. So is a file whose first
+//! line is no JSON object: it holds something else.
 //!
 //! On standard output, a pipe or a device nothing can be cut off: there, what was written after the
 //! last commit is written twice. A file that takes their place goes on at its end.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
 };
 
 use driftline_payloads::JsonValue;
 use driftline_stage::{Checks, ConfigProblem, Payload, Sink, SinkKind, StageError, Timestamp};
 use driftline_types::{Message, wire::Reader};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::format::{Ids, write_line};
+use super::{
+    format::{Ids, write_line},
+    lines::{Line, read_line},
+};
 
 /// The path that means standard output.
 const STANDARD: &str = "-";
@@ -136,6 +141,25 @@ fn lock(path: &str, file: &File) -> Result<(), StageError> {
     }
 }
 
+/// Refuses a file that holds something else than lines of a sink.
+fn check_lines(path: &str) -> Result<(), StageError> {
+    let unreadable = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be read")).caused_by(error);
+    let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
+    let is_object =
+        |line: &[u8]| serde_json::from_slice::<&RawValue>(line).is_ok_and(|value| value.get().starts_with('{'));
+    let holds = match read_line(&mut file).map_err(unreadable)?.0 {
+        Line::End => true,
+        // An interrupted run may have left half a line, which the next one has ended.
+        Line::Whole(line) => line.starts_with(b"{\"") || is_object(&line),
+        Line::Unended(line) | Line::TooLong(line, _) => line.starts_with(b"{"),
+    };
+    if holds {
+        return Ok(());
+    }
+    let allowed = "allowed is a file that is new, empty or JSON Lines";
+    Err(StageError::fatal(format!("path: {path:?}: found a first line that is no JSON object, {allowed}")))
+}
+
 impl Output {
     fn open(path: String) -> Result<Self, StageError> {
         let failed = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be written")).caused_by(error);
@@ -144,6 +168,7 @@ impl Output {
         let regular = file.metadata().map_err(failed)?.is_file();
         if regular {
             lock(&path, &file)?;
+            check_lines(&path)?;
         }
         Ok(Self { path, file, written: regular.then(Written::default) })
     }
@@ -403,10 +428,30 @@ mod tests {
         run(open(&path), note.as_deref(), 4..5);
         assert_eq!(numbers(&path), [0, 1, 3, 4]);
 
-        fs::write(&path, "half a line").unwrap();
+        fs::write(&path, "{\"half a line").unwrap();
         run(open(&path), Some("-"), 5..6);
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("half a line\n{\"n\":5,"), "{text}");
+        assert!(text.starts_with("{\"half a line\n{\"n\":5,"), "{text}");
+        open(&path);
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("speech.toml");
+        let config = JsonLinesConfig { path: path.to_str().unwrap().to_owned(), record_ids: false };
+        for text in ["[pipeline]\nname = \"speech\"\n", "{\n  \"a\": 1\n}\n", "[1]\n{}\n", "\n", "RIFF"] {
+            fs::write(&path, text).unwrap();
+            let error = JsonLinesSink::open(config.clone()).err().unwrap();
+            let found = "found a first line that is no JSON object";
+            let expected = format!("path: {path:?}: {found}, allowed is a file that is new, empty or JSON Lines");
+            assert_eq!((error.to_string(), error.class()), (expected, driftline_types::ErrorClass::Fatal));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        for text in ["", "{}\n", " {\"a\":1}\r\n[1]\n", "{\"cut o"] {
+            fs::write(&path, text).unwrap();
+            open(&path);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@
 mod catalogue;
 mod index;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use driftline_payloads::{Hit, SearchResponse, Transcript};
 use driftline_stage::{Checks, ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
@@ -89,10 +89,16 @@ impl StageKind for SearchKind {
     type Stage = SearchStage;
 
     fn check(config: &SearchConfig) -> Vec<ConfigProblem> {
-        let &SearchConfig { top_k, min_score, .. } = config;
+        let SearchConfig { catalogue, top_k, min_score, .. } = config;
         let mut checks = Checks::default();
-        checks.expect((1..=MAX_TOP_K).contains(&top_k), "top_k", top_k, "a whole number from 1 to 100");
-        checks.expect(min_score.is_finite() && min_score >= 0.0, "min_score", min_score, "a number from 0");
+        checks.expect(
+            catalogue == BUILTIN_NAME || Path::new(catalogue).is_file(),
+            "catalogue",
+            format_args!("{catalogue:?}"),
+            "\"builtin\" or a JSON Lines file",
+        );
+        checks.expect((1..=MAX_TOP_K).contains(top_k), "top_k", top_k, "a whole number from 1 to 100");
+        checks.expect(min_score.is_finite() && *min_score >= 0.0, "min_score", min_score, "a number from 0");
         checks.problems()
     }
 

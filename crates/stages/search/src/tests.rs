@@ -73,12 +73,17 @@ fn an_empty_transcript_and_one_that_nothing_fits_are_null_results() {
 
 #[test]
 fn a_config_with_problems_names_all_of_them() {
-    let problems = (DEF.check)(&"top_k = 0\nmin_score = -1.0\n".parse().unwrap());
-    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        texts,
-        ["top_k: found 0, allowed is a whole number from 1 to 100", "min_score: found -1, allowed is a number from 0"]
-    );
+    let told = |config: &str| {
+        let problems = (DEF.check)(&config.parse().unwrap());
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let min_score = "min_score: found -1, allowed is a number from 0";
+    for top_k in ["0", "101"] {
+        let expected = format!("top_k: found {top_k}, allowed is a whole number from 1 to 100");
+        assert_eq!(told(&format!("top_k = {top_k}\nmin_score = -1.0")), [expected.as_str(), min_score]);
+    }
+    let expected = "catalogue: found \"/no/such\", allowed is \"builtin\" or a JSON Lines file";
+    assert_eq!(told("catalogue = \"/no/such\""), [expected]);
     assert_eq!((DEF.check)(&"top_n = 5".parse().unwrap()).len(), 1);
     assert_eq!((DEF.check)(&"".parse().unwrap()), []);
 }

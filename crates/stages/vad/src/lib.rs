@@ -20,6 +20,9 @@
 //!   by which it is known and rejected; so is a session that is sent again as a whole, event times included, as long as
 //!   it is open. Of one that has ended nothing is kept: sent again, it is heard again.
 //!
+//! Two sources whose sessions have names in common are one source to this stage: their chunks get mixed up, and most of them
+//! are rejected. `session_prefix` of `audio-files` keeps them apart.
+//!
 //! Time alone ends no session: one that is left open stays until the input ends, or something more comes with its key.
 //!
 //! Two parameters may be injected: `clip_ms` cuts the ends off segments as some telephones do, `threshold_shift` moves both

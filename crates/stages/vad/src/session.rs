@@ -161,10 +161,13 @@ impl Session {
         if later && (chunk.chunk, chunk.start) == (0, 0) {
             return Ok(Fit::Anew);
         }
-        Err(format!(
-            "start: found {}, allowed {received} to {MAX_START} for the next chunk of this session",
-            chunk.start
-        ))
+        let found = chunk.start;
+        Err(if found < received {
+            let why = "sent twice, or two sources with sessions of one name?";
+            format!("start: found {found}, allowed {received} or later ({why})")
+        } else {
+            format!("start: found {found}, allowed at most {MAX_START}")
+        })
     }
 
     /// Takes the next chunk; a gap before it is filled with silence.
@@ -176,7 +179,6 @@ impl Session {
         }
         self.fields.received = chunk.start + chunk.samples.len() as u64;
         self.ending = chunk.last;
-        self.fields.session.clone_from(&chunk.session);
         self.fields.newest = Some(Newest {
             id: record.context.id.clone(),
             event_time: record.event_time,
@@ -225,6 +227,7 @@ impl Session {
         let mut events = Vec::new();
         for &record in records {
             let end = record.value.start + record.value.samples.len() as u64;
+            self.fields.session.clone_from(&record.value.session);
             self.hold(record, out);
             let shift = out.parameter(&THRESHOLD_SHIFT, record) as f32;
             // A frame belongs to the chunk that completes it.

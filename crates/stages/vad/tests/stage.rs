@@ -391,6 +391,35 @@ fn a_last_chunk_that_is_rejected_ends_its_session() {
 }
 
 #[test]
+fn a_chunk_that_comes_again_is_rejected_with_what_may_have_sent_it() {
+    let stage = stage();
+    let all = chunks("twice", &[0.1; 3_000], 1_000);
+    let messages = messages(&[&all[..2], &all[1..2]].concat());
+    let effects = operator(&*stage, &Injections::default()).process(&messages, Duration::ZERO).unwrap();
+    let reason = effects.dead_letters[0].headers.get_str(wire::ERROR_REASON).unwrap();
+    let expected = "start: found 1000, allowed 2000 or later (sent twice, or two sources with sessions of one name?)";
+    assert!(reason.ends_with(expected), "{reason}");
+}
+
+#[test]
+fn a_segment_has_the_session_name_of_the_chunk_that_ends_it() {
+    let stage = stage_with("max_speech_duration_s = 0.3");
+    let mut all = chunks("before", &[0.1; 20_000], 1_500);
+    for chunk in &mut all[9..] {
+        chunk.session = "after".to_owned();
+    }
+    let mut messages = messages(&all);
+    for message in &mut messages {
+        message.key = Some("one".into());
+    }
+    let whole = work_with(&*stage, &all_speech(), &messages, &[]);
+    let names: Vec<String> = whole.segments().into_iter().map(|segment| segment.session).collect();
+    assert!(names.first().is_some_and(|name| name == "before"), "{names:?}");
+    assert!(names.last().is_some_and(|name| name == "after"), "{names:?}");
+    assert_kills_change_nothing(&*stage, &all_speech(), &messages, &whole);
+}
+
+#[test]
 fn a_session_that_accepted_nothing_is_not_kept() {
     let stage = stage();
     let mut all = chunks("nowhere", &[0.1; 2_000], 1_000);
