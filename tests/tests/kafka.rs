@@ -285,7 +285,7 @@ fn bad_records_become_dead_letters_on_kafka_too() {
     let output = pipeline.command(&[]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("1 dead letters"), "{said}");
+    assert!(said.contains("1 dead letter:"), "{said}");
     assert!(pipeline.lines().len() >= 3);
 }
 

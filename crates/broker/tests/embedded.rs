@@ -273,6 +273,8 @@ fn another_format_and_a_strange_folder_are_refused() {
     fs::write(strange.path().join("thesis.tex"), "").unwrap();
     assert!(matches!(open(strange.path()), Err(BrokerError::Corrupt { .. })));
     assert!(!strange.path().join("store").exists());
+    let error = open(&strange.path().join("thesis.tex")).err().unwrap().to_string();
+    assert!(error.contains("thesis.tex: "), "{error}");
 }
 
 /// With no time to give up, a partition is lost to the member that is to have it: the former owner

@@ -15,8 +15,11 @@ use crate::{
     Exit,
     args::{DlqArgs, DlqCommand, DlqTarget},
     exit::Failure,
-    log, logging, print,
+    log, logging,
+    nodes::named,
+    print,
     tap::describe,
+    topics::behind,
 };
 
 pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
@@ -32,18 +35,21 @@ pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
     let mut count = 0;
     for ((role, node), topic) in nodes.into_iter().zip(&topics) {
         if role == Role::Source && action == Action::Replay {
-            print::tell!(
-                "{}: the dead letters of a source are its input; mend that and run the pipeline again",
-                node.name
-            );
+            if behind(&*broker, &group(topic)?, topic)?.iter().any(|(_, next, end)| next < end) {
+                print::tell!(
+                    "{}: the dead letters of a source are its input; mend that and run the pipeline again",
+                    node.name
+                );
+            }
             continue;
         }
         count += settle(&*broker, &node.name, topic, action)?;
     }
+    let count = print::counted(count as u64, "dead letter");
     match action {
-        Action::Inspect => print::tell!("{count} dead letters"),
-        Action::Replay => print::tell!("{count} dead letters sent again; the next run of the pipeline processes them"),
-        Action::Discard => print::tell!("{count} dead letters set aside"),
+        Action::Inspect => print::tell!("{count}"),
+        Action::Replay => print::tell!("{count} sent again, for the next run of the pipeline"),
+        Action::Discard => print::tell!("{count} set aside"),
     }
     Ok(Exit::Success)
 }
@@ -58,19 +64,20 @@ enum Action {
 fn nodes<'a>(plan: &'a Plan, target: &DlqTarget) -> Result<Vec<(Role, &'a Node)>, Failure> {
     let mut nodes: Vec<_> = plan.nodes().collect();
     if let Some(stage) = &target.stage {
-        let allowed = nodes.iter().map(|(_, node)| node.name.as_str()).collect::<Vec<_>>().join(", ");
+        named(plan, stage, &Role::ALL)?;
         nodes.retain(|(_, node)| node.name == *stage);
-        if nodes.is_empty() {
-            return Err(Failure::usage(format!("stage {stage:?} is not in the pipeline, allowed are {allowed}")));
-        }
     }
     Ok(nodes)
 }
 
+/// Returns the group that settles the dead letters of a topic.
+fn group(topic: &Topic) -> Result<GroupId, Failure> {
+    GroupId::try_new(topic.as_str()).map_err(Failure::running)
+}
+
 /// Applies an action to every dead letter of a node, on its topic, not settled before; returns their number.
 fn settle(broker: &dyn Broker, node: &StageName, topic: &Topic, action: Action) -> Result<usize, Failure> {
-    let group = GroupId::try_new(topic.as_str()).map_err(Failure::running)?;
-    let mut member = broker.join(&group, std::slice::from_ref(topic)).map_err(Failure::running)?;
+    let mut member = broker.join(&group(topic)?, std::slice::from_ref(topic)).map_err(Failure::running)?;
     let mut count = 0;
     let limit = FetchLimit { records: 1024, bytes: 16 << 20 };
     loop {
@@ -160,7 +167,7 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &E
         tracing::warn!(dead_letters = total, "records were refused, `driftline dlq inspect` says why");
         return Ok(());
     }
-    print::tell!("\n{total} dead letters:");
+    print::tell!("\n{}:", print::counted(total, "dead letter"));
     let mut shown = 0;
     for (node, place, from) in &before.0 {
         let limit = FetchLimit { records: SHOWN - shown, bytes: 8 << 20 };

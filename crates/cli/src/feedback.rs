@@ -14,6 +14,9 @@ use crate::{
     log, print, table,
 };
 
+/// How many lines that are no feedback are told.
+const SHOWN: usize = 10;
+
 pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
     let stage = stage(&plan, args.stage.as_ref())?;
@@ -21,8 +24,11 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
     let mut refused = 0;
     if let Some(file) = &args.file {
         let (taken, wrong) = read(file)?;
-        wrong.iter().for_each(|problem| print::tell!("{}:{problem}", file.display()));
         refused = wrong.len();
+        wrong.iter().take(SHOWN).for_each(|problem| print::tell!("{}:{problem}", file.display()));
+        if refused > SHOWN {
+            print::tell!("{}: and {} more", file.display(), refused - SHOWN);
+        }
         feedback::write(&*broker, &plan.name, &taken).map_err(Failure::running)?;
         print::tell!("{}: {} taken, {refused} refused", file.display(), taken.len());
     }
@@ -48,8 +54,8 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
     }
     let Uncounted { unmatched, late, duplicated } = uncounted;
     print::tell!(
-        "{stage}: {} reactions, {unmatched} of unknown records, {late} late, {duplicated} repeated",
-        given.len()
+        "{stage}: {}, {unmatched} of unknown records, {late} late, {duplicated} repeated",
+        print::counted(given.len() as u64, "reaction")
     );
     Ok(if refused > 0 { Exit::Failed } else { Exit::Success })
 }

@@ -15,6 +15,7 @@ mod log;
 mod logging;
 mod models;
 mod monitor;
+mod nodes;
 mod parameters;
 mod print;
 mod probes;

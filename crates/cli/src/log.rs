@@ -145,7 +145,16 @@ fn embedded(plan: &Plan) -> Result<Arc<dyn Broker>, Failure> {
         ..EmbeddedConfig::default()
     };
     let broker = match &plan.broker.path {
-        Some(path) => Embedded::open(path, config),
+        Some(path) => {
+            fs::create_dir_all(path).map_err(|error| {
+                Failure::usage(format!(
+                    "{}: broker.path: no log can be in {}: {error}, allowed is a folder, made if it is missing",
+                    plan.file.display(),
+                    path.display()
+                ))
+            })?;
+            Embedded::open(path, config)
+        }
         None => Embedded::temporary(config),
     };
     let broker = broker.map_err(Failure::running)?;

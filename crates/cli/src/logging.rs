@@ -1,6 +1,9 @@
 //! Log lines: on standard error, and at the collector where telemetry names one.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    io::IsTerminal,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use driftline_pipeline::{LogFormat, Plan};
 use driftline_runtime::Telemetry;
@@ -8,11 +11,12 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 
 use crate::{exit::Failure, log, run::with_cause};
 
-/// What the command logs where `DRIFTLINE_LOG` says nothing else: it tells in other ways how it goes.
-pub(crate) const COMMAND: &str = "warn";
+/// What the command logs where `DRIFTLINE_LOG` says nothing else: it tells in other ways how it goes. The decoder of audio
+/// is silent: it names no file, and a source says itself which recording it refuses, and which is cut off.
+pub(crate) const COMMAND: &str = "warn,symphonia=off";
 /// What a process logs that serves until it is stopped, or tells all by log lines: also which partitions it takes over and
 /// gives up.
-pub(crate) const SERVICE: &str = "warn,driftline=info";
+pub(crate) const SERVICE: &str = "warn,driftline=info,symphonia=off";
 
 /// How log lines are written, once logging has started.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
@@ -34,6 +38,8 @@ pub(crate) fn start(usually: &str, format: LogFormat, telemetry: Option<Arc<Tele
     let filter = EnvFilter::try_from_env("DRIFTLINE_LOG").unwrap_or_else(|_| EnvFilter::new(usually));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match format {
+        // Colours are for people: a log that is kept in a file has none.
+        LogFormat::Text if !std::io::stderr().is_terminal() => lines.with_ansi(false).compact().boxed(),
         LogFormat::Text => lines.compact().boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };

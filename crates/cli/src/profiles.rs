@@ -1,6 +1,6 @@
 //! `driftline profiles`.
 
-use driftline_runtime::profiles::Profiles;
+use driftline_runtime::profiles::{Profiles, Unreadable};
 use driftline_stats::Window;
 use driftline_types::Timestamp;
 
@@ -30,8 +30,11 @@ pub(crate) fn profiles(args: &ProfilesArgs) -> Result<Exit, Failure> {
         Format::Table => print::line(table::signals(&seen))?,
         Format::Json => print::lines(table::signals_json(&seen))?,
     };
-    for unreadable in &seen.unreadable {
-        print::tell!("unreadable profile: {unreadable}");
+    for (reason, Unreadable { first: (place, offset), count }) in &seen.unreadable {
+        print::tell!("unreadable profiles: {count}, the first at {place}/{offset}: {reason}");
+    }
+    if !seen.unreadable.is_empty() && plan.monitor.reference.is_none() {
+        print::tell!("a run with a reference counts on it: name it as monitor.reference here too");
     }
     Ok(if seen.unreadable.is_empty() { exit } else { Exit::Failed })
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use driftline_broker::{Broker, Cleanup, Producer, Records, Retention, TopicSpec, records};
-use driftline_pipeline::{Node, Plan};
+use driftline_pipeline::{Node, Plan, Role};
 use driftline_runtime::pipeline_topics;
 use driftline_stage::{
     OpenStage,
@@ -17,17 +17,19 @@ use driftline_stage::{
 use driftline_types::{ErrorClass, Message, Offset, Outgoing, Partition, Timestamp, Topic, TopicPartition, wire};
 
 use crate::{
-    Exit, args::ReplayArgs, exit::Failure, log, print, reference, registry::REGISTRY, run::with_cause,
+    Exit,
+    args::{ReplayArgs, check_range},
+    exit::Failure,
+    log, nodes, print, reference,
+    registry::REGISTRY,
+    run::with_cause,
     tap::describe_outgoing,
 };
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
-    let Some(node) = plan.stages.iter().find(|node| node.name == args.stage) else {
-        let allowed = plan.stages.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-        let stage = &args.stage;
-        return Err(Failure::usage(format!("stage {stage:?} is not in the pipeline, allowed are {allowed}")));
-    };
+    check_range(args.from, args.to)?;
+    let node = nodes::named(&plan, &args.stage, &[Role::Stage])?;
     let inputs: Vec<Topic> = node.inputs.iter().map(|input| plan.name.output_topic(input)).collect();
     let broker = log::open_existing(&plan, &inputs)?;
     let (site, stage) = open(&plan, node)?;
@@ -50,7 +52,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         }
     }
     let Replay { site, read, written, refused, .. } = replay;
-    print::tell!("{} {}: {read} records read, {written} written, {refused} refused", site.stage, site.version);
+    let read = print::counted(read, "record");
+    print::tell!("{} {}: {read} read, {written} written, {refused} refused", site.stage, site.version);
     Ok(Exit::Success)
 }
 

@@ -61,8 +61,10 @@ fn text(report: &Report, coloured: bool) -> String {
     };
     let mut out = format!("{}: {}\n", report.pipeline, report.sentence);
     out.push_str(&format!(
-        "evidence {:.1}, an alarm from {}; {} windows judged",
-        report.evidence, report.run_length, report.windows
+        "evidence {:.1}, an alarm from {}; {} judged",
+        report.evidence,
+        report.run_length,
+        print::counted(report.windows, "window")
     ));
     if let Some((first, last)) = report.span {
         out.push_str(&format!("; compared: windows from {first} to {last}"));

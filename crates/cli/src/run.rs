@@ -53,10 +53,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
             print::tell!("\n{}", table::nodes(&report));
             print::tell!("\n{}", table::signals(&seen));
             print::tell!("\n{}", table::summary(&report));
+            if read_nothing(&report) && !seen.merged.is_empty() {
+                print::tell!("nothing new was read; the signals are of the whole log");
+            }
         }
     }
     dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(Exit::from(report.end))
+}
+
+/// Whether no node has read or written a record, or refused one.
+fn read_nothing(report: &Report) -> bool {
+    report.nodes.iter().all(|node| node.metrics.read + node.metrics.written + node.metrics.rejected == 0)
 }
 
 /// Runs one stage as a process of its own.

@@ -2,19 +2,16 @@
 
 use bytes::Bytes;
 use driftline_broker::records;
+use driftline_pipeline::Role;
 use driftline_types::{Headers, Message, Outgoing, TopicPartition, wire};
 use serde_json::{Value, json};
 
-use crate::{Exit, args::TapArgs, exit::Failure, log, print, run::execute_first};
+use crate::{Exit, args::TapArgs, exit::Failure, log, nodes, print, run::execute_first};
 
 pub(crate) fn tap(args: &TapArgs) -> Result<Exit, Failure> {
     let plan = log::load(&args.pipeline)?;
-    let writers = || plan.sources.iter().chain(&plan.stages).map(|node| node.name.as_str());
-    if !writers().any(|name| name == args.stage.as_str()) {
-        let allowed = writers().collect::<Vec<_>>().join(", ");
-        return Err(Failure::usage(format!("stage {:?} is not in the pipeline, allowed are {allowed}", args.stage)));
-    }
-    let topic = plan.name.output_topic(&args.stage);
+    let writer = nodes::named(&plan, &args.stage, &[Role::Source, Role::Stage])?;
+    let topic = plan.name.output_topic(&writer.name);
     let broker = log::open_to_read(&plan, std::slice::from_ref(&topic))?;
     let mut exit = Exit::Success;
     if !log::is_durable(&plan) {

@@ -3,7 +3,7 @@
 use driftline_broker::{Broker, Cleanup, FetchLimit};
 use driftline_pipeline::Plan;
 use driftline_runtime::pipeline_topics;
-use driftline_types::{StageName, Topic, TopicPartition};
+use driftline_types::{GroupId, Topic, TopicPartition};
 use serde_json::{Value, json};
 
 use crate::{
@@ -66,8 +66,9 @@ pub(crate) fn lag(args: &LagArgs) -> Result<Exit, Failure> {
     let broker = log::open_existing(&plan, &inputs)?;
     let mut rows = Vec::new();
     for node in readers() {
+        let group = plan.name.group(&node.name);
         for input in &node.inputs {
-            for (partition, next, end) in behind(&*broker, &plan, &node.name, &plan.name.output_topic(input))? {
+            for (partition, next, end) in behind(&*broker, &group, &plan.name.output_topic(input))? {
                 rows.push(json!({
                     "node": node.name.as_str(), "input": input.as_str(), "partition": partition,
                     "next": next, "end": end, "lag": end.saturating_sub(next),
@@ -83,12 +84,13 @@ pub(crate) fn lag(args: &LagArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn behind(broker: &dyn Broker, plan: &Plan, node: &StageName, topic: &Topic) -> Result<Vec<(u32, u64, u64)>, Failure> {
+/// Returns where a group stands in each partition of a topic: the partition, the next offset and the end.
+pub(crate) fn behind(broker: &dyn Broker, group: &GroupId, topic: &Topic) -> Result<Vec<(u32, u64, u64)>, Failure> {
     let Some(found) = broker.describe_topic(topic).map_err(Failure::running)? else { return Ok(Vec::new()) };
     let mut behind = Vec::new();
     for (partition, ends) in (0..).zip(&found.partitions) {
         let place = TopicPartition::new(topic.clone(), partition);
-        let committed = broker.committed(&plan.name.group(node), &place).map_err(Failure::running)?;
+        let committed = broker.committed(group, &place).map_err(Failure::running)?;
         let next = committed.map_or(ends.low, |committed| committed.next);
         // What is left may be the marks of transactions alone.
         let limit = FetchLimit { records: 1, bytes: 1 };

@@ -25,15 +25,14 @@ fn check(pipeline: &Path, changes: &Changes) -> Vec<String> {
         Err(failure) => return vec![failure.message],
     };
     let mut problems = Vec::new();
-    print::tell!(
-        "{}: {} is valid: {} sources, {} stages, {} sinks, {} tests",
-        plan.file.display(),
-        plan.name,
-        plan.sources.len(),
-        plan.stages.len(),
-        plan.sinks.len(),
-        plan.tests.len()
-    );
+    let parts = [
+        (plan.sources.len(), "source"),
+        (plan.stages.len(), "stage"),
+        (plan.sinks.len(), "sink"),
+        (plan.tests.len(), "test"),
+    ]
+    .map(|(count, one)| print::counted(count as u64, one));
+    print::tell!("{}: {} is valid: {}", plan.file.display(), plan.name, parts.join(", "));
     for (what, found) in [("reference", reference::described_of(&plan)), ("probes", probes::described_of(&plan))] {
         match found {
             Err(failure) => problems.push(failure.message),

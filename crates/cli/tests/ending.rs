@@ -214,6 +214,57 @@ fn where_log_lines_are_for_programs_nothing_else_stands_among_them() {
 }
 
 #[test]
+fn a_run_that_finds_nothing_new_says_so() {
+    const NOTHING: &str = "nothing new was read; the signals are of the whole log\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = copy(folder.path());
+    let told = || String::from_utf8(driftline(&["run", &file]).output().unwrap().stderr).unwrap();
+    let first = told();
+    assert!(first.contains("1 dead letter:") && !first.contains(NOTHING), "{first}");
+    let second = told();
+    assert!(second.contains(NOTHING), "{second}");
+}
+
+#[test]
+fn a_source_without_dead_letters_is_not_blamed_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = copy(folder.path());
+    let told = |words: &[&str]| {
+        let ran = driftline(&[words, &[file.as_str()]].concat()).output().unwrap();
+        String::from_utf8(ran.stderr).unwrap()
+    };
+    told(&["run"]);
+    let replayed = told(&["dlq", "replay"]);
+    assert!(replayed.contains("input: the dead letters of a source are its input"), "{replayed}");
+    assert!(told(&["dlq", "discard"]).contains("1 dead letter set aside"));
+    assert_eq!(told(&["dlq", "replay"]), "0 dead letters sent again, for the next run of the pipeline\n");
+}
+
+#[test]
+fn log_lines_in_a_file_have_no_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = copy(folder.path());
+    let ran = driftline(&["run", &file]).env("DRIFTLINE_LOG", "info").output().unwrap();
+    let told = String::from_utf8(ran.stderr).unwrap();
+    assert!(told.contains(" INFO ") && !told.contains('\u{1b}'), "{told:?}");
+}
+
+#[test]
+fn the_decoder_of_audio_says_nothing_of_a_file_that_it_does_not_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/samples/voice-search");
+    let mut recording = fs::read(samples.join("garden-hose.ogg")).unwrap();
+    let middle = recording.len() / 2;
+    recording[middle] ^= 255;
+    fs::write(folder.path().join("damaged.ogg"), recording).unwrap();
+    let path = format!("sources.microphone.path={}", folder.path().display());
+    let mut command = driftline(&["run", "pipelines/speech.toml", "--set", &path]);
+    let ran = command.env_remove("DRIFTLINE_LOG").output().unwrap();
+    let told = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.success() && !told.contains("WARN"), "{told}");
+}
+
+#[test]
 fn a_reader_that_has_gone_is_no_failure() {
     let folder = tempfile::tempdir().unwrap();
     let file = copy(folder.path());

@@ -98,6 +98,15 @@ fn a_log_that_is_not_there_is_not_made() {
 }
 
 #[test]
+fn a_log_that_cannot_be_there_is_refused_by_its_key() {
+    let subject = Subject::new();
+    for path in ["in.jsonl", "in.jsonl/log"] {
+        let (_, error) = subject.told(&["run", "copy.toml", "--set", &format!("broker.path={path}")], 2);
+        assert!(error.contains("copy.toml: broker.path: no log can be in ") && error.contains(path), "{error}");
+    }
+}
+
+#[test]
 fn topics_that_are_not_there_are_named_and_not_made() {
     let subject = Subject::new();
     let log = ["--set", "broker.path=log"];
@@ -130,10 +139,45 @@ fn a_report_of_what_was_not_judged_says_so() {
 }
 
 #[test]
+fn what_a_command_line_names_wrongly_is_told() {
+    let subject = Subject::new();
+    let tap = |node: &str| subject.told(&["tap", "copy.toml", node], 2).1;
+    assert!(tap("output").ends_with("found \"output\", a sink, allowed are its sources and stages: input\n"));
+    assert!(tap("nobody").contains("found \"nobody\", no node of the pipeline, allowed are"), "{}", tap("nobody"));
+    let (_, error) = subject.told(&["replay", "copy.toml", "input"], 2);
+    assert!(error.ends_with("found \"input\", a source, allowed are its stages: none\n"), "{error}");
+
+    let (early, late) = ("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z");
+    for words in [&["replay", "copy.toml", "input"][..], &["reference", "build", "copy.toml", "--output", "r.json"]] {
+        let (_, error) = subject.told(&[words, &["--from", late, "--to", early]].concat(), 2);
+        assert!(error.starts_with(&format!("--from, --to: found {late} and {early}, allowed")), "{error}");
+    }
+    let (_, error) = subject.told(&["feedback", "copy.toml", "--window", "0s"], 2);
+    assert!(error.contains("--window") && error.contains("allowed is at least 1ms"), "{error}");
+}
+
+#[test]
+fn of_many_lines_that_are_no_feedback_ten_are_told() {
+    let subject = Subject::new();
+    let log = ["--set", "broker.path=log"];
+    subject.told(&[&["run", "copy.toml"][..], &log].concat(), 0);
+    fs::write(subject.path("wrong.jsonl"), "{}\n".repeat(25)).unwrap();
+    let (_, error) = subject.told(&[&["feedback", "copy.toml", "wrong.jsonl"][..], &log].concat(), 1);
+    let told: Vec<&str> = error.lines().filter(|line| line.starts_with("wrong.jsonl:")).collect();
+    assert_eq!(told.len(), 12, "{error}");
+    assert!(told[9].starts_with("wrong.jsonl:10: ") && told[10] == "wrong.jsonl: and 15 more", "{error}");
+}
+
+#[test]
 fn probes_that_nobody_answered_are_no_success() {
     let subject = Subject::new();
-    let (_, error) = subject.told(&["probes", "check", "copy.toml", "--set", "monitor.probes.path=probes.json"], 1);
-    assert!(error.contains("found no round of probes"), "{error}");
+    let probes = ["--set", "monitor.probes.path=probes.json"];
+    let (_, error) = subject.told(&[&["probes", "check", "copy.toml"][..], &probes].concat(), 1);
+    assert!(error.contains("found no round of probes") && error.contains("probes.json: 0"), "{error}");
+    let settings = [&probes[..], &["--set", "broker.path=log"]].concat();
+    subject.told(&[&["run", "copy.toml"][..], &settings[..]].concat(), 0);
+    let (_, error) = subject.told(&[&["probes", "check", "copy.toml"][..], &settings[..]].concat(), 1);
+    assert!(error.contains("every 1m of event time (monitor.probes.every)"), "{error}");
 }
 
 #[test]
@@ -187,4 +231,12 @@ fn a_training_is_refused_before_it_begins() {
     let error = train(&["--output", "weights/tiles.safetensors"]);
     assert!(error.contains("nowhere"), "{error}");
     assert_eq!(fs::read_dir(subject.path("weights")).unwrap().count(), 0);
+    let generate = |count: &str, words: &[&str]| {
+        let train = ["train", "inspection", "--surface", "ground-tile", "--generate", count];
+        subject.told(&[&train[..], words].concat(), 2).1
+    };
+    let error = generate("0", &[]);
+    assert!(error.starts_with("--generate: found 0 good and 0 defective pictures"), "{error}");
+    let error = generate("8", &["--slices", "exp9"]);
+    assert_eq!(error, "--slices: found \"exp9\", allowed are \"all\"\n");
 }

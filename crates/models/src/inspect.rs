@@ -108,7 +108,12 @@ pub fn inspect(path: &Path) -> Result<ModelSummary, ModelError> {
     let mut hasher = blake3::Hasher::new();
     if path.is_dir() {
         read_settings(path, &mut summary, &mut hasher)?;
-        for shard in shard_paths(path)? {
+        let shards = shard_paths(path)?;
+        if matches!(&shards[..], [single] if !single.exists()) {
+            let allowed = "model.safetensors, or model.safetensors.index.json and the files that it names";
+            return Err(ModelError::format(path, "the folder", "no weights", allowed));
+        }
+        for shard in shards {
             read_tensors(&shard, &mut summary, &mut hasher)?;
         }
     } else {
@@ -258,6 +263,19 @@ mod tests {
         }
         std::fs::write(file.path(), b"1234567").unwrap();
         assert!(inspect(file.path()).unwrap_err().to_string().contains("7 bytes"));
+    }
+
+    #[test]
+    fn what_holds_no_model_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |path: &Path| inspect(path).unwrap_err().to_string();
+        let said = error(folder.path());
+        assert!(said.contains("found no weights, allowed: model.safetensors, or"), "{said}");
+        let file = folder.path().join("x.json");
+        std::fs::write(&file, r#"{ "weights": [1, 2, 3] }"#).unwrap();
+        assert!(error(&file).ends_with("it is no safetensors file"), "{}", error(&file));
+        std::fs::write(&file, [&100u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
+        assert!(error(&file).ends_with("it is not all of a safetensors file"), "{}", error(&file));
     }
 
     #[test]

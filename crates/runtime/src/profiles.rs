@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use driftline_broker::{Broker, BrokerError, records};
 use driftline_stage::operator::{EncodedProfile, Site};
 use driftline_stats::{Direction, Profile, ProfileKey, References, Window};
-use driftline_types::{Headers, Message, Outgoing, Partition, PipelineName, TopicPartition, wire};
+use driftline_types::{Headers, Message, Offset, Outgoing, Partition, PipelineName, TopicPartition, wire};
 
 /// The schema of a profile's bytes, in the `ce_type` header.
 const SCHEMA: &str = "profile.v1";
@@ -31,8 +31,17 @@ pub(crate) fn message(site: &Site, partition: Partition, profile: EncodedProfile
 pub struct Profiles {
     /// One profile a stage, version, window and direction.
     pub merged: BTreeMap<(ProfileKey, Direction), Profile>,
-    /// Messages that are no profile, with the reason.
-    pub unreadable: Vec<String>,
+    /// Messages that could not be read as a profile, by the reason.
+    pub unreadable: BTreeMap<String, Unreadable>,
+}
+
+/// Messages that could not be read, for one reason.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where the first stands.
+    pub first: (TopicPartition, Offset),
+    /// How many there are.
+    pub count: u64,
 }
 
 impl Profiles {
@@ -55,7 +64,8 @@ impl Profiles {
         for message in records(broker, place.clone())? {
             let message = message?;
             if let Err(reason) = profiles.add(&message, references, window) {
-                profiles.unreadable.push(format!("{}/{}: {reason}", place, message.offset));
+                let first = (place.clone(), message.offset);
+                profiles.unreadable.entry(reason).or_insert(Unreadable { first, count: 0 }).count += 1;
             }
         }
         Ok(profiles)

@@ -332,7 +332,7 @@ fn number(message: &Message) -> u64 {
 fn profiled(broker: &dyn Broker, plan: &Plan) -> BTreeMap<(String, String), u64> {
     let whole = Window { start: Timestamp::from_millis(0), millis: 0 };
     let profiles = Profiles::read(broker, &plan.name, &References::default(), Some(whole)).unwrap();
-    assert_eq!(profiles.unreadable, Vec::<String>::new());
+    assert!(profiles.unreadable.is_empty(), "{:?}", profiles.unreadable);
     let mut seen = BTreeMap::new();
     for profile in profiles.merged.values() {
         let n = match &profile.body {

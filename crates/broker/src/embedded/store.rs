@@ -468,7 +468,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 fn check_format(path: &Path, name: &str) -> Result<(), BrokerError> {
-    let io = |error: io::Error| BrokerError::Store(Box::new(error));
+    let io = |error: io::Error| BrokerError::Store(format!("{name}: {error}").into());
     fs::create_dir_all(path).map_err(io)?;
     let file = path.join(FORMAT_FILE);
     match fs::read_to_string(&file) {
@@ -510,7 +510,7 @@ fn store_error(path: &str, error: fjall::Error) -> BrokerError {
     match error {
         fjall::Error::Locked => BrokerError::Locked { path: path.to_owned() },
         fjall::Error::Io(_) | fjall::Error::Poisoned | fjall::Error::Storage(fjall::LsmError::Io(_)) => {
-            BrokerError::Store(Box::new(error))
+            BrokerError::Store(format!("{path}: {error}").into())
         }
         damaged => BrokerError::Corrupt { path: path.to_owned(), reason: damaged.to_string() },
     }

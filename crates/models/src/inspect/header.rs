@@ -69,20 +69,28 @@ impl Header {
         let wrong = |place: &str, found: String, allowed: String| ModelError::format(path, place, found, allowed);
         let file_bytes = regular_file_bytes(path, file)?;
         if file_bytes < 8 {
-            return Err(wrong("file length", format!("{file_bytes} bytes"), "at least 8 bytes".into()));
+            let allowed = "at least 8 bytes, as a safetensors file has".into();
+            return Err(wrong("file length", format!("{file_bytes} bytes"), allowed));
         }
         let mut length = [0; 8];
         file.read_exact(&mut length).map_err(|e| ModelError::read(path, e))?;
         let header_bytes = u64::from_le_bytes(length);
         let most = MAX_HEADER_BYTES.min(file_bytes - 8);
         if header_bytes > most {
-            let allowed = format!("at most {most} bytes (the file has {file_bytes}, the limit is {MAX_HEADER_BYTES})");
+            // The first bytes of anything else make a length too.
+            let what =
+                if header_bytes > MAX_HEADER_BYTES { "no safetensors file" } else { "not all of a safetensors file" };
+            let allowed = format!(
+                "at most {most} bytes (the file has {file_bytes}, the limit is {MAX_HEADER_BYTES}): it is {what}"
+            );
             return Err(wrong("header length", format!("{header_bytes} bytes"), allowed));
         }
         let mut raw = length.to_vec();
         file.take(header_bytes).read_to_end(&mut raw).map_err(|e| ModelError::read(path, e))?;
-        let parsed: RawHeader = serde_json::from_slice(&raw[8..])
-            .map_err(|e| wrong("header", e.to_string(), format!("a JSON object of at most {MAX_TENSORS} tensors")))?;
+        let parsed: RawHeader = serde_json::from_slice(&raw[8..]).map_err(|e| {
+            let allowed = format!("a JSON object of at most {MAX_TENSORS} tensors, as a safetensors file begins with");
+            wrong("header", e.to_string(), allowed)
+        })?;
         let tensors = checked(path, parsed.tensors, file_bytes - 8 - header_bytes)?;
         Ok(Self { tensors, metadata: parsed.metadata, raw })
     }

@@ -213,7 +213,8 @@ impl History {
     /// Returns the weight of all categories.
     #[must_use]
     pub fn activity(&self) -> f32 {
-        self.counts.iter().map(|(_, weight)| weight).sum()
+        // The sum of nothing is -0.
+        self.counts.iter().map(|(_, weight)| weight).sum::<f32>() + 0.0
     }
 
     /// Says whether nothing is left of it at a time.
@@ -369,6 +370,11 @@ mod tests {
         assert_eq!((history.recent.len(), history.events), (3, 4));
         history.observe(event(2_051), fading);
         assert_eq!((history.recent.len(), history.events), (1, 1), "nothing is left after the expiry");
+    }
+
+    #[test]
+    fn who_did_nothing_has_an_activity_of_zero_without_a_sign() {
+        assert!(History::default().activity().is_sign_positive());
     }
 
     #[test]
