@@ -6,7 +6,8 @@
 //! set, each speaker is heard by the model `<folder>/<speaker>` that was trained without that
 //! speaker; without it, by the bundled model, which has heard all four.
 //!
-//! `DRIFTLINE_DATA=../shared/data cargo bench -p driftline-benches --bench digit_strings`
+//! `DRIFTLINE_DATA=$PWD/../shared/data cargo bench -p driftline-benches --bench digit_strings` (an absolute path: a
+//! benchmark runs in the folder of its package)
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 

@@ -1,4 +1,5 @@
-//! What `docker-compose.yml` and `deploy/` say against what there is: binaries, arguments, ports, files, metrics.
+//! What `docker-compose.yml` and `deploy/` say against what there is: binaries, arguments, ports, files, metrics; and what
+//! `deploy/kafka-local` refuses.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -7,10 +8,12 @@ mod driftline;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::TcpListener,
+    process::Command,
 };
 
 use driftline::root;
-use driftline_runtime::telemetry::METRICS;
+use driftline_runtime::telemetry::{METRICS, prometheus_label};
 use serde_json::Value;
 
 /// Reads a YAML file, merge keys applied.
@@ -113,9 +116,7 @@ fn ports_and_hosts_meet() {
         assert_eq!(scraped["port"].to_string(), served, "{}", service.name);
         assert!(scraped["names"].as_array().unwrap().contains(&service.name.clone().into()), "{}", service.name);
         let check = service.definition["healthcheck"]["test"].to_string();
-        // A monitor has no partitions while another is at work.
-        let health = if service.binary == "driftline-monitor" { "healthz" } else { "readyz" };
-        assert!(check.contains(&format!(":{served}/{health}")), "{}: {check}", service.name);
+        assert!(check.contains(&format!(":{served}/readyz")), "{}: {check}", service.name);
         // What one counts on is what the other compares with.
         let reference = service.setting("monitor.reference").strip_prefix("/etc/driftline/").unwrap();
         assert!(root().join(reference).exists(), "{}: {reference}", service.name);
@@ -166,9 +167,23 @@ fn every_panel_asks_for_metrics_that_are_served() {
         METRICS.iter().flat_map(|metric| metric.prometheus_series().into_iter().map(|s| (s, metric.name))).collect();
     let dashboard: Value =
         serde_json::from_slice(&fs::read(root().join("deploy/grafana/dashboards/driftline.json")).unwrap()).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    // Those of our metrics, and those that Prometheus gives to all it fetches.
+    let mut labels: BTreeSet<String> =
+        METRICS.iter().flat_map(|metric| metric.attributes).map(|attribute| prometheus_label(attribute)).collect();
+    labels.insert("instance".into());
+    for rule in yaml("deploy/prometheus.yml")["scrape_configs"][0]["relabel_configs"].as_array().unwrap() {
+        labels.insert(rule["target_label"].as_str().unwrap().into());
+    }
     let mut asked = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {
+        let repeated = panel.get("repeat");
+        assert!(repeated.is_none_or(|name| variables.iter().any(|variable| variable["name"] == *name)), "{repeated:?}");
         for target in panel["targets"].as_array().into_iter().flatten() {
+            for label in target["legendFormat"].as_str().unwrap().split("{{").skip(1) {
+                let label = label.split("}}").next().unwrap();
+                assert!(labels.contains(label), "{}: {label}, there are {labels:?}", panel["title"]);
+            }
             let query = target["expr"].as_str().unwrap();
             let metrics = metrics_in(query);
             assert!(!metrics.is_empty(), "{}: {query}", panel["title"]);
@@ -181,9 +196,52 @@ fn every_panel_asks_for_metrics_that_are_served() {
     assert!(asked.len() >= 10);
     let of_the_monitor = served.keys().filter(|series| series.starts_with("driftline_monitor_"));
     of_the_monitor.for_each(|series| assert!(asked.contains(series), "no panel asks for {series}"));
-    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+    for variable in variables {
         for metric in metrics_in(variable["query"].as_str().unwrap()) {
             assert!(served.contains_key(&metric), "{}: {metric}", variable["name"]);
         }
     }
+}
+
+/// Runs `deploy/kafka-local` to its end, which must be a failure, and returns what it says.
+fn refused(arguments: &[&str]) -> String {
+    let output = Command::new(root().join("deploy/kafka-local")).args(arguments).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_local_kafka_names_the_option_that_is_wrong() {
+    assert_eq!(refused(&["start", "--brokers"]), "kafka-local: --brokers needs a value\n");
+    assert_eq!(refused(&["start", "--brokers", "2"]), "kafka-local: --brokers: found 2, allowed are 1 and 3\n");
+}
+
+#[test]
+fn a_local_kafka_does_not_start_on_a_port_that_is_taken() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let kafka = folder.path().join("kafka");
+    let said = refused(&["start", "--port", &port, "--dir", kafka.to_str().unwrap()]);
+    assert!(said.contains(&format!("port {port} is taken")), "{said}");
+    assert!(!kafka.exists(), "nothing is left to stop");
+}
+
+#[test]
+fn a_local_kafka_ends_no_process_but_its_brokers() {
+    let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let broker = folder.path().join("broker-1");
+    fs::create_dir(&broker).unwrap();
+    fs::write(broker.join("pid"), other.id().to_string()).unwrap();
+    let directory = folder.path().to_str().unwrap();
+    let said = refused(&["start", "--dir", directory]);
+    assert!(said.contains("no Kafka runs in it") && said.contains("stop it first"), "{said}");
+    let mut stop = Command::new(root().join("deploy/kafka-local"));
+    let output = stop.args(["stop", "--dir", directory]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!folder.path().exists());
+    assert!(other.try_wait().unwrap().is_none(), "another process with the number of a broker was ended");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }

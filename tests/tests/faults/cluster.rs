@@ -59,6 +59,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.script(&["stop"]);
+        // One that did not start, as for a port that is taken, has left nothing.
+        if self.folder.path().join("kafka").exists() {
+            self.script(&["stop"]);
+        }
     }
 }
