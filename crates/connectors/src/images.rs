@@ -283,7 +283,8 @@ impl ImageFiles {
             camera: camera.to_owned(),
             frame: Some(frame),
             name: Some(path.to_owned()),
-            missing: progress.missing,
+            // What is here now was missing until now, unless a picture after it has told so.
+            missing: progress.missing.saturating_sub(u32::from(again)),
         };
         let refused = match load(file, self.config.max_file_bytes.0, shot) {
             Ok(image) => {
@@ -372,8 +373,7 @@ fn number(path: &str) -> Option<u64> {
     let file = path.rsplit('/').next().unwrap_or(path);
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     let digits = stem.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let start = digits.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
-    digits[start..].parse().ok()
+    digits.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]

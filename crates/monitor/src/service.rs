@@ -114,6 +114,8 @@ impl Service {
         let group = self.settings.pipeline.monitor_group();
         let mut member = self.broker.join(&group, &[profiles.clone(), self.settings.pipeline.control_topic()])?;
         let mut monitor: Option<Monitor> = None;
+        // Where the profiles stand in the log by the last commit.
+        let mut taken_to = 0;
         let mut control = None;
         let mut probes_read = 0;
         loop {
@@ -138,10 +140,11 @@ impl Service {
                             self.obey(&message, &mut monitor);
                         }
                     }
-                    self.commit(&mut *member, &mut monitor, &mut control, listener)?;
+                    self.commit(&mut *member, &mut monitor, &mut taken_to, &mut control, listener)?;
                 }
                 Poll::Assigned(partitions) => {
-                    if partitions.iter().any(|(place, _)| place.topic == profiles) {
+                    if let Some((_, committed)) = partitions.iter().find(|(place, _)| place.topic == profiles) {
+                        taken_to = committed.next;
                         monitor = Some(self.restored()?);
                         probes_read = 0;
                     }
@@ -161,7 +164,7 @@ impl Service {
                         self.read_probes(monitor, &mut probes_read)?;
                         monitor.close_all();
                     }
-                    self.commit(&mut *member, &mut monitor, &mut control, listener)?;
+                    self.commit(&mut *member, &mut monitor, &mut taken_to, &mut control, listener)?;
                     return Ok(monitor.map(|monitor| monitor.status()));
                 }
             }
@@ -227,7 +230,8 @@ impl Service {
         &self,
         member: &mut dyn Member,
         monitor: &mut Option<Monitor>,
-        control: &mut Option<u64>,
+        taken_to: &mut Offset,
+        control: &mut Option<Offset>,
         listener: &dyn Listener,
     ) -> Result<(), ServiceError> {
         let Some(held) = monitor else { return Ok(()) };
@@ -254,9 +258,9 @@ impl Service {
             let partition = TopicPartition::new(topic.clone(), 0);
             offsets.push(OffsetCommit { partition, committed: Committed { next, metadata: None } });
         };
-        if let Some(next) = held.needed_from() {
-            offset(&self.settings.pipeline.profiles_topic(), next);
-        }
+        // Every unit names it: by its offsets the broker knows whether the work is still this monitor's.
+        *taken_to = held.needed_from().unwrap_or(*taken_to);
+        offset(&self.settings.pipeline.profiles_topic(), *taken_to);
         if let Some(next) = control.take() {
             offset(&self.settings.pipeline.control_topic(), next);
         }

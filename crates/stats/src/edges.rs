@@ -63,9 +63,13 @@ enum EdgesFile {
 }
 
 impl Edges {
-    /// Says whether a bin stands for its lower bound alone: nothing else fits in, or the edges are those of whole numbers and no other is in between.
-    pub(crate) fn is_of_one_value(&self, bin: usize) -> bool {
+    /// Says whether a bin stands for its lower bound alone, if no value is above `max`: nothing else fits in, or the edges are those of whole numbers and no other
+    /// is in between. The last bin holds its upper bound too.
+    pub(crate) fn is_of_one_value(&self, bin: usize, max: f64) -> bool {
         let Some(&[lo, hi]) = self.bounds.get(bin..bin + 2) else { return false };
+        if bin + 2 == self.bounds.len() && max >= hi {
+            return false;
+        }
         let of_whole_numbers = || self.shape == Shape::Explicit && self.bounds.iter().all(|bound| bound.fract() == 0.0);
         lo.next_up() == hi || hi - lo == 1.0 && of_whole_numbers()
     }

@@ -201,7 +201,7 @@ impl NumberProfile {
             if count > 0.0 && before + count >= target {
                 // The bins at the ends reach no further than the extremes.
                 let lo = if index == 0 { min } else { bounds[index - 1].max(min) };
-                if index > 0 && self.edges.is_of_one_value(index - 1) {
+                if index > 0 && self.edges.is_of_one_value(index - 1, max) {
                     return Some(lo);
                 }
                 let hi = bounds.get(index).copied().unwrap_or(max).min(max);
@@ -325,6 +325,9 @@ mod tests {
         let rare: Vec<f64> = (0..160).map(|i| f64::from(i / 159)).collect();
         assert_eq!(quantiles(&[0.0, 1.0, 2.0], &rare), [0.0, 0.0, 1.0]);
         assert_eq!(quantiles(&[0.0, 0.0f64.next_up(), 0.5], &rare), [0.0, 0.0, 1.0]);
+        // The last bin holds its upper bound too.
+        assert_eq!(quantiles(&[0.0, 1.0, 2.0], &[1.0, 1.0, 2.0, 2.0, 2.0])[2], 2.0);
+        assert!(quantiles(&[0.0, 1.0, 2.0], &[1.0, 1.0, 2.0, 2.0, 2.0])[1] > 1.9);
         // Whole numbers far apart have others between them.
         assert_eq!(quantiles(&[0.0, 100.0, 300.0], &[0.0, 200.0, 300.0])[0], 150.0);
     }

@@ -462,7 +462,7 @@ impl AudioFiles {
 
     /// Ends the sessions of files that are no longer what they were.
     fn give_up_gone(&mut self, out: &mut SourceBatch<AudioChunk>) -> Result<(), StageError> {
-        for Gone { entry, progress, opened, file, refused } in std::mem::take(&mut self.gone) {
+        for Gone { entry, mut progress, opened, file, refused } in std::mem::take(&mut self.gone) {
             reject(&file, &entry.path, &refused, out);
             let ticks = self.tick.saturating_sub(opened.tick);
             if ticks > 0 {
@@ -478,6 +478,10 @@ impl AudioFiles {
                     samples: Vec::new(),
                 };
                 out.emit(Key::new(end.session.clone()), self.time(), end);
+            } else {
+                let stamp = Stamp::of(&file);
+                self.refused.insert(entry.path.clone(), stamp);
+                progress.refused = Some(stamp);
             }
             self.finish(&entry, progress, out)?;
         }

@@ -99,6 +99,7 @@ fn gaps_between_numbers_are_lost_pictures_if_the_config_says_so() {
     let counts: Vec<_> = lines.iter().map(|(_, frame, missing, _)| (frame.unwrap(), *missing)).collect();
     assert_eq!(counts, [(7, 0), (8, 0), (11, 2)]);
     assert_eq!((number("x/exp1_num_12.jpg"), number("a12b.png"), number("a.png")), (Some(12), Some(12), None));
+    assert_eq!(number("x/bildö12ö.png"), Some(12));
 }
 
 #[test]
@@ -140,6 +141,13 @@ fn what_takes_the_place_of_a_refused_picture_is_read_and_counts_nothing_twice() 
     }
     assert_eq!(resume(), (vec![(Some(2), 0), (Some(4), 0)], 0));
     assert_eq!(resume(), (vec![], 0));
+    // Nothing has told yet that it was missing, and it no longer is.
+    fs::write(folder.path().join("5.png"), b"half a picture").unwrap();
+    assert_eq!(resume(), (vec![], 1));
+    for shade in [5, 6] {
+        fs::write(folder.path().join(format!("{shade}.png")), picture(shade)).unwrap();
+    }
+    assert_eq!(resume(), (vec![(Some(5), 0), (Some(6), 0)], 0));
 }
 
 #[test]

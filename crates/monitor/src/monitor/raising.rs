@@ -85,6 +85,7 @@ impl Monitor {
         };
         for mut held in self.alarms.values().filter(is_orphan).cloned().collect::<Vec<_>>() {
             held.alarm.state = AlarmState::Resolved;
+            held.alarm.updated = self.windows.progress().closed_to.unwrap_or(held.alarm.updated);
             self.put(held);
         }
     }
