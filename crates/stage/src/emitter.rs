@@ -39,7 +39,7 @@ pub struct Emitter<'a, T> {
 pub struct Held {
     /// Its place in the log.
     pub id: RecordId,
-    /// Its codebook cell.
+    /// Its codebook cell, on the reference of the run that held it: what is open when the reference is changed is still paired by the old one.
     pub code: Option<Code>,
     /// Who sent it.
     #[serde(default, skip_serializing_if = "Sender::is_user")]
