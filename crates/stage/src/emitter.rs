@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use driftline_stats::ReferenceId;
 use driftline_types::{Code, Context, Injections, Key, Parameter, Probe, Record, RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub const FLUSHED: u32 = 1 << 31;
 pub struct Emitter<'a, T> {
     inputs: &'a [Input],
     injections: &'a Injections,
+    /// The reference that the inputs' cells are of.
+    counted_on: ReferenceId,
     fates: Vec<Fate>,
     /// How many outputs each input has caused.
     caused: Vec<u32>,
@@ -39,11 +42,21 @@ pub struct Emitter<'a, T> {
 pub struct Held {
     /// Its place in the log.
     pub id: RecordId,
-    /// Its codebook cell, on the reference of the run that held it: what is open when the reference is changed is still paired by the old one.
+    /// Its codebook cell.
     pub code: Option<Code>,
+    /// The reference that the cell is of: it may have been changed since.
+    #[serde(default)]
+    pub counted_on: ReferenceId,
     /// Who sent it.
     #[serde(default, skip_serializing_if = "Sender::is_user")]
     pub sender: Sender,
+}
+
+impl Held {
+    /// Returns its cell, if that is of this reference.
+    pub(crate) fn code_on(&self, reference: ReferenceId) -> Option<Code> {
+        self.code.filter(|_| self.counted_on == reference)
+    }
 }
 
 /// Who sent a record.
@@ -125,11 +138,12 @@ pub(crate) enum Origins {
 }
 
 impl<'a, T: Payload> Emitter<'a, T> {
-    /// Makes an emitter for one batch; `inputs` are the batch's records in order.
-    pub(crate) fn new(inputs: &'a [Input], injections: &'a Injections) -> Self {
+    /// Makes an emitter for one batch; `inputs` are the batch's records in order, with cells of the reference `counted_on`.
+    pub(crate) fn new(inputs: &'a [Input], injections: &'a Injections, counted_on: ReferenceId) -> Self {
         Self {
             inputs,
             injections,
+            counted_on,
             fates: vec![Fate::Dropped; inputs.len()],
             caused: vec![0; inputs.len()],
             caused_by_others: HashMap::new(),
@@ -145,7 +159,7 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// Makes an emitter for [`crate::Stage::flush`]: there are no inputs, and the ids of its
     /// outputs cannot meet those of a trigger that has caused outputs before.
     pub(crate) fn for_flush(injections: &'a Injections) -> Self {
-        Self { first_index: FLUSHED, ..Self::new(&[], injections) }
+        Self { first_index: FLUSHED, ..Self::new(&[], injections, ReferenceId::DECLARED) }
     }
 
     pub(crate) fn into_emitted(self) -> Emitted<T> {
@@ -178,7 +192,12 @@ impl<'a, T: Payload> Emitter<'a, T> {
     /// Keeps a record of the batch for a later output.
     pub fn hold<I>(&mut self, record: &Record<I>) -> Held {
         self.settle(record, Fate::Held);
-        Held { id: record.context.id.clone(), code: record.context.code, sender: Sender::of(&record.context) }
+        Held {
+            id: record.context.id.clone(),
+            code: record.context.code,
+            counted_on: self.counted_on,
+            sender: Sender::of(&record.context),
+        }
     }
 
     /// Drops held records after all; they count as dropped. `at` is the event time of the record that decided it, in whose
@@ -288,11 +307,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_held_keeps_the_reference_that_its_cell_is_of() {
+        let other: ReferenceId = serde_json::from_str("[1, 2, 3, 4, 5, 6, 7, 8]").unwrap();
+        let mut held = record(1);
+        held.context.code = Some(17);
+        let (inputs, injections) = ([Input::of(&held)], Injections::default());
+        let mut out: Emitter<'_, Nothing> = Emitter::new(&inputs, &injections, other);
+        let kept: Held = serde_json::from_slice(&serde_json::to_vec(&out.hold(&held)).unwrap()).unwrap();
+        assert_eq!((kept.code_on(other), kept.code_on(ReferenceId::DECLARED)), (Some(17), None));
+    }
+
+    #[test]
     fn outputs_of_one_record_are_counted_on_in_whatever_order_they_come() {
         let (a, b, earlier) = (record(1), record(2), record(0));
         let inputs = [Input::of(&a), Input::of(&b)];
         let injections = Injections::default();
-        let mut out = Emitter::new(&inputs, &injections);
+        let mut out = Emitter::new(&inputs, &injections, ReferenceId::DECLARED);
         for cause in [&a, &a, &b, &a] {
             out.emit(cause, Nothing);
         }

@@ -342,7 +342,7 @@ impl<S: Stage> StageOperator<S> {
         for (held, at) in dropped_held.into_iter().filter(|(held, _)| held.sender.is_user()) {
             effects.counts.dropped += 1;
             effects.counts.held -= 1;
-            self.observer.pair(at, held.code, DROPPED);
+            self.observer.pair(at, held.code_on(self.site.bins.input.id()), DROPPED);
         }
         let by_offset = |index: usize| {
             let RecordId { topic, offset, .. } = &inputs[index].id;
@@ -417,7 +417,7 @@ impl<S: Stage> StageOperator<S> {
                 for part in parts.into_iter().filter(|part| part.sender.is_user()) {
                     counts.used += 1;
                     counts.held -= 1;
-                    self.observer.pair(time, part.code, code);
+                    self.observer.pair(time, part.code_on(self.site.bins.input.id()), code);
                 }
             }
         }
@@ -461,7 +461,7 @@ impl<S: Stage> Operator for StageOperator<S> {
             }
         }
         let inputs: Vec<Input> = records.iter().map(Input::of).collect();
-        let mut out = Emitter::new(&inputs, &self.site.injections);
+        let mut out = Emitter::new(&inputs, &self.site.injections, self.site.bins.input.id());
         self.stage.process(&records, &mut out)?;
         let emitted = out.into_emitted();
         let took = waited + started.elapsed();

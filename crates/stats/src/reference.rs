@@ -19,7 +19,7 @@ use crate::{
 
 /// The id of a reference: the first 8 bytes of the BLAKE3 hash of its edges, dictionaries and
 /// codebooks, written as 16 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReferenceId([u8; 8]);
 
 impl ReferenceId {
