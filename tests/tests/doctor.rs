@@ -9,7 +9,7 @@ mod driftline;
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -242,11 +242,8 @@ fn a_monitor_that_may_not_read_outputs_raises_its_alarms_all_the_same() {
 
     let (token, log) = (subject.token(), subject.folder.path().join("monitor.log"));
     let settings: Vec<String> = subject.always().into_iter().chain(subject.settings(&token, "at_least_once")).collect();
-    let mut monitor = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
-    monitor.current_dir(driftline::root()).args(["--pipeline", "pipelines/speech.toml"]);
-    monitor.args(settings.iter().flat_map(|setting| ["--set", setting]));
-    monitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-    let mut monitor = Process(monitor.spawn().unwrap());
+    let pipeline = Path::new("pipelines/speech.toml");
+    let mut monitor = Process(driftline::monitor(pipeline, &settings, &log).spawn().unwrap());
     let said = || fs::read_to_string(&log).unwrap();
     let mut config = KafkaConfig::new(subject.servers.clone());
     config.prefix.clone_from(&subject.prefix);

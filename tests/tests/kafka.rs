@@ -338,12 +338,8 @@ fn the_verdict_is_the_same_on_either_broker_and_with_any_number_of_replicas() {
         let Some(pipeline) = on_kafka() else { return };
         let stages = ["vad", "asr", "search"].into_iter().flat_map(|stage| (0..replicas).map(move |_| stage));
         let mut running: Vec<Process> = stages.chain(["responses"]).map(|node| pipeline.start(node)).collect();
-        let mut monitor = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
-        monitor.current_dir(driftline::root()).arg("--pipeline").arg(&pipeline.file);
-        monitor.args(pipeline.settings.iter().flat_map(|setting| ["--set", setting]));
         let said = pipeline.folder.path().join("monitor.log");
-        monitor.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap());
-        let mut monitor = Process(monitor.spawn().unwrap());
+        let mut monitor = Process(driftline::monitor(&pipeline.file, &pipeline.settings, &said).spawn().unwrap());
         let mut source = pipeline.start("microphone");
         pipeline.wait_for(lines);
         assert!(source.0.wait().unwrap().success(), "the source has come to its end");

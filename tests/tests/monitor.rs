@@ -9,10 +9,8 @@ mod driftline;
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -33,23 +31,18 @@ impl Monitor {
         // A port that was free a moment ago.
         let endpoint = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let log = folder.join(format!("{name}.log"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
-        command.current_dir(driftline::root()).args(["--pipeline", "pipelines/speech.toml"]);
-        command.args(["--set", "monitor.reference=pipelines/references/speech.json"]);
-        command.arg("--set").arg(format!("telemetry.prometheus={endpoint}"));
-        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        let own = [
+            "monitor.reference=pipelines/references/speech.json".to_owned(),
+            format!("telemetry.prometheus={endpoint}"),
+        ];
+        let settings = [&own[..], settings].concat();
+        let mut command = driftline::monitor(Path::new("pipelines/speech.toml"), &settings, &log);
         Self { process: Process(command.spawn().unwrap()), endpoint, log }
     }
 
     /// Asks its endpoint; nothing where it does not answer yet.
-    fn get(&self, path: &str) -> String {
-        let mut answer = String::new();
-        if let Ok(mut stream) = TcpStream::connect(self.endpoint) {
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: driftline\r\nConnection: close\r\n\r\n").unwrap();
-            stream.read_to_string(&mut answer).unwrap();
-        }
-        answer
+    fn get(&self, path: &str) -> (u16, String) {
+        driftline::ask(self.endpoint, "GET", path).unwrap_or_default()
     }
 
     /// Waits until it is ready and has measured itself.
@@ -60,14 +53,14 @@ impl Monitor {
             line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).is_some_and(|value| value > 0.0)
         };
         loop {
-            let page = self.get("/metrics");
+            let (_, page) = self.get("/metrics");
             let measured = ["process_memory_usage_bytes", "process_cpu_time_seconds_total"];
-            if self.get("/readyz").starts_with("HTTP/1.1 200") && measured.iter().all(|name| is_told(&page, name)) {
+            if self.get("/readyz").0 == 200 && measured.iter().all(|name| is_told(&page, name)) {
                 return;
             }
             let lives = self.process.0.try_wait().unwrap().is_none();
             let said = fs::read_to_string(&self.log).unwrap();
-            assert!(lives && Instant::now() < deadline, "{}\n{page}\n{said}", self.get("/readyz"));
+            assert!(lives && Instant::now() < deadline, "{}\n{page}\n{said}", self.get("/readyz").1);
             thread::sleep(LOOK);
         }
     }

@@ -11,13 +11,12 @@ mod driftline;
 use std::{
     collections::HashSet,
     fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::TcpListener,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use driftline::{driftline, process::LOOK};
+use driftline::{ask, driftline, process::LOOK};
 use driftline_broker::{ALLOWED_PROPERTIES, Broker, Kafka, KafkaConfig, records};
 use driftline_pipeline::Plan;
 use driftline_stage::Registry;
@@ -48,16 +47,6 @@ fn hits(secrets: &[String], bytes: &[u8]) -> usize {
     let known: HashSet<&[u8]> = secrets.iter().map(String::as_bytes).collect();
     let bytes = bytes.to_ascii_lowercase();
     bytes.windows(LETTERS).filter(|window| known.contains(window)).collect::<HashSet<_>>().len()
-}
-
-/// Asks an HTTP endpoint; returns the status and the whole answer.
-fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: driftline\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
 fn all(kafka: &Kafka, topic: &Topic) -> Vec<Message> {
@@ -142,13 +131,13 @@ fn what_customers_say_stays_in_the_records() {
     let dead = speech.dead_letter_topic(&StageName::try_new("search").unwrap());
     until("100 dead letters", || all(&kafka, &dead).len() == 100);
 
-    let metrics = ask(endpoint, "GET", "/metrics");
+    let metrics = ask(endpoint, "GET", "/metrics").unwrap();
     assert_eq!(metrics.0, 200);
     assert!(metrics.1.contains("driftline_records_rejected_total"), "{}", metrics.1);
     // There is nothing to change: whatever changes is not allowed, to anybody.
     for path in ["/metrics", "/healthz", "/readyz", "/", "/shutdown"] {
         for method in ["POST", "PUT", "PATCH", "DELETE"] {
-            let status = ask(endpoint, method, path).0;
+            let status = ask(endpoint, method, path).unwrap().0;
             assert!(status == 404 || status == 405, "{method} {path}: {status}");
         }
     }

@@ -32,7 +32,7 @@ const RESERVED: [&str; 6] = ["profiles", "alarms", "control", "feedback", "monit
 /// The entries of `[monitor]` that name files, which are read when they are needed.
 const MONITOR_FILES: [&[&str]; 2] = [&["monitor", "reference"], &["monitor", "probes", "path"]];
 /// Values of a path key that are not paths.
-const NOT_PATHS: [&str; 2] = ["builtin", "-"];
+const NOT_PATHS: [&str; 2] = [config::BUILTIN, "-"];
 
 /// Makes a plan of the text of a file, and tries the overrides of each of its tests.
 ///

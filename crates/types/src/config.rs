@@ -12,7 +12,7 @@
 mod entry;
 mod units;
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::de::DeserializeOwned;
 use toml::Value;
@@ -76,6 +76,9 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
+/// What stands in the place of a path for what is part of the program.
+pub const BUILTIN: &str = "builtin";
+
 /// Checks the values of a section and collects what is wrong with them.
 ///
 /// ```
@@ -96,6 +99,12 @@ impl Checks {
             let message = format!("allowed is {allowed}");
             self.0.push(ConfigProblem { path, found: Some(found.to_string()), message });
         }
+    }
+
+    /// Notes the value of a key unless it is [`BUILTIN`] or `file` is there. `or` says what the value may be else.
+    pub fn expect_builtin_or(&mut self, key: &str, found: &str, file: &Path, or: impl fmt::Display) {
+        let allowed = format_args!("\"{BUILTIN}\" or {or}");
+        self.expect(found == BUILTIN || file.is_file(), key, format_args!("{found:?}"), allowed);
     }
 
     /// Returns what was noted, in order.

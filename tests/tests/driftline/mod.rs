@@ -5,6 +5,9 @@
 pub mod process;
 
 use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -21,6 +24,24 @@ pub fn driftline(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_driftline-under-test"));
     command.args(args).current_dir(root()).stdin(Stdio::null());
     command
+}
+
+/// The monitor of a pipeline as a process of its own, which writes what it says to a file.
+pub fn monitor(pipeline: &Path, settings: &[String], log: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
+    command.current_dir(root()).arg("--pipeline").arg(pipeline);
+    command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(log).unwrap());
+    command
+}
+
+/// Asks an HTTP endpoint; returns the status and the whole answer.
+pub fn ask(address: SocketAddr, method: &str, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: driftline\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok((answer.split(' ').nth(1).unwrap().parse().unwrap(), answer))
 }
 
 /// Runs the command to its end.

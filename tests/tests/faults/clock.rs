@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use super::{
     ALONE,
     driftline::{
+        monitor,
         process::{LOOK, Process},
-        root,
     },
     pipeline::{BOTH, LASTING, NODES, PATIENCE, Pipeline, servers},
 };
@@ -154,11 +154,8 @@ fn a_monitor_whose_clock_is_set_back_ends_with_a_word() {
         format!("broker.prefix=clock-{}.", std::process::id()),
         "monitor.reference=pipelines/references/speech.json".to_owned(),
     ];
-    let mut monitor = Command::new(env!("CARGO_BIN_EXE_monitor-under-test"));
-    monitor.current_dir(root()).args(["--pipeline", "pipelines/speech.toml"]);
-    monitor.args(settings.iter().flat_map(|setting| ["--set", setting])).envs(clock.environment());
-    monitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-    let mut monitor = Process(monitor.spawn().unwrap());
+    let mut monitor = monitor(Path::new("pipelines/speech.toml"), &settings, &log);
+    let mut monitor = Process(monitor.envs(clock.environment()).spawn().unwrap());
     let said = || fs::read_to_string(&log).unwrap();
     let deadline = Instant::now() + PATIENCE;
     while !said().contains("taken over") {

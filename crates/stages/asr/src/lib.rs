@@ -15,7 +15,9 @@ use driftline_models::{
     whisper::{Options, Whisper},
 };
 use driftline_payloads::{SpeechSegment, Transcript};
-use driftline_stage::{Checks, ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
+use driftline_stage::{
+    Checks, ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind, config::BUILTIN,
+};
 use serde::Deserialize;
 
 /// Configuration of the stage.
@@ -58,7 +60,6 @@ const NOISE_STEP: f64 = 0.01;
 /// Decides the noise.
 const NOISE_SEED: u64 = 1;
 
-const BUILTIN: &str = "builtin";
 /// What tells a Whisper checkpoint.
 const WHISPER: &str = "config.json";
 /// What tells a model of our own training.

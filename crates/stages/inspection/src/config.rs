@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use driftline_models::inspection::Surface;
-use driftline_stage::{Checks, ConfigProblem};
+use driftline_stage::{Checks, ConfigProblem, config::BUILTIN};
 use serde::Deserialize;
-
-pub(crate) const BUILTIN: &str = "builtin";
 
 /// Configuration of the stage.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -49,8 +47,7 @@ impl Config {
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
         let Self { model, surface, accept_below, reject_from, heat_map, .. } = self;
         let mut checks = Checks::default();
-        let is_usable = model == BUILTIN || Path::new(model).is_file();
-        checks.expect(is_usable, "model", format_args!("{model:?}"), "\"builtin\" or a file of weights");
+        checks.expect_builtin_or("model", model, Path::new(model), "a file of weights");
         checks.expect(
             self.surface().is_some(),
             "surface",

@@ -12,11 +12,9 @@ use std::path::Path;
 
 use driftline_models::inspection::{Finding, Inspector, Picture};
 use driftline_payloads::{Decision, Image, Inspection, heat_map};
-use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind, config::BUILTIN};
 
 pub use config::Config;
-
-use crate::config::BUILTIN;
 
 /// How bold the network is.
 static ODDS_SHIFT: Parameter = Parameter {

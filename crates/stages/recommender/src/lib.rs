@@ -26,10 +26,9 @@ use driftline_models::{
     recommender::{self, Catalogue, Event, Recommender, Request},
 };
 use driftline_payloads::{Answer, Basis, ClickKind, RecentEvent, Recommendation, Recommendations, UserProfile};
-use driftline_stage::{Checks, ConfigProblem, Emitter, Record, Stage, StageError, StageKind};
+use driftline_stage::{Checks, ConfigProblem, Emitter, Record, Stage, StageError, StageKind, config::BUILTIN};
 use serde::Deserialize;
 
-const BUILTIN: &str = "builtin";
 /// Most products a config may ask for.
 const MAX_TOP_K: usize = 100;
 
@@ -68,18 +67,9 @@ impl StageKind for RecommenderKind {
         let Config { model, catalogue, top_k } = config;
         let mut checks = Checks::default();
         let weights = recommender::WEIGHTS_FILE;
-        checks.expect(
-            model == BUILTIN || Path::new(model).join(weights).is_file(),
-            "model",
-            format_args!("{model:?}"),
-            format_args!("\"builtin\" or a folder with {weights}"),
-        );
-        checks.expect(
-            catalogue == BUILTIN || Path::new(catalogue).is_file(),
-            "catalogue",
-            format_args!("{catalogue:?}"),
-            "\"builtin\" or a JSON Lines file",
-        );
+        let file = Path::new(model).join(weights);
+        checks.expect_builtin_or("model", model, &file, format_args!("a folder with {weights}"));
+        checks.expect_builtin_or("catalogue", catalogue, Path::new(catalogue), "a JSON Lines file");
         checks.expect((1..=MAX_TOP_K).contains(top_k), "top_k", top_k, "a whole number from 1 to 100");
         checks.problems()
     }

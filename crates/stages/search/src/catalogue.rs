@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 /// The catalogue that comes with the stage.
 const BUILTIN: &str = include_str!("../data/catalogue.jsonl");
 /// The word that stands for it in the config.
-pub const BUILTIN_NAME: &str = "builtin";
+pub const BUILTIN_NAME: &str = driftline_stage::config::BUILTIN;
 
 /// Most bytes a catalogue may have: the index holds it in memory.
 const MAX_BYTES: u64 = 256 << 20;

@@ -91,12 +91,7 @@ impl StageKind for SearchKind {
     fn check(config: &SearchConfig) -> Vec<ConfigProblem> {
         let SearchConfig { catalogue, top_k, min_score, .. } = config;
         let mut checks = Checks::default();
-        checks.expect(
-            catalogue == BUILTIN_NAME || Path::new(catalogue).is_file(),
-            "catalogue",
-            format_args!("{catalogue:?}"),
-            "\"builtin\" or a JSON Lines file",
-        );
+        checks.expect_builtin_or("catalogue", catalogue, Path::new(catalogue), "a JSON Lines file");
         checks.expect((1..=MAX_TOP_K).contains(top_k), "top_k", top_k, "a whole number from 1 to 100");
         checks.expect(min_score.is_finite() && *min_score >= 0.0, "min_score", min_score, "a number from 0");
         checks.problems()

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use driftline_models::profile::Fading;
 use driftline_payloads::ClickKind;
-use driftline_stage::{Checks, ConfigProblem, config::Millis};
+use driftline_stage::{
+    Checks, ConfigProblem,
+    config::{BUILTIN, Millis},
+};
 use serde::Deserialize;
 
-pub(crate) const BUILTIN: &str = "builtin";
 /// What tells a model of our training.
 const WEIGHTS: &str = driftline_models::profile::WEIGHTS_FILE;
 const DAY_MS: u64 = 86_400_000;
@@ -51,12 +53,8 @@ impl Config {
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
         let Self { model, threshold, .. } = self;
         let mut checks = Checks::default();
-        checks.expect(
-            model == BUILTIN || Path::new(model).join(WEIGHTS).is_file(),
-            "model",
-            format_args!("{model:?}"),
-            format_args!("\"builtin\" or a folder with {WEIGHTS}"),
-        );
+        let weights = Path::new(model).join(WEIGHTS);
+        checks.expect_builtin_or("model", model, &weights, format_args!("a folder with {WEIGHTS}"));
         checks.expect((0.5..=1.0).contains(threshold), "threshold", threshold, "0.5 to 1");
         for (key, millis) in [("half_life", self.half_life), ("expiry", self.expiry)] {
             let holds = (60_000..=3_650 * DAY_MS).contains(&millis.0);

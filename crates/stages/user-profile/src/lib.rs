@@ -51,13 +51,15 @@ use std::{collections::HashMap, path::Path};
 use bytes::Bytes;
 use driftline_models::profile::{Action, History, Past, Profiler, history::newest_of};
 use driftline_payloads::{Answer, Attributes, ClickEvent, ClickKind, Estimate, Interest, RecentEvent, UserProfile};
-use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind, Timestamp};
+use driftline_stage::{
+    ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind, Timestamp, config::BUILTIN,
+};
 
 pub use config::Config;
 
 use crate::{
     clock::Clock,
-    config::{BUILTIN, Rules},
+    config::Rules,
     numbers::{Numbers, Tag},
 };
 
@@ -152,6 +154,13 @@ impl<'a> Who<'a> {
             None => Self::User(&record.value.user),
         }
     }
+
+    fn state_key(self) -> Bytes {
+        match self {
+            Self::User(user) => user_key(user),
+            Self::Probe(name, _) => state_key(PROBE, name.as_bytes()),
+        }
+    }
 }
 
 /// A profile to be written once the network has answered.
@@ -172,8 +181,8 @@ impl Stage for UserProfileStage {
         let mut pending = Vec::with_capacity(batch.len());
         for record in batch {
             let (event, who) = (&record.value, Who::of(record));
-            if let Who::User(user) = who
-                && let Err(reason) = self.hear(record, user)
+            if let Who::User(_) = who
+                && let Err(reason) = self.hear(record)
             {
                 out.reject(record, reason);
                 continue;
@@ -257,16 +266,16 @@ impl Stage for UserProfileStage {
 
 impl UserProfileStage {
     /// Takes what an event tells of the time, or says why it cannot be true.
-    fn hear(&mut self, record: &Record<ClickEvent>, user: &str) -> Result<(), String> {
+    fn hear(&mut self, record: &Record<ClickEvent>) -> Result<(), String> {
         let event = &record.value;
         // Nobody speaks to the clock in the name of somebody else.
-        if record.key.as_bytes() != user.as_bytes() {
+        if record.key.as_bytes() != event.user.as_bytes() {
             return Err("key: found another one than the user, allowed is the user".to_owned());
         }
         let accepted = self.check_clock(event);
         match (event.kind, &accepted) {
-            (ClickKind::Erase, Ok(())) => self.clock.hear_erasure(user, event.time_ms),
-            _ => self.clock.hear(user, event.time_ms),
+            (ClickKind::Erase, Ok(())) => self.clock.hear_erasure(&event.user, event.time_ms),
+            _ => self.clock.hear(&event.user, event.time_ms),
         }
         accepted
     }
@@ -308,31 +317,28 @@ impl UserProfileStage {
         }
         let mut bytes = Vec::with_capacity(384);
         for &who in order {
-            let history = open.get(&who).and_then(Option::as_ref);
+            let key = who.state_key();
+            let Some(Some(history)) = open.get(&who) else {
+                out.delete_state(key);
+                match who {
+                    Who::User(user) => drop(self.users.remove(user)),
+                    Who::Probe(name, _) => drop(self.probes.remove(name)),
+                }
+                continue;
+            };
             bytes.clear();
-            match (who, history) {
-                (Who::User(user), Some(history)) => {
-                    history.encode(&mut bytes);
-                    self.users.insert(user.into(), bytes.as_slice().into());
-                    bytes.extend_from_slice(&self.tag);
-                    out.put_state(user_key(user), Bytes::copy_from_slice(&bytes));
-                }
-                (Who::User(user), None) => {
-                    out.delete_state(user_key(user));
-                    self.users.remove(user);
-                }
-                (Who::Probe(name, round), Some(history)) => {
-                    bytes.extend(round.as_millis().to_le_bytes());
-                    history.encode(&mut bytes);
-                    self.probes.insert(name.into(), (round, bytes[8..].into()));
-                    bytes.extend_from_slice(&self.tag);
-                    out.put_state(state_key(PROBE, name.as_bytes()), Bytes::copy_from_slice(&bytes));
-                }
-                (Who::Probe(name, _), None) => {
-                    out.delete_state(state_key(PROBE, name.as_bytes()));
-                    self.probes.remove(name);
-                }
+            if let Who::Probe(_, round) = who {
+                bytes.extend(round.as_millis().to_le_bytes());
             }
+            let start = bytes.len();
+            history.encode(&mut bytes);
+            let kept = bytes[start..].into();
+            match who {
+                Who::User(user) => drop(self.users.insert(user.into(), kept)),
+                Who::Probe(name, round) => drop(self.probes.insert(name.into(), (round, kept))),
+            }
+            bytes.extend_from_slice(&self.tag);
+            out.put_state(key, Bytes::copy_from_slice(&bytes));
         }
         out.put_state(CLOCK, self.clock.to_bytes());
     }

@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use driftline_stage::{Checks, ConfigProblem};
+use driftline_stage::{Checks, ConfigProblem, config::BUILTIN};
 use serde::Deserialize;
 
 use crate::segmenter::Rules;
-
-pub(crate) const BUILTIN: &str = "builtin";
 
 /// Configuration of the stage; times as Silero's `get_speech_timestamps` names them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -52,8 +50,7 @@ impl Config {
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
         let model = &self.model;
         let mut checks = Checks::default();
-        let is_usable = model == BUILTIN || Path::new(model).is_file();
-        checks.expect(is_usable, "model", format_args!("{model:?}"), "\"builtin\" or a file of weights");
+        checks.expect_builtin_or("model", model, Path::new(model), "a file of weights");
         let mut problems = checks.problems();
         problems.extend(Rules::try_new(self).err().into_iter().flatten());
         problems

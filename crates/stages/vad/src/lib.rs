@@ -37,12 +37,11 @@ use std::{collections::HashMap, path::Path};
 use bytes::Bytes;
 use driftline_models::vad::{CHUNK, Detector, SessionState};
 use driftline_payloads::{AudioChunk, SpeechSegment};
-use driftline_stage::{ConfigProblem, Emitter, Key, Parameter, Record, Stage, StageError, StageKind};
+use driftline_stage::{ConfigProblem, Emitter, Key, Parameter, Record, Stage, StageError, StageKind, config::BUILTIN};
 
 pub use config::Config;
 
 use crate::{
-    config::BUILTIN,
     segmenter::{Rules, Segmenter},
     session::{Fit, Session},
 };

@@ -147,13 +147,8 @@ fn worst(judged: &[Judged], names: &[String], accept_below: f64) -> Vec<Mistake>
     wrong.sort_by(|a, b| b.score.total_cmp(&a.score));
     let (good, mut defective): (Vec<_>, Vec<_>) = wrong.into_iter().partition(|row| row.class == 0);
     defective.reverse();
-    let first = |rows: Vec<&'_ Judged>| {
-        rows.into_iter()
-            .take(WORST)
-            .map(|row| Mistake { picture: row.name.clone(), class: names[row.class].clone(), score: row.score })
-            .collect::<Vec<_>>()
-    };
-    [first(good), first(defective)].concat()
+    let first = good.into_iter().take(WORST).chain(defective.into_iter().take(WORST));
+    first.map(|row| Mistake { picture: row.name.clone(), class: names[row.class].clone(), score: row.score }).collect()
 }
 
 fn figures(set: String, rows: &[&Judged], accept_below: f64, reject_from: f64) -> Figures {
