@@ -15,13 +15,13 @@ use super::{
 };
 
 /// Prefixes kept after each frame, where nothing else is asked for.
-pub const WIDTH: usize = 64;
+pub const WIDTH: usize = 128;
 /// Prefixes this far under the best are given up, natural log.
 const MARGIN: f64 = 14.0;
 /// Phones less likely than this in a frame start nothing there.
 const LEAST: f64 = -10.0;
 /// Weight of the language model against the acoustics.
-const LANGUAGE: f64 = 1.0;
+const LANGUAGE: f64 = 1.4;
 /// Score of a word for being there, against the language model's bias for few words.
 const WORD: f64 = 0.8;
 
@@ -43,8 +43,8 @@ struct Prefix {
     /// Node of the lexicon's tree that the unfinished word has reached.
     node: usize,
     /// The word that ended with this step's start.
-    ended: Context,
-    /// Last finished word.
+    ended: Option<WordId>,
+    /// The last finished words.
     context: Context,
     /// Weighted language score of the finished words.
     language: f64,
@@ -71,7 +71,7 @@ struct Search<'a> {
     /// Prefixes kept after each frame, at least 1.
     width: usize,
     prefixes: Vec<Prefix>,
-    children: HashMap<(usize, Context, u8), usize>,
+    children: HashMap<(usize, Option<WordId>, u8), usize>,
     /// Mass of each prefix in the frame being built.
     next: Vec<Mass>,
     touched: Vec<usize>,
@@ -88,13 +88,13 @@ impl Search<'_> {
     }
 
     /// Finds or makes the prefix one phone further, after the end of a word or inside one.
-    fn extend(&mut self, parent: usize, ended: Context, phone: u8, node: usize) -> usize {
+    fn extend(&mut self, parent: usize, ended: Option<WordId>, phone: u8, node: usize) -> usize {
         let fresh = self.prefixes.len();
         let found = *self.children.entry((parent, ended, phone)).or_insert(fresh);
         if found == fresh {
             let Prefix { context, language, .. } = self.prefixes[parent];
             let (context, language) = match ended {
-                Some(word) => (ended, language + self.word_score(context, word)),
+                Some(word) => (self.language.after(context, word), language + self.word_score(context, word)),
                 None => (context, language),
             };
             self.prefixes.push(Prefix { parent, phone, node, ended, context, language });
@@ -187,7 +187,8 @@ pub fn search(
     language: &LanguageModel,
     width: usize,
 ) -> Vec<Candidate> {
-    let root = Prefix { parent: 0, phone: BLANK as u8, node: 0, ended: None, context: None, language: 0.0 };
+    let start = language.start();
+    let root = Prefix { parent: 0, phone: BLANK as u8, node: 0, ended: None, context: start, language: 0.0 };
     let mut search = Search {
         lexicon,
         language,
@@ -205,10 +206,10 @@ pub fn search(
     for &(prefix, mass) in &active {
         let Prefix { node, context, language: so_far, .. } = search.prefixes[prefix];
         if prefix == 0 {
-            ends.push(Candidate { words: Vec::new(), score: mass.total() + LANGUAGE * f64::from(language.end(None)) });
+            ends.push(Candidate { words: Vec::new(), score: mass.total() + LANGUAGE * f64::from(language.end(start)) });
         }
         for &word in &lexicon.nodes()[node].words {
-            let end = LANGUAGE * f64::from(language.end(Some(word)));
+            let end = LANGUAGE * f64::from(language.end(language.after(context, word)));
             let score = mass.total() + so_far + search.word_score(context, word) + end;
             ends.push(Candidate { words: search.words(prefix, word), score });
         }
@@ -237,7 +238,7 @@ mod tests {
 
     fn models() -> (Lexicon, LanguageModel) {
         let lexicon = "for f ao r\nfour f ao r\nred r eh d\nshoes sh uw z\nsize s ay z\n";
-        let counts = "- four 4\n- red 4\nred shoes 8\nfour four 2\nfour - 8\nshoes - 4\nshoes size 4\nsize four 4\nshoes for 1\nfor red 1\n";
+        let counts = "- - four 4\n- - red 4\n- red shoes 8\n- four four 2\nfour four - 8\nred shoes - 4\nred shoes size 4\nshoes size four 4\nred shoes for 1\nshoes for red 1\n";
         let lexicon = Lexicon::parse(lexicon, Path::new("lexicon")).expect("valid");
         let language = LanguageModel::parse(counts, &lexicon, Path::new("counts")).expect("valid");
         (lexicon, language)

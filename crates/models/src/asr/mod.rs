@@ -36,8 +36,8 @@ use crate::{error::ModelError, inspect::header::read_checked};
 pub const WEIGHTS_FILE: &str = "asr.safetensors";
 /// The lexicon, see [`Lexicon::parse`].
 pub const LEXICON_FILE: &str = "asr.lexicon.txt";
-/// The bigram counts, see [`LanguageModel::parse`].
-pub const BIGRAMS_FILE: &str = "asr.bigrams.txt";
+/// The trigram counts, see [`LanguageModel::parse`].
+pub const TRIGRAMS_FILE: &str = "asr.trigrams.txt";
 
 /// Frames that are computed in one batch: bounds the memory of a call with many or long segments.
 const BATCH_FRAMES: usize = 12_000;
@@ -101,12 +101,12 @@ impl Recogniser {
         Self::new(
             include_bytes!("../../weights/asr.safetensors"),
             include_str!("../../weights/asr.lexicon.txt"),
-            include_str!("../../weights/asr.bigrams.txt"),
+            include_str!("../../weights/asr.trigrams.txt"),
             Path::new("builtin"),
         )
     }
 
-    /// Loads a folder that training wrote: weights, lexicon and bigrams.
+    /// Loads a folder that training wrote: weights, lexicon and trigrams.
     ///
     /// # Errors
     /// [`ModelError::Read`] for a missing file, [`ModelError::Format`] for one that is not what it should be.
@@ -123,19 +123,19 @@ impl Recogniser {
                 allowed: "UTF-8".into(),
             })
         };
-        Self::new(&read_checked(&path.join(WEIGHTS_FILE))?, &text(LEXICON_FILE)?, &text(BIGRAMS_FILE)?, path)
+        Self::new(&read_checked(&path.join(WEIGHTS_FILE))?, &text(LEXICON_FILE)?, &text(TRIGRAMS_FILE)?, path)
     }
 
-    fn new(weights: &[u8], lexicon: &str, bigrams: &str, folder: &Path) -> Result<Self, ModelError> {
+    fn new(weights: &[u8], lexicon: &str, trigrams: &str, folder: &Path) -> Result<Self, ModelError> {
         let mut hash = blake3::Hasher::new();
-        for part in [weights, lexicon.as_bytes(), bigrams.as_bytes()] {
+        for part in [weights, lexicon.as_bytes(), trigrams.as_bytes()] {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         let version = hash.finalize().to_hex()[..16].to_owned();
         let path = folder.join(WEIGHTS_FILE);
         let weights = Weights::parse(weights, &path)?;
         let lexicon = Lexicon::parse(lexicon, &folder.join(LEXICON_FILE))?;
-        let language = LanguageModel::parse(bigrams, &lexicon, &folder.join(BIGRAMS_FILE))?;
+        let language = LanguageModel::parse(trigrams, &lexicon, &folder.join(TRIGRAMS_FILE))?;
         let model = Model {
             network: Network::try_new(&weights.parameters, weights.sizes(&path)?, &path)?,
             frontend: Frontend::try_new(weights.colour).map_err(|error| match error {

@@ -120,7 +120,7 @@ fn a_folder_without_a_model_is_named() {
     let missing = Recogniser::load(folder.path()).map(drop).expect_err("no files");
     assert!(matches!(missing, ModelError::Read { .. }), "{missing}");
     for (name, content) in
-        [(WEIGHTS_FILE, "no weights"), (LEXICON_FILE, "one w ah n\n"), (BIGRAMS_FILE, "- one 1\none - 1\n")]
+        [(WEIGHTS_FILE, "no weights"), (LEXICON_FILE, "one w ah n\n"), (TRIGRAMS_FILE, "- - one 1\n- one - 1\n")]
     {
         fs::write(folder.path().join(name), content).expect("written");
     }
@@ -131,7 +131,7 @@ fn a_folder_without_a_model_is_named() {
 fn a_wrong_average_colour_is_named_with_its_file() {
     let ours = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in [LEXICON_FILE, BIGRAMS_FILE] {
+    for name in [LEXICON_FILE, TRIGRAMS_FILE] {
         fs::copy(ours.join(name), folder.path().join(name)).expect("copied");
     }
     let path = ours.join(WEIGHTS_FILE);

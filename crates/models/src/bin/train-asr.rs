@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use driftline_models::asr::{
-    BIGRAMS_FILE, LEXICON_FILE, Recogniser, WEIGHTS_FILE,
+    LEXICON_FILE, Recogniser, TRIGRAMS_FILE, WEIGHTS_FILE,
     confidence::Calibration,
     frontend::Frontend,
     lexicon::{CLASSES, Lexicon},
@@ -187,7 +187,7 @@ fn grammar(catalogue: &Path) -> Result<Grammar> {
 
 fn write_lexicon(grammar: &Grammar, model: &Path) -> Result<()> {
     fs::write(model.join(LEXICON_FILE), pronounce::lexicon(grammar.words())?)?;
-    fs::write(model.join(BIGRAMS_FILE), grammar.bigrams(&mut StdRng::seed_from_u64(1), SENTENCES))?;
+    fs::write(model.join(TRIGRAMS_FILE), grammar.trigrams(&mut StdRng::seed_from_u64(1), SENTENCES))?;
     Ok(())
 }
 
@@ -222,7 +222,7 @@ impl Material {
             return Ok(());
         }
         fs::create_dir_all(&folder)?;
-        for text in [LEXICON_FILE, BIGRAMS_FILE] {
+        for text in [LEXICON_FILE, TRIGRAMS_FILE] {
             fs::copy(self.options.model.join(text), folder.join(text))?;
         }
         let base = name == "base";

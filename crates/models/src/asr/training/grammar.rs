@@ -93,19 +93,21 @@ impl Grammar {
         (0..count).filter_map(|_| self.words.choose(rng).cloned()).collect()
     }
 
-    /// Counts the bigrams of `sentences` random sentences, as the text file [`crate::asr::language::LanguageModel::parse`] reads.
+    /// Counts the trigrams of `sentences` random sentences, as the text file [`crate::asr::language::LanguageModel::parse`] reads.
     #[must_use]
-    pub fn bigrams(&self, rng: &mut impl RngExt, sentences: usize) -> String {
-        let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    pub fn trigrams(&self, rng: &mut impl RngExt, sentences: usize) -> String {
+        let mut counts: BTreeMap<[String; 3], usize> = BTreeMap::new();
         for _ in 0..sentences {
-            let sentence = self.sentence(rng);
-            let edge = || std::iter::once(EDGE.to_owned());
-            let after: Vec<String> = sentence.iter().cloned().chain(edge()).collect();
-            for pair in edge().chain(sentence).zip(after) {
-                *counts.entry(pair).or_default() += 1;
+            let edge = || EDGE.to_owned();
+            let said: Vec<String> = [edge(), edge()].into_iter().chain(self.sentence(rng)).chain([edge()]).collect();
+            for triple in said.array_windows() {
+                *counts.entry(triple.clone()).or_default() += 1;
             }
         }
-        counts.into_iter().map(|((previous, next), count)| format!("{previous} {next} {count}\n")).collect()
+        counts
+            .into_iter()
+            .map(|([before, previous, next], count)| format!("{before} {previous} {next} {count}\n"))
+            .collect()
     }
 }
 
@@ -150,9 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn bigrams_repeat_with_the_seed() {
+    fn trigrams_repeat_with_the_seed() {
         let grammar = Grammar::new(["red jacket"]);
-        let count = |seed| grammar.bigrams(&mut StdRng::seed_from_u64(seed), 50);
+        let count = |seed| grammar.trigrams(&mut StdRng::seed_from_u64(seed), 50);
         assert_eq!(count(3), count(3));
         assert_ne!(count(3), count(4));
     }
