@@ -30,7 +30,7 @@ static REGISTRY: Registry = Registry {
     sinks: &[SinkDef::of::<JsonLinesSink>()],
 };
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RelayConfig {
     /// Milliseconds that each batch takes.

@@ -38,7 +38,7 @@ struct Blobs {
     left: std::ops::Range<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct BlobsConfig {
     count: u64,
 }
@@ -70,7 +70,7 @@ impl SourceKind for Blobs {
 
 struct Pass;
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Nothing {}
 
 impl Stage for Pass {

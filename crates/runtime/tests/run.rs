@@ -10,24 +10,32 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use driftline_broker::{Broker, Embedded, EmbeddedConfig, FetchLimit, Retention};
+use driftline_broker::{
+    Broker, BrokerError, Committed, Embedded, EmbeddedConfig, FetchLimit, Member, OffsetCommit, Poll, Producer,
+    Retention, TopicDescription, TopicSpec, Unit,
+};
 use driftline_pipeline::Plan;
 use driftline_runtime::{Metrics, Report, RunError, RunOptions, create_topics, kinds, profiles::Profiles};
 use driftline_stage::{
-    CodecError, Emitter, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
+    CodecError, Emitter, Held, Key, Payload, Record, Registry, Scale, SchemaId, Signal, SignalVisitor, Sink, SinkDef,
     SinkKind, Source, SourceBatch, SourceDef, SourceKind, SourceStatus, Stage, StageDef, StageError, StageKind,
     Timestamp,
 };
 use driftline_stats::{ProfileBody, References, Window};
-use driftline_types::{Headers, Message, Outgoing, StageName, Topic, TopicPartition, wire};
+use driftline_types::{GroupId, Headers, Message, Offset, Outgoing, StageName, Topic, TopicPartition, wire};
 use serde::Deserialize;
 
 /// A number; its key is the number modulo 7.
 #[derive(Clone, Debug, PartialEq)]
 struct Number(u64);
+
+/// A number with this bit is written with so many bytes after it.
+const SWOLLEN: u64 = 1 << 40;
+const SWELLING: usize = 200 << 10;
 
 static VALUE: Signal = Signal::number("number.value", "1", "The number.", Scale::Linear { lo: 0.0, hi: 1_000.0 });
 
@@ -37,6 +45,9 @@ impl Payload for Number {
 
     fn encode(&self, out: &mut BytesMut) -> Result<(), CodecError> {
         out.put_u64(self.0);
+        if self.0 & SWOLLEN != 0 {
+            out.put_bytes(0, SWELLING);
+        }
         Ok(())
     }
 
@@ -54,19 +65,22 @@ fn key_of(n: u64) -> Key {
     Key::new((n % 7).to_string())
 }
 
-/// Counts from 0 to `count`, after inputs of some sizes that are no numbers.
+/// Counts from 0 to `count`, after inputs of some sizes that are no numbers. Some numbers are swollen.
 struct Counter {
     next: u64,
     count: u64,
     refused: Vec<usize>,
+    swell: Vec<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CounterConfig {
     count: u64,
     #[serde(default)]
     refused: Vec<usize>,
+    #[serde(default)]
+    swell: Vec<u64>,
 }
 
 impl Source for Counter {
@@ -89,7 +103,8 @@ impl Source for Counter {
             if self.next == self.count {
                 return Ok(SourceStatus::End);
             }
-            out.emit(key_of(self.next), Timestamp::from_millis(self.next as i64 * 10), Number(self.next));
+            let number = if self.swell.contains(&self.next) { self.next | SWOLLEN } else { self.next };
+            out.emit(key_of(self.next), Timestamp::from_millis(self.next as i64 * 10), Number(number));
             self.next += 1;
             out.put_state("next", Bytes::copy_from_slice(&self.next.to_be_bytes()));
         }
@@ -102,12 +117,12 @@ impl SourceKind for Counter {
     type Config = CounterConfig;
 
     fn open(config: CounterConfig, _follow: bool) -> Result<Self, StageError> {
-        Ok(Self { next: 0, count: config.count, refused: config.refused })
+        Ok(Self { next: 0, count: config.count, refused: config.refused, swell: config.swell })
     }
 }
 
 /// What the sum stage does at certain numbers.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct SumConfig {
     reject: Vec<u64>,
@@ -117,6 +132,10 @@ struct SumConfig {
     panic: Vec<u64>,
     transient: Vec<u64>,
     fatal: Vec<u64>,
+    /// Added as others are, with a sum that is swollen.
+    swell: Vec<u64>,
+    /// Kept to the end, and then written as they are.
+    hold: Vec<u64>,
     /// Names the counters of this run.
     run: String,
 }
@@ -127,6 +146,7 @@ struct Sum(SumConfig);
 struct SumStage {
     config: SumConfig,
     sums: HashMap<Bytes, u64>,
+    held: Vec<(Record<Number>, Held)>,
 }
 
 /// How often a transient or fatal error was raised, by run and number.
@@ -164,13 +184,26 @@ impl Stage for SumStage {
             if self.config.fatal.contains(&n) && first_time(&self.config.run, n) {
                 return Err(StageError::fatal("out of order"));
             }
+            if self.config.hold.contains(&n) {
+                self.held.push((record.clone(), out.hold(record)));
+                continue;
+            }
             let sum = self.sums.entry(record.key.as_bytes().clone()).or_default();
             *sum += n;
             out.put_state(record.key.as_bytes().clone(), Bytes::copy_from_slice(&sum.to_be_bytes()));
             // Odd sums are dropped.
             if sum.is_multiple_of(2) {
-                out.emit(record, Number(*sum));
+                let swelling = if self.config.swell.contains(&n) { SWOLLEN } else { 0 };
+                out.emit(record, Number(*sum | swelling));
             }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Emitter<'_, Number>) -> Result<(), StageError> {
+        for (record, held) in self.held.drain(..) {
+            let swelling = if self.config.swell.contains(&record.value.0) { SWOLLEN } else { 0 };
+            out.emit_held(&record, vec![held], Number(record.value.0 | swelling));
         }
         Ok(())
     }
@@ -196,7 +229,7 @@ impl StageKind for Sum {
     }
 
     fn instance(&self) -> SumStage {
-        SumStage { config: self.0.clone(), sums: HashMap::new() }
+        SumStage { config: self.0.clone(), sums: HashMap::new(), held: Vec::new() }
     }
 }
 
@@ -206,7 +239,7 @@ struct Keep {
     refuse: Vec<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeepConfig {
     run: String,
@@ -418,6 +451,49 @@ async fn an_input_that_is_no_record_keeps_its_head_if_its_topic_has_no_room_for_
     assert_eq!(told, [(10, whole), (65_536, head.as_str()), (81_920, whole), (65_536, head.as_str())]);
 }
 
+/// The numbers of dead letters in the place of records for which the topic of `node` has no room.
+fn too_large(broker: &dyn Broker, plan: &Plan, node: &str) -> Vec<u64> {
+    let topic = plan.name.output_topic(&name(node)).to_string();
+    let number = |letter: Message| {
+        let header = |name| letter.headers.get_str(name);
+        let reason = header(wire::ERROR_REASON).unwrap();
+        assert!(reason.starts_with("message of ") && reason.contains(&format!(" bytes for {topic}, ")), "{reason}");
+        assert_eq!((header(wire::ERROR_STAGE), header(wire::ERROR_TOPIC)), (Some(node), Some(topic.as_str())));
+        let value = letter.value.unwrap();
+        assert_eq!(value.len(), 64 << 10);
+        u64::from_be_bytes(value[..8].try_into().unwrap()) & !SWOLLEN
+    };
+    let mut numbers: Vec<u64> = dead_letters(broker, plan, node).into_iter().map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Sources and stages go on behind what they have made too large, with its effect on their state; so does the end of a run.
+#[tokio::test]
+async fn a_record_for_which_its_topic_has_no_room_becomes_a_dead_letter_and_the_rest_goes_on() {
+    let config = EmbeddedConfig { max_message_bytes: 100 << 10, ..EmbeddedConfig::default() };
+    let broker: Arc<dyn Broker> = Arc::new(Embedded::temporary(config).unwrap());
+    let (source, stage) = ("count = 600\nswell = [7, 308]", "swell = [14, 15, 141]\nhold = [141, 147]");
+    let plan = plan_with("swollen", source, stage, "");
+    let report = run(&plan, &broker, future::pending()).await.unwrap();
+    assert_eq!(too_large(&*broker, &plan, "counter"), [7, 308]);
+    let source = &report.node("counter").unwrap().metrics;
+    assert_eq!((source.written, source.rejected), (598, 2));
+
+    let mut expected = expected(600, &[7, 308, 141, 147]);
+    // Of 0 + 14 and of 1 + 8 + 15; the last at the end of the run.
+    let sums = [14, 24, 141];
+    assert_eq!(too_large(&*broker, &plan, "sum"), sums);
+    for sums_of_key in expected.values_mut() {
+        sums_of_key.retain(|sum| !sums.contains(sum));
+    }
+    expected.get_mut("0").unwrap().push(147);
+    assert_eq!(kept("swollen"), expected);
+    balanced(&report, 598);
+    let stage = &report.node("sum").unwrap().metrics;
+    assert_eq!((stage.rejected, stage.held), (3, 0));
+}
+
 #[tokio::test]
 async fn a_commit_that_is_refused_for_one_record_costs_no_record_of_another_partition() {
     // One batch, in which a partition has one record, two or none.
@@ -563,6 +639,77 @@ async fn a_run_that_is_stopped_goes_on_where_it_stopped() {
         }
     }
     assert_eq!(kept("stopped"), expected(3_000, &[]));
+}
+
+/// A broker that can lose the offsets of a group.
+struct Forgetful(Embedded);
+
+impl Broker for Forgetful {
+    fn create_topic(&self, topic: &Topic, spec: &TopicSpec) -> Result<(), BrokerError> {
+        self.0.create_topic(topic, spec)
+    }
+
+    fn describe_topic(&self, topic: &Topic) -> Result<Option<TopicDescription>, BrokerError> {
+        self.0.describe_topic(topic)
+    }
+
+    fn topics(&self) -> Result<Vec<Topic>, BrokerError> {
+        self.0.topics()
+    }
+
+    fn join(&self, group: &GroupId, topics: &[Topic]) -> Result<Box<dyn Member>, BrokerError> {
+        self.0.join(group, topics)
+    }
+
+    fn producer(&self, name: &str) -> Result<Box<dyn Producer>, BrokerError> {
+        self.0.producer(name)
+    }
+
+    fn committed(&self, group: &GroupId, partition: &TopicPartition) -> Result<Option<Committed>, BrokerError> {
+        self.0.committed(group, partition)
+    }
+
+    fn read(&self, partition: &TopicPartition, from: Offset, limit: FetchLimit) -> Result<Vec<Message>, BrokerError> {
+        self.0.read(partition, from, limit)
+    }
+
+    fn forgets_groups(&self) -> bool {
+        true
+    }
+}
+
+/// As on Kafka after `offsets.retention.minutes` without a member, or where a group was deleted.
+#[tokio::test]
+async fn a_stage_whose_group_is_forgotten_does_not_count_twice_what_its_state_holds() {
+    let broker: Arc<dyn Broker> = Arc::new(Forgetful(Embedded::temporary(EmbeddedConfig::default()).unwrap()));
+    let plan = plan("forgotten", 200, "");
+    create_topics(&*broker, &plan, Retention::default()).unwrap();
+    // Only a key of partition 1 has a state that no offset belongs to.
+    let state = |key: &'static [u8], sum: u64| Outgoing {
+        topic: plan.name.state_topic(&name("sum")),
+        partition: Some(1),
+        key: Some(Bytes::from_static(key)),
+        value: Some(Bytes::copy_from_slice(&sum.to_be_bytes())),
+        headers: Headers::default(),
+        timestamp: Timestamp::from_millis(0),
+    };
+    broker.producer("before").unwrap().send(vec![state(b"x", 4)]).unwrap();
+    let error = run(&plan, &broker, future::pending()).await.unwrap_err().to_string();
+    let told =
+        "group numbers.sum has no offset for partition 1 of its input, but numbers.sum.state keeps a state of it";
+    assert!(error.contains(told) && error.contains("--reset-offsets"), "{error}");
+    assert_eq!(kept("forgotten"), BTreeMap::new());
+    // Whoever sets the offset has said where to go on.
+    let input = plan.name.output_topic(&name("counter"));
+    let mut member = broker.join(&plan.name.group(&name("sum")), std::slice::from_ref(&input)).unwrap();
+    let limit = FetchLimit { records: 1, bytes: 1 };
+    while !matches!(member.poll(limit, Duration::from_millis(10)).unwrap(), Poll::Assigned(_)) {}
+    let partition = TopicPartition::new(input, 1);
+    let committed = Committed { next: 0, metadata: None };
+    member.commit(Unit { outputs: Vec::new(), offsets: vec![OffsetCommit { partition, committed }] }).unwrap();
+    drop(member);
+    run(&plan, &broker, future::pending()).await.unwrap();
+    assert_eq!(kept("forgotten"), expected(200, &[]));
 }
 
 fn open(folder: &Path) -> Embedded {

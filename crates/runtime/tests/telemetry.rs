@@ -10,6 +10,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -69,7 +70,7 @@ struct Texts {
     left: std::ops::Range<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TextsConfig {
     count: u64,
@@ -101,7 +102,7 @@ impl SourceKind for Texts {
 }
 
 /// Passes texts on. What ends in one of the numbers is treated otherwise.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PassConfig {
     reject: Vec<String>,
@@ -196,7 +197,7 @@ impl StageKind for Trio {
 /// Forgets what it is given.
 struct Nowhere;
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
@@ -578,6 +579,16 @@ async fn a_collector_that_is_away_stops_nothing() {
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ran = run(plan(200, "", &format!("otlp = \"http://{away}\"\nsampling = 1"))).await;
     assert_eq!(ran.report.node("out").unwrap().metrics.read, 200);
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_holds_the_end_up_for_two_seconds() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let otlp = format!("otlp = \"http://{}\"\nsampling = 1", silent.local_addr().unwrap());
+    let ran = run(plan(200, "", &otlp)).await;
+    let started = Instant::now();
+    drop(ran.telemetry);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 fn nothing_secret(told: &Told) {

@@ -1,6 +1,6 @@
 //! Kinds by name, their types erased: what the command hands to the runtime.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use driftline_stats::{Direction, SignalVisitor};
@@ -104,9 +104,9 @@ impl StageDef {
             check: |table| check(table, K::check),
             signals: show::<<K::Stage as Stage>::Output>,
             open: |table| {
-                let version = |kind: &K| version_of(K::KIND, table, &kind.fingerprint());
                 let kind = K::open(read(table)?)?;
-                Ok(Box::new(Opened { version: version(&kind)?, kind }))
+                let version = version_of(K::KIND, &settings::<K::Config>(table, K::PATHS)?, &kind.fingerprint())?;
+                Ok(Box::new(Opened { version, kind }))
             },
         }
     }
@@ -162,6 +162,7 @@ pub struct SourceDef {
     pub start: fn(&toml::Table) -> Option<Timestamp>,
     /// Shows the signals of a record that it wrote.
     pub signals: ShowSignals,
+    settings: fn(&toml::Table) -> Result<String, StageError>,
     open: OpenSourceFn,
 }
 
@@ -180,6 +181,7 @@ impl SourceDef {
             check: |table| check(table, S::check),
             start: |table| S::start(&read(table).ok()?),
             signals: show::<<S as Source>::Output>,
+            settings: |table| settings::<S::Config>(table, S::PATHS),
             open: |table, follow, site| Ok(Box::new(SourceOperator::new(S::open(read(table)?, follow)?, site))),
         }
     }
@@ -192,12 +194,12 @@ impl SourceDef {
         (self.open)(config, follow, site)
     }
 
-    /// Returns the version of a source: the hash of its config and build.
+    /// Returns the version of a source: the hash of its config, paths left out, and build.
     ///
     /// # Errors
-    /// Never in practice: the hash is a valid version.
+    /// If the config is wrong.
     pub fn version(&self, config: &toml::Table) -> Result<StageVersion, StageError> {
-        version_of(self.kind, config, "")
+        version_of(self.kind, &(self.settings)(config)?, "")
     }
 }
 
@@ -410,10 +412,18 @@ fn read<C: DeserializeOwned>(table: &toml::Table) -> Result<C, StageError> {
     })
 }
 
-fn version_of(kind: &str, table: &toml::Table, fingerprint: &str) -> Result<StageVersion, StageError> {
+/// Writes a config out with its defaults, so that one who writes a default down has the same version. Paths are left out: a stage's
+/// fingerprint says what is in its files, wherever they are, and the files of a source are what it reads.
+fn settings<C: DeserializeOwned + Debug>(table: &toml::Table, paths: &[&str]) -> Result<String, StageError> {
+    let mut table = table.clone();
+    table.extend(paths.iter().map(|&path| (path.to_owned(), toml::Value::from(config::BUILTIN))));
+    read::<C>(&table).map(|config| format!("{config:?}"))
+}
+
+fn version_of(kind: &str, settings: &str, fingerprint: &str) -> Result<StageVersion, StageError> {
     let mut hasher = blake3::Hasher::new();
     // Lengths keep the parts apart.
-    for part in [kind, &table.to_string(), fingerprint, env!("CARGO_PKG_VERSION")] {
+    for part in [kind, settings, fingerprint, env!("CARGO_PKG_VERSION")] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }

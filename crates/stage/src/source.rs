@@ -1,6 +1,6 @@
 //! Where records enter a pipeline.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use bytes::Bytes;
 use driftline_types::{Injections, Key, Parameter, Timestamp, config::ConfigProblem};
@@ -47,8 +47,8 @@ pub trait SourceKind: Source + Sized {
     const PATHS: &'static [&'static str] = &[];
     /// What may be injected; read by [`SourceBatch::parameter`].
     const PARAMETERS: &'static [&'static Parameter] = &[];
-    /// The config table; `deny_unknown_fields`.
-    type Config: DeserializeOwned;
+    /// The config table; `deny_unknown_fields`. Its `Debug` is part of the version, so all that decides on outputs is in it.
+    type Config: DeserializeOwned + Debug;
 
     /// Returns the event time at which its records begin, if the config says it. Times of injections are relative to it.
     fn start(config: &Self::Config) -> Option<Timestamp> {

@@ -1,5 +1,7 @@
 //! Stages and their kinds.
 
+use std::fmt::Debug;
+
 use bytes::Bytes;
 use driftline_types::{Parameter, Record, config::ConfigProblem};
 use serde::de::DeserializeOwned;
@@ -56,8 +58,8 @@ pub trait StageKind: Sized + Send + Sync + 'static {
     const PATHS: &'static [&'static str] = &[];
     /// What may be injected; read by [`Emitter::parameter`].
     const PARAMETERS: &'static [&'static Parameter] = &[];
-    /// The config table; `deny_unknown_fields`.
-    type Config: DeserializeOwned;
+    /// The config table; `deny_unknown_fields`. Its `Debug` is part of the version, so all that decides on outputs is in it.
+    type Config: DeserializeOwned + Debug;
     /// The stage.
     type Stage: Stage;
 

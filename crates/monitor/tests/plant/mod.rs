@@ -279,7 +279,7 @@ impl StageKind for Work {
 
 struct Bin;
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BinConfig {}
 

@@ -83,6 +83,13 @@ mod tests {
     }
 
     #[test]
+    fn a_default_that_is_written_down_makes_no_other_version() {
+        let version = |config: &str| StageDef::of::<Vad>().open(&config.parse().unwrap()).unwrap().version().clone();
+        assert_eq!(version(""), version("model = \"builtin\"\nthreshold = 0.5"));
+        assert_ne!(version(""), version("threshold = 0.6"));
+    }
+
+    #[test]
     fn ranges_end_where_they_say() {
         for right in ["", "threshold = 0.01", "threshold = 1.0", "neg_threshold = 0.5", "max_speech_duration_s = 60.0"]
         {
