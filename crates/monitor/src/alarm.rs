@@ -78,9 +78,10 @@ pub struct Alarm {
     pub fired: Option<Timestamp>,
     /// The end of the window by which it was last changed.
     pub updated: Timestamp,
-    /// The start of the first window after the change, if it could be told.
+    /// The start of the first window after the change, if it could be told: by the strongest signal that is large
+    /// enough, of all or of the origin, whichever is earlier.
     pub onset: Option<Timestamp>,
-    /// How the change came, in windows.
+    /// How the change came, in windows; when is [`onset`](Self::onset).
     pub speed: Option<Speed>,
     /// The evidence when it was last changed: the windows that would pass on average until chance says as much.
     pub evidence: f64,

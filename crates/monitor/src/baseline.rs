@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Basis, NodeWindow, What};
 
 /// The version of the file's format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The largest file that is read.
 const MAX_BYTES: u64 = 256 << 20;
 /// The most windows of a baseline: what a detector can remember.
@@ -392,19 +392,19 @@ impl Series {
         driftline_stats::inflation(self.scores.chunks_exact(self.basis.len().max(1)))
     }
 
-    /// Trains a detector on the windows, all of which are healthy; `each` sees it after every window that says something.
+    /// Trains a detector on the windows, all of which are healthy; `each` sees it after every window that says
+    /// something, see [`Detector::train`].
     #[must_use]
     pub fn train(&self, windows: &[Timestamp], mut each: impl FnMut(Timestamp, &Detector)) -> Detector {
+        let by_window = windows.iter().zip(self.scores.chunks_exact(self.basis.len().max(1)));
+        let known = by_window.filter(|(_, scores)| scores.iter().all(|score| score.is_finite()));
+        let (starts, known): (Vec<Timestamp>, Vec<_>) = known
+            .map(|(&start, scores)| {
+                (start, (HourOfWeek::of(start), scores.iter().map(|&score| score.into()).collect()))
+            })
+            .unzip();
         let mut detector = Detector::weighted(&self.basis.weights());
-        for (start, scores) in windows.iter().zip(self.scores.chunks_exact(self.basis.len().max(1))) {
-            if scores.iter().all(|score| score.is_finite()) {
-                let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();
-                detector.observe(HourOfWeek::of(*start), &scores);
-                each(*start, &detector);
-            }
-        }
-        detector.trust();
-        detector.reset();
+        detector.train(&known, |at, detector| each(starts[at], detector));
         detector
     }
 }

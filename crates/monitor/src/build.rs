@@ -210,7 +210,7 @@ impl Builder<'_> {
         for partition in 0..self.plan.partitions {
             for message in records(self.broker, TopicPartition::new(topic.clone(), partition))? {
                 let message = message?;
-                if is_output(&message) {
+                if wire::is_output(&message) {
                     visit(&message)?;
                 }
             }
@@ -402,12 +402,6 @@ fn parents_of<'a>(named: &[RecordId], input: &'a Log) -> Vec<&'a Seen> {
         found.extend(input.between(named[half].partition, named[half - 1].offset, named[half].offset));
     }
     found
-}
-
-/// Says whether a record counts as an output of its writer: it is no probe, and does not stand there a second time because it was
-/// sent again.
-pub(crate) fn is_output(message: &Message) -> bool {
-    !wire::is_probe(message) && message.headers.get(wire::ONLY).is_none()
 }
 
 /// Returns a number that tells a record from others by what it is, not by where it stands: that depends on the broker.

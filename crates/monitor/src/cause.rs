@@ -159,7 +159,9 @@ pub(crate) fn cause(
     let certain = |name: &StageName| {
         let own = conditional.get(name).copied().unwrap_or(0.0);
         let own = if first(name) { own.max(evidence(name)) } else { own };
-        own >= CERTAIN * level || proven(name) || told_of.contains(name)
+        // Another version is not judged, so its table is all there is to go by.
+        let replaced = nodes.iter().any(|node| node.node == *name && node.verdict == Verdict::VersionChanged);
+        own >= CERTAIN * level || proven(name) || replaced || told_of.contains(name)
     };
     let share = |name: &StageName| lines.iter().map(|(line, found)| line.share(found, name)).fold(0.0, f64::max);
     let origin = origin(&nodes, share, certain);

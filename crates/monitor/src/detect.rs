@@ -43,15 +43,16 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Returns the greater evidence of the two lanes; 0 where the baseline has too few windows to judge by.
+    /// Returns the mean evidence of the two lanes, which keeps the promise of each, as the greater would not; 0 where
+    /// the baseline has too few windows to judge by.
     pub(crate) fn evidence(&self) -> f64 {
-        if self.is_armed() { self.adaptive.evidence().max(self.anchored.evidence()) } else { 0.0 }
+        if self.is_armed() { f64::midpoint(self.adaptive.evidence(), self.anchored.evidence()) } else { 0.0 }
     }
 
     /// Returns the number of the score with the most evidence.
     pub(crate) fn strongest(&self) -> usize {
         let of = |detector: &Detector| detector.by_score().collect::<Vec<_>>();
-        let both = of(&self.adaptive).into_iter().zip(of(&self.anchored)).map(|(a, b)| a.max(b));
+        let both = of(&self.adaptive).into_iter().zip(of(&self.anchored)).map(|(a, b)| a + b);
         both.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(at, _)| at)
     }
 
@@ -95,8 +96,10 @@ impl Watch {
         let scores: Vec<f64> = scores.iter().map(|&score| score.into()).collect();
         self.adaptive.observe(hour, &scores);
         self.anchored.observe(hour, &scores);
-        if keep(&mut self.recent, start, &self.anchored) {
-            self.healthy = self.healthy.saturating_sub(1);
+        keep(&mut self.recent, start, &self.anchored);
+        // However long a change lasts, what was healthy before it stays.
+        if self.recent.len() > KEPT {
+            self.recent.remove(self.healthy);
         }
     }
 
@@ -112,15 +115,18 @@ impl Watch {
 pub(crate) struct Scored {
     pub start: Timestamp,
     numbers: Vec<f32>,
-    /// The numbers of each watch; a watch has at most 50.
+    /// The numbers of each watch: of a signal or P(output | input) some dozens at most, 51 of an embedding with a full
+    /// codebook.
     lengths: Vec<u8>,
     /// Whether detectors began anew after it, because it raised an alarm.
     pub reset: bool,
+    /// Whether a drift alarm was active after it: then nothing is learned.
+    pub alarmed: bool,
 }
 
 impl Scored {
-    pub(crate) fn new(start: Timestamp, reset: bool) -> Self {
-        Self { start, reset, ..Self::default() }
+    pub(crate) fn new(start: Timestamp) -> Self {
+        Self { start, ..Self::default() }
     }
 
     /// Adds the scores of the next watch; none if it has none.
@@ -181,7 +187,7 @@ impl Detectors {
             }
             seen.window.scores(&watch.what, &watch.basis)
         };
-        let mut scored = Scored::new(closed.start, false);
+        let mut scored = Scored::new(closed.start);
         for watch in &self.watches {
             scored.push(score(watch).unwrap_or_default().into_iter());
         }
@@ -207,6 +213,14 @@ impl Detectors {
         self.watches.iter_mut().for_each(Watch::reset);
         if let Some(last) = self.history.back_mut() {
             last.reset = true;
+        }
+    }
+
+    /// Learns nothing from the last windows, because a drift alarm is active.
+    pub(crate) fn distrust(&mut self) {
+        self.watches.iter_mut().for_each(|watch| watch.adaptive.distrust());
+        if let Some(last) = self.history.back_mut() {
+            last.alarmed = true;
         }
     }
 
@@ -254,12 +268,14 @@ fn feed(watches: &mut [Watch], scored: &Scored) {
     if scored.reset {
         watches.iter_mut().for_each(Watch::reset);
     }
+    if scored.alarmed {
+        watches.iter_mut().for_each(|watch| watch.adaptive.distrust());
+    }
 }
 
-/// Adds a window; returns whether the oldest had to go.
-fn keep(recent: &mut VecDeque<(Timestamp, Vec<f32>)>, start: Timestamp, detector: &Detector) -> bool {
+/// Adds a window.
+fn keep(recent: &mut VecDeque<(Timestamp, Vec<f32>)>, start: Timestamp, detector: &Detector) {
     recent.push_back((start, detector.standardised().map(|z| z as f32).collect()));
-    recent.len() > KEPT && recent.pop_front().is_some()
 }
 
 fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
@@ -271,8 +287,10 @@ fn watches(baseline: &Baseline, ignore: &[String]) -> Vec<Watch> {
             let mut recent = VecDeque::new();
             let adaptive = series.train(&baseline.windows, |start, detector| {
                 keep(&mut recent, start, detector);
+                if recent.len() > HEALTHY {
+                    recent.pop_front();
+                }
             });
-            recent.drain(..recent.len().saturating_sub(HEALTHY));
             Watch {
                 node: node.name.clone(),
                 what: series.what.clone(),
@@ -328,7 +346,7 @@ mod tests {
             nodes: vec![node],
         };
         let history = (HEALTHY..END).map(|window| {
-            let mut scored = Scored::new(at(window), false);
+            let mut scored = Scored::new(at(window));
             for _ in 0..2 {
                 scored.push(vec![score(window); basis.len()].into_iter());
             }
@@ -339,6 +357,7 @@ mod tests {
         let [rare, usual] = detectors.watches.as_slice() else { panic!("two are watched") };
         assert!(rare.adaptive.evidence() > 100.0 && usual.evidence() > 100.0);
         assert_eq!(rare.evidence(), 0.0);
+        assert_eq!((usual.healthy, usual.recent.len()), (super::HEALTHY, KEPT), "the healthy ones stay");
         assert_eq!(detectors.listed(100.0), [1]);
         assert_eq!(detectors.strongest(&name).map(|watch| &watch.what), Some(&usual.what));
     }

@@ -290,7 +290,7 @@ mod tests {
         };
         let seen = windows(500).into_iter().zip(&names);
         let seen = seen.map(|(window, name)| (name.clone(), Seen { version: version.clone(), window }));
-        let closed = Closed { start: Timestamp::from_millis(0), nodes: seen.collect() };
+        let closed = Closed { start: Timestamp::from_millis(0), nodes: seen.collect(), ..Closed::default() };
         let span = Span::new(vec![&closed]);
         let line = Line::new(&baseline, &baseline.nodes[2], &span).unwrap();
         let found = line.attribution(&|_| true).unwrap();

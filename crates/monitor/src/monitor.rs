@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use driftline_stats::{ProbePart, Probes, Profile, ProfileBody, ProfileKey, References, Window};
-use driftline_types::{Offset, Partition, StageName, Timestamp, config::allowed_words};
+use driftline_types::{Offset, Partition, StageName, Timestamp, config::allowed_words, counted};
 
 use crate::{
     Alarm, Baseline, Report, Settings, StateError, What,
@@ -24,6 +24,8 @@ use crate::{
 
 /// The last closed windows that are kept whole, to measure effects and shares on.
 const KEPT: usize = 64;
+/// Below so many windows the surest change is seldom told, see `driftline_stats::rank`.
+const SOONEST: u64 = 5;
 /// The notes that are kept at most.
 const NOTES: usize = 64;
 
@@ -87,7 +89,8 @@ impl Monitor {
     /// Makes a monitor that has seen nothing but the baseline.
     #[must_use]
     pub fn new(settings: Settings, baseline: Arc<Baseline>) -> Self {
-        let topology = Topology { nodes: settings.nodes.clone(), partitions: settings.partitions };
+        let versions = baseline.nodes.iter().map(|node| (node.name.clone(), node.version.clone())).collect();
+        let topology = Topology { nodes: settings.nodes.clone(), partitions: settings.partitions, versions };
         let windows = Windows::new(settings.window_ms, settings.lateness, topology);
         let mut monitor = Self {
             references: baseline.references(),
@@ -195,21 +198,31 @@ impl Monitor {
             }
         };
         let key = &profile.key;
-        let foreign = if key.pipeline != self.settings.pipeline || key.window.millis != self.settings.window_ms {
-            Some(("foreign", format!("over {} is of another pipeline or window length", key.window)))
-        } else if !self.is_comparable(&profile) {
-            Some(("bins", "was counted on other bins than the reference's".to_owned()))
-        } else {
-            None
-        };
-        if let Some((kind, why)) = foreign {
-            if *offset >= self.windows.progress().taken_to {
-                self.note(&key.stage, kind, format!("a profile of {} {why}", key.stage));
+        let is_new = *offset >= self.windows.progress().taken_to;
+        if key.pipeline != self.settings.pipeline || key.window.millis != self.settings.window_ms {
+            if is_new {
+                let text =
+                    format!("a profile of {} over {} is of another pipeline or window length", key.stage, key.window);
+                self.note(&key.stage, "foreign", text);
             }
             return self.windows.unreadable(*offset, None);
         }
+        if !self.is_comparable(&profile) {
+            if is_new {
+                let text = format!("a profile of {} was counted on other bins than the reference's", key.stage);
+                self.note(&key.stage, "bins", text);
+            }
+            return self.windows.incomparable(*offset, *partition, &profile);
+        }
         match self.windows.take(*offset, *partition, &profile) {
             Taken::Merged | Taken::Again => {}
+            Taken::Mixed(other) => {
+                let text = format!(
+                    "{} ran in the versions {other} and {} in the window of {}: one stands for both, and no rule is judged",
+                    key.stage, key.version, key.window.start
+                );
+                self.note_of(format!("versions/{}", key.stage), text);
+            }
             Taken::Late => {
                 let text = format!(
                     "a profile of {} over the window of {} came after the window was closed; it counts nowhere",
@@ -335,6 +348,9 @@ impl Monitor {
         self.note_probes(end);
         self.judge_rules(end);
         self.judge_drift(end);
+        if self.drift().is_some_and(|held| held.alarm.state.is_active()) {
+            self.detectors.distrust();
+        }
         if let Some(scored) = self.detectors.history.back() {
             self.changes.push(state::scored_change(scored));
         }
@@ -438,9 +454,17 @@ impl Monitor {
             (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
             (None, None) if windows == 0 => "nothing was judged yet".to_owned(),
             (None, None) if self.baseline.nodes.is_empty() => {
-                format!("no rule is broken: {} rules over {windows} windows", self.settings.rules.len())
+                let rules = counted(self.settings.rules.len() as u64, "rule");
+                format!("no rule is broken: {rules} over {}", counted(windows, "window"))
             }
-            (None, None) => format!("nothing has changed: evidence {evidence:.1} of {level} over {windows} windows"),
+            (None, None) => {
+                let so_far = format!("evidence {evidence:.1} of {level} over {}", counted(windows, "window"));
+                if windows < SOONEST {
+                    format!("nothing can be told yet, a change takes 2 to 5 windows: {so_far}")
+                } else {
+                    format!("nothing has changed: {so_far}")
+                }
+            }
         };
         if let Some(Alarm { id, fired: Some(fired), updated, .. }) = self.over.as_ref().filter(|_| alarms.is_empty()) {
             sentence += &format!("; {id} fired at {fired} and was over at {updated}");
@@ -472,7 +496,8 @@ impl Monitor {
             ));
         }
         if self.windows.open_windows() > 0 {
-            notes.push(format!("{} windows are still open", self.windows.open_windows()));
+            let open = self.windows.open_windows();
+            notes.push(format!("{} still open", counted(open as u64, "window")));
         }
         let watches = self.detectors.watches.iter();
         let mut watched: Vec<_> =

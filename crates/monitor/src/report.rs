@@ -5,7 +5,7 @@ use driftline_stats::{Effect, SignalProfile, Verdict};
 use driftline_types::{PipelineName, StageName, StageVersion, Timestamp};
 use serde::Serialize;
 
-use crate::{Alarm, Baseline, Measure, NodeWindow, Trace, What};
+use crate::{Alarm, Baseline, Measure, NodeBaseline, NodeWindow, Trace, What};
 
 /// The bars of a number, and of a category, at most.
 const BARS: usize = 16;
@@ -47,7 +47,8 @@ pub struct NodeReport {
     pub inputs: Vec<StageName>,
     /// The version that ran last.
     pub version: Option<StageVersion>,
-    /// What became of it; `None` without a reference.
+    /// What became of it; `None` where it is not judged: without a reference, in another version, with other inputs or
+    /// bins than there, and before a window of it was closed.
     pub verdict: Option<Verdict>,
     /// Its signals.
     pub signals: Vec<SignalReport>,
@@ -180,7 +181,13 @@ pub(crate) fn nodes(
         let known = baseline.node(name);
         let now = current(name);
         let found = alarm.and_then(|alarm| alarm.nodes.iter().find(|finding| finding.node == *name));
-        let verdict = found.map(|finding| finding.verdict).or(known.map(|_| Verdict::Unchanged));
+        let ran = version(name);
+        // What a source writes is judged in any version.
+        let is_judged = |known: &&NodeBaseline| {
+            now.is_some() && known.inputs == *inputs && (inputs.is_empty() || ran.as_ref() == Some(&known.version))
+        };
+        let unchanged = known.filter(is_judged).map(|_| Verdict::Unchanged);
+        let verdict = found.map(|finding| finding.verdict).or(unchanged);
         let signals = known.into_iter().flat_map(|known| &known.series).filter_map(|series| {
             let before = known?.profiles.signal(&series.what)?;
             let after = now.as_ref().and_then(|now| now.signal(&series.what));
@@ -197,13 +204,7 @@ pub(crate) fn nodes(
                 unit,
             })
         });
-        NodeReport {
-            node: name.clone(),
-            inputs: inputs.clone(),
-            version: version(name),
-            verdict,
-            signals: signals.collect(),
-        }
+        NodeReport { node: name.clone(), inputs: inputs.clone(), version: ran, verdict, signals: signals.collect() }
     };
     all.iter().map(node).collect()
 }

@@ -32,7 +32,8 @@ pub(crate) fn sentence(
         (false, _) => "P(output | input) changed",
     };
     let mut said = format!("began in `{origin}` ({what}{at})");
-    let percent = |share: f64| (100.0 * share).round();
+    // What is added makes 0 of −0.
+    let percent = |share: f64| (100.0 * share).round() + 0.0;
     if let Some(trace) = cause.traces.iter().find(|trace| !trace.shares.is_empty())
         && let Some(share) = trace.shares.iter().find(|share| share.node == origin.as_str())
     {
@@ -45,16 +46,17 @@ pub(crate) fn sentence(
             }
         }
     }
-    let as_before = |node: &&NodeFinding| matches!(node.verdict, Verdict::Unchanged | Verdict::InputMoved);
+    let of = |verdict| names(cause.nodes.iter().filter(|node| node.verdict == verdict).map(|node| &node.node));
     let changed = names(
         cause.nodes.iter().filter(|node| node.verdict.is_change() && node.node != *origin).map(|node| &node.node),
     );
     if !changed.is_empty() {
         said.push_str(&format!("; {changed} changed too"));
     }
-    let unchanged = names(cause.nodes.iter().filter(as_before).map(|node| &node.node));
-    if !unchanged.is_empty() {
-        said.push_str(&format!("; {unchanged} unchanged"));
+    for (names, what) in [(of(Verdict::Unchanged), "unchanged"), (of(Verdict::InputMoved), "moved by input alone")] {
+        if !names.is_empty() {
+            said.push_str(&format!("; {names} {what}"));
+        }
     }
     said.push_str(&followed(cause));
     said.push_str(&hidden(cause));

@@ -21,7 +21,7 @@ use driftline_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Alarm, Baseline, Monitor, ProfileMessage, Settings, StateError, Status, build::is_output};
+use crate::{Alarm, Baseline, Monitor, ProfileMessage, Settings, StateError, Status};
 
 /// How long a monitor waits for profiles before it looks around.
 const IDLE: Duration = Duration::from_millis(20);
@@ -315,7 +315,7 @@ impl Service {
             let from = ends.high.saturating_sub(LOOKED_AT).max(ends.low);
             let limit = FetchLimit { records: LOOKED_AT as usize, bytes: FETCH.bytes };
             let messages = self.broker.read(&place, from, limit)?;
-            let outputs = messages.iter().filter(|message| message.timestamp >= since && is_output(message));
+            let outputs = messages.iter().filter(|message| message.timestamp >= since && wire::is_output(message));
             examples.extend(outputs.map(|message| RecordId {
                 topic: topic.clone(),
                 partition: message.partition,

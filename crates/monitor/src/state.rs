@@ -24,6 +24,7 @@ use crate::{
 
 const META: &[u8] = b"meta";
 const RESET: u8 = 1;
+const ALARMED: u8 = 2;
 
 /// An entry to write; `None` removes it.
 pub type Change = (Bytes, Option<Bytes>);
@@ -99,10 +100,11 @@ fn scored_key(start: Timestamp) -> Bytes {
 }
 
 pub(crate) fn scored_change(scored: &Scored) -> Change {
-    let mut bytes = vec![if scored.reset { RESET } else { 0 }];
+    let flags = if scored.reset { RESET } else { 0 } | if scored.alarmed { ALARMED } else { 0 };
+    let mut bytes = vec![flags];
     for scores in scored.each() {
         let scores = scores.unwrap_or_default();
-        // A watch has at most 50 scores.
+        // A watch has far fewer than 256 scores, see `Scored`.
         bytes.push(scores.len() as u8);
         scores.iter().for_each(|score| bytes.extend(score.to_le_bytes()));
     }
@@ -115,7 +117,8 @@ pub(crate) fn scored_forgotten(start: Timestamp) -> Change {
 
 fn read_scored(start: Timestamp, bytes: &[u8]) -> Option<Scored> {
     let (&flags, mut rest) = bytes.split_first()?;
-    let mut scored = Scored::new(start, flags & RESET > 0);
+    let mut scored = Scored::new(start);
+    (scored.reset, scored.alarmed) = (flags & RESET > 0, flags & ALARMED > 0);
     while let Some((&length, after)) = rest.split_first() {
         let (numbers, after) = after.split_at_checked(usize::from(length) * 4)?;
         let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -175,7 +178,7 @@ pub(crate) fn read(entries: &[(Bytes, Bytes)], references: &References) -> Resul
                 // One that was counted on another reference is of another baseline, whose state is not used.
                 let Ok(profile) = Profile::decode(value, references) else { continue };
                 let node = parts.next().and_then(|node| StageName::try_new(node).ok()).ok_or_else(unreadable)?;
-                let window = closed.entry(start).or_insert_with(|| Closed { start, nodes: BTreeMap::new() });
+                let window = closed.entry(start).or_insert_with(|| Closed { start, ..Closed::default() });
                 let seen = window
                     .nodes
                     .entry(node)

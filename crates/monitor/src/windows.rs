@@ -15,7 +15,16 @@
 //! outnumber the others: a source that slept overnight goes on with its eighth profile, a device whose clock is years ahead
 //! opens windows of its own and moves nothing else.
 //!
-//! **Late.** A profile whose window was closed is counted as late and told of; nothing else is done with it.
+//! **Late.** A profile whose window was closed is counted as late and told of; nothing else is done with it. A window
+//! that is closed beyond the reach of every source, because a wrong clock opened it, makes none before it late.
+//!
+//! **What does not count.** A profile that cannot be read, or was counted on other bins than the reference's, still
+//! says how far its node is, so windows close. That node is not whole in its window; a stage that reads it is waited
+//! for until it is past, as counts say nothing of it. One on other bins opens no window.
+//!
+//! **Versions.** While a stage is replaced, a window may have profiles of several versions. Each is kept by itself;
+//! once the window is closed, the reference's version stands for it, else the one with the most records, whatever came
+//! first. Such a node is not whole either.
 //!
 //! **Once.** Profiles are written in one unit with the outputs and offsets that they describe, so each counts its records exactly
 //! once wherever units are atomic: on the embedded broker, and on Kafka for stages with state or `delivery =
@@ -24,7 +33,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use driftline_stats::{Direction, MergeError, Profile};
+use driftline_stats::{Direction, MergeError, Profile, ProfileSet};
 use driftline_types::{Offset, Partition, StageName, StageVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +52,8 @@ pub(crate) struct Topology {
     pub nodes: Vec<(StageName, Vec<StageName>)>,
     /// Of each topic.
     pub partitions: u32,
+    /// The version of each node in the reference.
+    pub versions: BTreeMap<StageName, StageVersion>,
 }
 
 /// A window that is closed: what each node saw.
@@ -50,6 +61,9 @@ pub(crate) struct Topology {
 pub(crate) struct Closed {
     pub start: Timestamp,
     pub nodes: BTreeMap<StageName, Seen>,
+    /// Nodes that saw more than stands here: in another version, on other bins, or what could not be read. It is asked
+    /// for only when the window is judged, so it is not remembered.
+    pub not_whole: BTreeSet<StageName>,
 }
 
 /// What a node saw in a window, and in which version.
@@ -75,7 +89,7 @@ pub(crate) struct Windows {
 
 #[derive(Clone, Debug, Default)]
 struct Open {
-    nodes: BTreeMap<StageName, Seen>,
+    nodes: BTreeMap<StageName, BTreeMap<StageVersion, NodeWindow>>,
     /// Nodes of which something could not be read: their counts are not complete.
     unreadable: BTreeSet<StageName>,
     first_offset: Offset,
@@ -91,6 +105,9 @@ pub(crate) struct Progress {
     /// Profiles that came after their window was closed, by node.
     pub late: BTreeMap<StageName, u64>,
     producers: BTreeMap<StageName, BTreeMap<Partition, Producer>>,
+    /// The first and the last window of which a node wrote profiles on other bins than the reference's.
+    #[serde(default)]
+    incomparable: BTreeMap<StageName, (Timestamp, Timestamp)>,
 }
 
 /// How far one node is in one partition.
@@ -109,6 +126,11 @@ struct Producer {
 }
 
 impl Producer {
+    /// Returns the window that it is in.
+    fn here(&self) -> Timestamp {
+        self.before.unwrap_or(self.latest)
+    }
+
     /// Says whether it is done with the windows that end at `end` or before.
     fn is_past(&self, end: Timestamp) -> bool {
         self.before.is_some_and(|before| before >= end)
@@ -119,6 +141,8 @@ impl Producer {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Taken {
     Merged,
+    /// It was merged; its window has this other version of the stage too.
+    Mixed(StageVersion),
     /// Its window was closed.
     Late,
     /// It had been taken before a restart.
@@ -166,30 +190,54 @@ impl Windows {
             return if again { Taken::Again } else { Taken::Late };
         }
         let open = self.open.entry(start).or_insert_with(|| Open { first_offset: offset, ..Open::default() });
-        let seen = open
-            .nodes
-            .entry(profile.key.stage.clone())
-            .or_insert_with(|| Seen { version: profile.key.version.clone(), window: NodeWindow::default() });
-        let merged = if seen.version == profile.key.version {
-            seen.window.add(profile)
-        } else {
-            // The first version of a window stands for it.
-            let (left, right) = (seen.version.to_string(), profile.key.version.to_string());
-            Err(MergeError::Key { what: "stage version", left, right })
-        };
+        let (stage, version) = (&profile.key.stage, &profile.key.version);
+        let versions = open.nodes.entry(stage.clone()).or_default();
+        let merged = versions.entry(version.clone()).or_default().add(profile);
+        let other = versions.keys().find(|other| *other != version).cloned();
         if merged.is_err() {
-            open.unreadable.insert(profile.key.stage.clone());
+            open.unreadable.insert(stage.clone());
         }
         if !again {
             self.progressed(partition, profile);
         }
         self.progress.taken_to = self.progress.taken_to.max(offset + 1);
-        match merged {
-            Ok(()) => Taken::Merged,
-            // It was told of before the restart.
-            Err(_) if again => Taken::Again,
-            Err(error) => Taken::Refused(error),
+        match (merged, other) {
+            // Whatever it is, it was told of before the restart.
+            _ if again => Taken::Again,
+            (Err(error), _) => Taken::Refused(error),
+            (Ok(()), Some(other)) => Taken::Mixed(other),
+            (Ok(()), None) => Taken::Merged,
         }
+    }
+
+    /// Notes a profile that was counted on other bins than the reference's. Nothing can be made of it but how far its
+    /// node is: it opens no window.
+    pub(crate) fn incomparable(&mut self, offset: Offset, partition: Partition, profile: &Profile) {
+        self.next = offset + 1;
+        if offset < self.progress.taken_to {
+            return;
+        }
+        self.progress.taken_to = offset + 1;
+        self.progressed(partition, profile);
+        let (node, start) = (&profile.key.stage, profile.key.window.start);
+        let producer = self.progress.producers.get(node).and_then(|producers| producers.get(&partition));
+        if producer.is_none_or(|producer| self.is_within_reach(start, producer.here())) {
+            let (first, last) = self.progress.incomparable.entry(node.clone()).or_insert((start, start));
+            (*first, *last) = (start.min(*first), start.max(*last));
+        }
+    }
+
+    fn is_incomparable(&self, node: &StageName, start: Timestamp) -> bool {
+        self.progress.incomparable.get(node).is_some_and(|(first, last)| (*first..=*last).contains(&start))
+    }
+
+    fn is_within_reach(&self, start: Timestamp, here: Timestamp) -> bool {
+        start.as_millis().abs_diff(here.as_millis()) <= self.reach()
+    }
+
+    /// Returns how far from where a node is its records may be, milliseconds.
+    fn reach(&self) -> u64 {
+        self.millis_of(SILENCE * self.lateness).unsigned_abs()
     }
 
     /// Notes a profile that cannot be read, as far as its message tells of what it is.
@@ -223,13 +271,12 @@ impl Windows {
 
     fn heard(&mut self, node: &StageName, partition: Partition, start: Timestamp) {
         let most = self.most_begun();
-        let reach = self.millis_of(SILENCE * self.lateness);
+        let reach = self.reach();
         let producers = self.progress.producers.entry(node.clone()).or_default();
         let new = Producer { latest: start, before: None, begun: 1, heard_at: most, elsewhere: None };
         let producer = producers.entry(partition).or_insert(new);
         producer.heard_at = most;
-        let here = producer.before.unwrap_or(producer.latest);
-        if start.as_millis().abs_diff(here.as_millis()) > reach.unsigned_abs() {
+        if start.as_millis().abs_diff(producer.here().as_millis()) > reach {
             let (count, earliest) =
                 producer.elsewhere.map_or((1, start), |(count, earliest)| (count + 1, earliest.min(start)));
             producer.elsewhere = Some((count, earliest));
@@ -265,20 +312,51 @@ impl Windows {
     /// Closes the oldest window as it is.
     pub(crate) fn close_oldest(&mut self) -> Option<Closed> {
         let (start, open) = self.open.pop_first()?;
-        self.progress.closed_to = Some(start.plus_millis(self.millis));
-        Some(Closed { start, nodes: open.nodes })
+        if !self.is_stray(start) {
+            self.progress.closed_to = Some(start.plus_millis(self.millis));
+        }
+        let mut not_whole = open.unreadable;
+        not_whole.extend(self.progress.incomparable.keys().filter(|node| self.is_incomparable(node, start)).cloned());
+        let mut nodes = BTreeMap::new();
+        for (node, mut versions) in open.nodes {
+            if versions.len() > 1 {
+                not_whole.insert(node.clone());
+            }
+            let known = self.topology.versions.get(&node).and_then(|version| versions.remove_entry(version));
+            let records = |window: &NodeWindow| total(&window.input).max(total(&window.output));
+            // Of as many records the first by name.
+            let most = || versions.into_iter().rev().max_by_key(|(_, window)| records(window));
+            if let Some((version, window)) = known.or_else(most) {
+                nodes.insert(node, Seen { version, window });
+            }
+        }
+        Some(Closed { start, nodes, not_whole })
+    }
+
+    /// Says whether a window lies beyond the reach of every source, in every partition: only a wrong clock, or the
+    /// first records after a long sleep, can have opened it.
+    fn is_stray(&self, start: Timestamp) -> bool {
+        let sources = self.topology.nodes.iter().filter(|(_, inputs)| inputs.is_empty());
+        let producers = sources.filter_map(|(name, _)| self.progress.producers.get(name)).flat_map(BTreeMap::values);
+        let latest = producers.map(Producer::here).max();
+        latest.is_some_and(|latest| start > latest && !self.is_within_reach(start, latest))
     }
 
     fn is_complete(&self, start: Timestamp, open: &Open) -> bool {
         let end = start.plus_millis(self.millis);
-        let written = |node: &StageName| open.nodes.get(node).map_or(0, |seen| total(&seen.window.output));
+        let count = |node: &StageName, side: fn(&NodeWindow) -> &Option<ProfileSet>| -> u64 {
+            let versions = open.nodes.get(node).into_iter().flat_map(BTreeMap::values);
+            versions.map(|window| total(side(window))).sum()
+        };
+        let unreadable = |node: &StageName| open.unreadable.contains(node) || self.is_incomparable(node, start);
         self.topology.nodes.iter().all(|(name, inputs)| {
             if inputs.is_empty() {
                 return self.source_is_past(name, end);
             }
-            let read = open.nodes.get(name).map_or(0, |seen| total(&seen.window.input));
-            let complete = read >= inputs.iter().map(written).sum() && !open.unreadable.contains(name);
-            complete || self.stage_is_past(name, end)
+            let written: u64 = inputs.iter().map(|input| count(input, |window| &window.output)).sum();
+            // Of what cannot be read, counts say nothing.
+            let counted = !unreadable(name) && !inputs.iter().any(unreadable);
+            counted && count(name, |window| &window.input) >= written || self.stage_is_past(name, end)
         })
     }
 
@@ -323,7 +401,7 @@ impl Windows {
 }
 
 /// Returns the number of records of a set: every signal is shown for every record.
-pub(crate) fn total(set: &Option<driftline_stats::ProfileSet>) -> u64 {
+pub(crate) fn total(set: &Option<ProfileSet>) -> u64 {
     set.as_ref().and_then(|set| set.signals().map(|(_, _, signal)| signal.total()).max()).unwrap_or(0)
 }
 
@@ -331,13 +409,14 @@ pub(crate) fn total(set: &Option<driftline_stats::ProfileSet>) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use driftline_stats::{JointProfile, ProfileBody, ProfileKey, ProfileSet, Reference, Window};
+    use driftline_stats::{JointProfile, ProfileBody, ProfileKey, Reference, Scale, Signal, Window};
     use driftline_types::PipelineName;
 
     use super::*;
 
     const SOURCE: &str = "source";
     const STAGE: &str = "stage";
+    static LEVEL: Signal = Signal::number("level", "1", "Level.", Scale::Linear { lo: 0.0, hi: 1.0 });
 
     fn name(name: &str) -> StageName {
         StageName::try_new(name).unwrap()
@@ -350,7 +429,7 @@ mod tests {
     /// A source and a stage of two partitions, windows of a second.
     fn windows() -> Windows {
         let nodes = vec![(name(SOURCE), Vec::new()), (name(STAGE), vec![name(SOURCE)])];
-        Windows::new(1_000, 6, Topology { nodes, partitions: 2 })
+        Windows::new(1_000, 6, Topology { nodes, partitions: 2, versions: BTreeMap::new() })
     }
 
     #[test]
@@ -380,6 +459,75 @@ mod tests {
         assert!(!windows.source_is_past(&name(SOURCE), at(50_001)));
         windows.heard(&name(SOURCE), 0, at(50_004));
         assert!(windows.source_is_past(&name(SOURCE), at(50_001)));
+    }
+
+    /// What a node saw of so many records in a window.
+    fn seen(node: &str, version: &str, window: i64, output: bool, records: u64) -> Profile {
+        let mut set = ProfileSet::new(Arc::new(Reference::declared()));
+        (0..records).for_each(|_| {
+            set.observe(|visit| visit.number(&LEVEL, Some(0.0)));
+        });
+        let key = ProfileKey {
+            pipeline: PipelineName::try_new("p").unwrap(),
+            stage: name(node),
+            version: StageVersion::try_new(version).unwrap(),
+            window: Window { start: at(window), millis: 1_000 },
+        };
+        Profile { key, body: if output { ProfileBody::Output(set) } else { ProfileBody::Input(set) } }
+    }
+
+    /// A source whose profiles nobody can compare: windows are closed when the stage that reads it is past them.
+    #[test]
+    fn other_bins_hold_no_window_up() {
+        let mut windows = windows();
+        for window in 0..20 {
+            windows.incomparable(windows.next, 0, &seen(SOURCE, "1", window, true, 5));
+            assert_eq!(windows.open_windows() as i64, window.min(8), "it opens none");
+            for partition in 0..2 {
+                let read = seen(STAGE, "1", window, false, 2);
+                assert_eq!(windows.take(windows.next, partition, &read), Taken::Merged);
+            }
+            // 6 windows of lateness, and one that is begun after them.
+            assert_eq!(windows.is_due(), window >= 8, "{window}");
+            if windows.is_due() {
+                let closed = windows.close_oldest().unwrap();
+                assert_eq!((closed.start, closed.not_whole), (at(window - 8), BTreeSet::from([name(SOURCE)])));
+                assert_eq!(total(&closed.nodes[&name(STAGE)].window.input), 4);
+            }
+        }
+    }
+
+    /// Whatever comes first: the reference's version, else the one that has seen most, else the first by name.
+    #[test]
+    fn of_several_versions_one_stands_for_a_window() {
+        let stands = |profiles: &[(&str, u64)], known: Option<&str>| {
+            let mut windows = windows();
+            let known = known.map(|version| (name(STAGE), StageVersion::try_new(version).unwrap()));
+            windows.topology.versions.extend(known);
+            for (version, records) in profiles {
+                windows.take(windows.next, 0, &seen(STAGE, version, 0, false, *records));
+            }
+            let closed = windows.close_oldest().unwrap();
+            assert_eq!(closed.not_whole, BTreeSet::from([name(STAGE)]));
+            let seen = &closed.nodes[&name(STAGE)];
+            (seen.version.to_string(), total(&seen.window.input))
+        };
+        for profiles in [[("a", 2), ("b", 5), ("a", 1)], [("b", 5), ("a", 1), ("a", 2)]] {
+            assert_eq!(stands(&profiles, None), ("b".to_owned(), 5));
+            assert_eq!(stands(&profiles, Some("a")), ("a".to_owned(), 3));
+        }
+        assert_eq!(stands(&[("b", 2), ("a", 2)], Some("c")).0, "a");
+    }
+
+    #[test]
+    fn a_window_of_a_wrong_clock_makes_none_late() {
+        let mut windows = windows();
+        for window in [0, 1, 2, 86_400] {
+            windows.take(windows.next, 0, &seen(SOURCE, "1", window, true, 1));
+        }
+        while windows.close_oldest().is_some() {}
+        assert_eq!(windows.take(windows.next, 0, &seen(SOURCE, "1", 2, true, 1)), Taken::Late);
+        assert_eq!(windows.take(windows.next, 0, &seen(SOURCE, "1", 3, true, 1)), Taken::Merged);
     }
 
     #[test]

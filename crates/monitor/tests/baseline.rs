@@ -4,7 +4,7 @@
 
 mod plant;
 
-use driftline_monitor::{Baseline, NodeWindow, Range, build};
+use driftline_monitor::{Baseline, FORMAT, NodeWindow, Range, build};
 use driftline_runtime::{Monitoring, profiles::Profiles};
 use driftline_stats::Window;
 use driftline_types::{StageName, Timestamp};
@@ -128,7 +128,7 @@ fn a_wrong_file_is_refused_with_the_entry() {
     };
     assert_eq!(
         refused(&|file| file["version"] = 9.into()),
-        "plant.json: version: found 9, allowed is 1; build the reference again"
+        format!("plant.json: version: found 9, allowed is {FORMAT}; build the reference again")
     );
     assert!(
         refused(&|file| file["nodes"][1]["inputs"][0] = "nobody".into()).contains("nodes.scale.inputs: found nobody")

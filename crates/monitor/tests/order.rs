@@ -89,6 +89,8 @@ fn said(alarms: &[Alarm]) -> Vec<(String, AlarmState, String, Timestamp)> {
 
 #[test]
 fn the_recorded_change_is_seen() {
+    let before = RECORDED.monitor().report();
+    assert!(before.nodes.iter().all(|node| node.verdict.is_none()), "nothing was judged yet");
     let (monitor, alarms) = RECORDED.watch(&RECORDED.messages);
     assert!(alarms.iter().any(|alarm| alarm.state == AlarmState::Firing), "{}", monitor.status().sentence);
     assert!(monitor.status().sentence.starts_with("began in `paint`"), "{}", monitor.status().sentence);
@@ -256,7 +258,7 @@ fn another_version_in_the_same_window_is_told_of() {
         foreign(recorded, like, |key| key.version = StageVersion::try_new("deployed").unwrap())
     });
     assert_eq!(said(&alarms), []);
-    told(&monitor, "does not fit: profiles differ in stage version");
+    told(&monitor, " ran in the versions ");
 }
 
 #[test]
@@ -269,6 +271,49 @@ fn a_change_that_lasts_keeps_the_time_when_it_began() {
     assert!(onsets.iter().all(|onset| *onset == began), "{onsets:?}");
     let last = alarms.last().unwrap().updated;
     assert!(last > began.plus_millis(100 * plant::WINDOW), "{last}");
+}
+
+/// While the first alarm is held, something else changes: it is an alarm of its own, with its own time.
+#[test]
+fn another_change_is_another_alarm() {
+    let second = CHANGE + 18;
+    let changes = Changes { paint: Some(second), ..Changes::default() };
+    let recorded = recorded_over(60, "", changes);
+    let missing = recorded_over(60, &format!("strange = \"missing\"\nstrange_from = {CHANGE}"), changes);
+    let over = Timestamp::from_millis((CHANGE as i64 + 10) * plant::WINDOW);
+    let mut messages: Vec<ProfileMessage> =
+        missing.messages.into_iter().filter(|message| message.start < over).collect();
+    messages.extend(recorded.messages.iter().filter(|message| message.start >= over).cloned());
+    messages.iter_mut().enumerate().for_each(|(at, message)| message.offset = at as u64);
+    let (_, alarms) = recorded.watch(&messages);
+    let life = |id: &str| -> Vec<(AlarmState, Option<i64>, Option<&str>)> {
+        let of_it = alarms.iter().filter(|alarm| alarm.id == id && alarm.state != AlarmState::Pending);
+        let onset = |alarm: &Alarm| alarm.onset.map(|onset| onset.as_millis() / plant::WINDOW);
+        let mut life: Vec<_> =
+            of_it.map(|alarm| (alarm.state, onset(alarm), alarm.origin.as_ref().map(StageName::as_str))).collect();
+        life.dedup();
+        life
+    };
+    let [first, last] = [CHANGE, second].map(|window| Some(window as i64));
+    let expected = [(AlarmState::Firing, first, Some("parts")), (AlarmState::Resolved, first, Some("parts"))];
+    assert_eq!(life("drift-1"), expected, "{alarms:?}");
+    assert_eq!(life("drift-2")[0], (AlarmState::Firing, last, Some("paint")));
+}
+
+/// What has changed long ago and calls nobody, because it is small, neither hides nor dates what is large.
+#[test]
+fn a_harmless_change_does_not_date_a_large_one() {
+    let later = CHANGE + 25;
+    let source = format!("wider_from = {CHANGE}\nstrange = \"missing\"\nstrange_from = {later}");
+    let recorded = recorded_over(60, &source, Changes::default());
+    let settings = Settings { tolerance: 0.4, ..Settings::of(&recorded.plan) };
+    let monitor = Monitor::new(settings, Arc::clone(&recorded.baseline));
+    let (_, alarms) = Recorded::watch_by(monitor, &recorded.messages);
+    let pending = alarms.iter().find(|alarm| alarm.state == AlarmState::Pending).unwrap();
+    assert!(pending.since < Timestamp::from_millis(later as i64 * plant::WINDOW), "{pending:?}");
+    let alarm = alarms.iter().find(|alarm| alarm.state == AlarmState::Firing).unwrap();
+    assert_eq!(alarm.onset, Some(Timestamp::from_millis(later as i64 * plant::WINDOW)), "{alarm:?}");
+    assert_eq!(alarm.signals[0].what.signal(), Some("part.weight"), "{}", alarm.summary);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use driftline_broker::{Broker, records};
 use driftline_monitor::{Alarm, AlarmState, Baseline, Monitor, ProfileMessage, Settings, Severity, alertmanager};
 use driftline_pipeline::Plan;
 use driftline_runtime::Monitoring;
-use driftline_types::{Message, StageName, Timestamp, TopicPartition, wire};
+use driftline_stats::{Profile, References};
+use driftline_types::{Message, StageName, StageVersion, Timestamp, TopicPartition, wire};
 use plant::Changes;
 
 const RULES: &str = r#"
@@ -49,10 +50,14 @@ fn watch_by(rules: &str, changes: Changes, source: &str, windows: u64) -> (Monit
     let broker = plant::temporary();
     plant::run(&plan, &broker, Monitoring::default());
     let none = Baseline::none(plan.name.clone(), plan.monitor.window.0);
-    let mut monitor = Monitor::new(Settings::of(&plan), Arc::new(none));
+    judged(&plan, none, &profiles(&plan, &*broker))
+}
+
+fn judged(plan: &Plan, none: Baseline, profiles: &[ProfileMessage]) -> (Monitor, Vec<Alarm>) {
+    let mut monitor = Monitor::new(Settings::of(plan), Arc::new(none));
     let mut alarms = Vec::new();
-    for message in profiles(&plan, &*broker) {
-        monitor.take(&message);
+    for message in profiles {
+        monitor.take(message);
         monitor.close_complete();
         alarms.extend(monitor.take_changes().1);
     }
@@ -188,6 +193,29 @@ fn one_window_of_few_records_fires_and_is_over() {
     let expected =
         format!("no rule is broken: 3 rules over 30 windows; rule-quiet-1 fired at {fired} and was over at {over}");
     assert_eq!(monitor.status().sentence, expected);
+}
+
+/// Where a node ran in two versions, what stands for the window is not all that it saw.
+#[test]
+fn no_rule_is_judged_on_a_node_that_is_not_whole() {
+    let plan = plant::plan(Changes::default(), 3, 0, 30, "lone = 12", RULES);
+    let broker = plant::temporary();
+    plant::run(&plan, &broker, Monitoring::default());
+    let mut messages = profiles(&plan, &*broker);
+    let decoded = |message: &ProfileMessage| Profile::decode(&message.value, &References::default()).unwrap();
+    let is_lone = |message: &ProfileMessage| {
+        message.start == Timestamp::from_millis(12_000) && decoded(message).key.stage.as_str() == "parts"
+    };
+    let at = messages.iter().position(is_lone).unwrap();
+    let mut profile = decoded(&messages[at]);
+    profile.key.version = StageVersion::try_new("deployed").unwrap();
+    messages.insert(at, ProfileMessage { value: profile.encode().into(), ..messages[at].clone() });
+    messages.iter_mut().enumerate().for_each(|(at, message)| message.offset = at as u64);
+    let none = Baseline::none(plan.name.clone(), plan.monitor.window.0);
+    let (monitor, alarms) = judged(&plan, none, &messages);
+    assert_eq!(life(&alarms, "rule-quiet-1"), []);
+    let notes = monitor.status().notes;
+    assert!(notes.iter().any(|note| note.starts_with("parts ran in the versions ")), "{notes:?}");
 }
 
 #[test]

@@ -248,6 +248,19 @@ fn another_version_is_told_of_and_is_no_alarm() {
 }
 
 #[test]
+fn another_version_that_changes_what_follows_is_named_though_it_is_not_judged() {
+    for (name, changes) in [
+        ("scale", Changes { scale: Some(CHANGE), ..Changes::default() }),
+        ("pair", Changes { pair: Some(CHANGE), ..Changes::default() }),
+    ] {
+        let (_, alarms) = run_after(plant::baseline(Changes::default(), HEALTHY), changes, "");
+        let alarm = last(&alarms);
+        assert_eq!(alarm.origin.as_ref().map(StageName::as_str), Some(name), "{}", alarm.summary);
+        assert_eq!(said_of(alarm, name).0, Verdict::VersionChanged);
+    }
+}
+
+#[test]
 fn what_was_counted_before_there_was_a_reference_is_told_of_and_not_judged() {
     let baseline = Arc::new(plant::baseline(Changes::default(), 80));
     let broker = plant::temporary();

@@ -89,14 +89,8 @@ impl Codebook {
         self.dims
     }
 
-    /// Returns the cell whose centre is nearest in Euclidean distance, the first of equals; `None`
-    /// if the vector has another length or a component that is not finite.
-    #[must_use]
-    pub fn nearest(&self, vector: &[f32]) -> Option<usize> {
-        let fits = vector.len() == self.dims && vector.iter().all(|x| x.is_finite());
-        fits.then(|| self.nearest_of(vector))
-    }
-
+    /// Returns the cell whose centre is nearest in Euclidean distance to a vector of the right length, the first of
+    /// equals.
     fn nearest_of(&self, vector: &[f32]) -> usize {
         self.nearest_and_distance(vector).0
     }
@@ -211,9 +205,9 @@ mod tests {
     fn separate_clusters_get_a_cell_each() {
         let sample = corners();
         let book = Codebook::fit(&sample, 4, 1).unwrap();
-        let cells: Vec<usize> = sample[..4].iter().map(|vector| book.nearest(vector).unwrap()).collect();
+        let cells: Vec<usize> = sample[..4].iter().map(|vector| book.nearest_of(vector)).collect();
         assert_eq!(cells.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
-        assert!(sample.iter().enumerate().all(|(i, vector)| book.nearest(vector) == Some(cells[i % 4])));
+        assert!(sample.iter().enumerate().all(|(i, vector)| book.nearest_of(vector) == cells[i % 4]));
     }
 
     #[test]
@@ -227,9 +221,7 @@ mod tests {
     fn equal_vectors_give_one_cell_and_bad_ones_none() {
         let book = Codebook::fit(&[[1.0, 2.0]; 5], 64, 1).unwrap();
         assert_eq!(book.cells(), 1);
-        assert_eq!(book.nearest(&[9.0, 9.0]), Some(0));
-        assert_eq!(book.nearest(&[9.0]), None);
-        assert_eq!(book.nearest(&[9.0, f32::NAN]), None);
+        assert_eq!(book.nearest_of(&[9.0, 9.0]), 0);
         let error = Codebook::fit(&[vec![1.0, 2.0], vec![1.0]], 2, 1).unwrap_err();
         assert_eq!(error.to_string(), "vector 1 has 1 finite components, allowed are exactly 2, at least 1");
     }

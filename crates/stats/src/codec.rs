@@ -1,4 +1,4 @@
-//! Profiles to bytes and back, version 1 of the format.
+//! Profiles to bytes and back, version 2 of the format.
 //!
 //! ```text
 //! profile   = version direction pipeline stage stage-version start length body
@@ -26,7 +26,7 @@ use crate::{
     wire::{Reader, Writer},
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The most signals of a payload that are read, and the most components of an embedding: they bound
 /// what a few hostile bytes can make us allocate.
 const MAX_SIGNALS: usize = 1024;

@@ -63,15 +63,16 @@ enum EdgesFile {
 }
 
 impl Edges {
-    /// Says whether a bin stands for its lower bound alone, if no value is above `max`: nothing else fits in, or the edges are those of whole numbers and no other
-    /// is in between. The last bin holds its upper bound too.
+    /// Says whether a bin stands for its lower bound alone, if no value is above `max`: nothing else fits in. The last bin holds its
+    /// upper bound too.
     pub(crate) fn is_of_one_value(&self, bin: usize, max: f64) -> bool {
         let Some(&[lo, hi]) = self.bounds.get(bin..bin + 2) else { return false };
-        if bin + 2 == self.bounds.len() && max >= hi {
-            return false;
-        }
-        let of_whole_numbers = || self.shape == Shape::Explicit && self.bounds.iter().all(|bound| bound.fract() == 0.0);
-        lo.next_up() == hi || hi - lo == 1.0 && of_whole_numbers()
+        lo.next_up() == hi && (bin + 2 < self.bounds.len() || max < hi)
+    }
+
+    /// Says whether the bins are of equal ratio.
+    pub(crate) fn is_logarithmic(&self) -> bool {
+        self.shape == Shape::Log
     }
 
     /// Validates explicit bounds: 2 to 65 of them, finite, strictly ascending.

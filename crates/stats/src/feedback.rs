@@ -6,7 +6,7 @@
 //!
 //! What always holds: the order in which feedback comes does not matter, and feedback that comes twice counts once.
 
-use std::collections::{BTreeMap, HashMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use driftline_types::{RecordId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -176,15 +176,14 @@ pub const MIN_LABELLED: u64 = 50;
 /// What is known of one prediction.
 #[derive(Clone, Debug, Default)]
 struct Reactions {
-    /// The earliest of each kind.
-    at: BTreeMap<Reaction, Timestamp>,
+    kinds: BTreeSet<Reaction>,
     /// The newest correction: when, and what. Of several at one time the greatest, so that their order does not matter.
     correction: Option<(Timestamp, String)>,
 }
 
 impl Reactions {
     fn has(&self, reaction: Reaction) -> bool {
-        self.at.contains_key(&reaction)
+        self.kinds.contains(&reaction)
     }
 }
 
@@ -214,13 +213,8 @@ pub fn join(
             continue;
         }
         let known = &mut reactions[at];
-        match known.at.entry(feedback.kind) {
-            Entry::Vacant(entry) => drop(entry.insert(feedback.at)),
-            Entry::Occupied(mut entry) => {
-                uncounted.duplicated += 1;
-                let first = entry.get_mut();
-                *first = feedback.at.min(*first);
-            }
+        if !known.kinds.insert(feedback.kind) {
+            uncounted.duplicated += 1;
         }
         if let (Reaction::Corrected, Some(text)) = (feedback.kind, &feedback.transcript) {
             let newer = (feedback.at, text.clone());

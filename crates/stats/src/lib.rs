@@ -51,7 +51,7 @@ pub use category::{CategoryProfile, Dictionary, FIRST_VALUE, MAX_DICTIONARY, MAX
 pub use codebook::{Codebook, MAX_CELLS};
 pub use codec::References;
 pub use conditional::{ConditionalAspect, ConditionalBasis, ConditionalScores, MIN_ROW};
-pub use detector::{Detector, Lane, QUARANTINE, listed};
+pub use detector::{Detector, QUARANTINE, listed};
 pub use distance::{hellinger, jensen_shannon, psi, wasserstein};
 pub use edges::{BELOW, DEFAULT_BINS, Edges, FIRST_BIN, MAX_BINS, MISSING, NAN, NEG_INFINITY};
 pub use effect::{Effect, inflation, jensen_shannon_effect, wasserstein_effect};

@@ -26,10 +26,12 @@ struct Moments {
     squares: u128,
     min: f64,
     max: f64,
+    /// Whether all are whole numbers.
+    whole: bool,
 }
 
 impl Moments {
-    const EMPTY: Self = Self { sum: 0, squares: 0, min: f64::INFINITY, max: f64::NEG_INFINITY };
+    const EMPTY: Self = Self { sum: 0, squares: 0, min: f64::INFINITY, max: f64::NEG_INFINITY, whole: true };
 
     #[inline]
     fn add(&mut self, x: f64, quanta: i64) {
@@ -44,6 +46,8 @@ impl Moments {
         if x > self.max {
             self.max = x + 0.0;
         }
+        // A cast is cheaper than rounding, and says the same within 2⁶³.
+        self.whole = self.whole && (x as i64) as f64 == x;
     }
 }
 
@@ -83,6 +87,7 @@ impl NumberProfile {
         into.squares = into.squares.wrapping_add(from.squares);
         into.min = into.min.min(from.min);
         into.max = into.max.max(from.max);
+        into.whole &= from.whole;
         Ok(())
     }
 
@@ -183,7 +188,7 @@ impl NumberProfile {
 
     /// Estimates the quantile at `rank` of the finite values, linear within a bin unless that stands for one value, and exact
     /// at ranks 0 and 1; `None` without values or if `rank` is not in 0..=1. The error is at most the width of the bin that the
-    /// quantile falls in.
+    /// quantile falls in. Where all values are whole numbers, so is the quantile.
     #[must_use]
     pub fn quantile(&self, rank: f64) -> Option<f64> {
         let (min, max) = (self.min()?, self.max()?);
@@ -194,29 +199,44 @@ impl NumberProfile {
         if target >= self.finite() as f64 {
             return Some(max);
         }
-        let bounds = self.edges.bounds();
         let mut before = 0.0;
         for (index, &count) in self.ordered().iter().enumerate() {
             let count = count as f64;
             if count > 0.0 && before + count >= target {
-                // The bins at the ends reach no further than the extremes.
-                let lo = if index == 0 { min } else { bounds[index - 1].max(min) };
-                if index > 0 && self.edges.is_of_one_value(index - 1, max) {
-                    return Some(lo);
-                }
-                let hi = bounds.get(index).copied().unwrap_or(max).min(max);
-                let part = ((target - before) / count).clamp(0.0, 1.0);
-                return Some(lo * (1.0 - part) + hi * part);
+                return Some(self.within(index, ((target - before) / count).clamp(0.0, 1.0), (min, max)));
             }
             before += count;
         }
         Some(max)
     }
 
+    /// Returns the value this far into a place of [`ordered`](Self::ordered), where values lie evenly.
+    fn within(&self, index: usize, part: f64, (min, max): (f64, f64)) -> f64 {
+        let bounds = self.edges.bounds();
+        // The bins at the ends reach no further than the extremes.
+        let lo = if index == 0 { min } else { bounds[index - 1].max(min) };
+        let bound = bounds.get(index).copied().filter(|bound| *bound <= max);
+        if self.moments.whole {
+            let last = match bound {
+                // The last bin holds its upper bound too.
+                Some(bound) if index + 1 == bounds.len() => bound.floor(),
+                Some(bound) => bound.ceil() - 1.0,
+                None => max,
+            };
+            let first = lo.ceil().min(last);
+            return first + ((part * (last - first + 1.0)).ceil() - 1.0).max(0.0);
+        }
+        // What a logarithmic scale leaves out below is 0 more often than not.
+        if index == 0 && self.edges.is_logarithmic() || index > 0 && self.edges.is_of_one_value(index - 1, max) {
+            return lo;
+        }
+        lo * (1.0 - part) + bound.unwrap_or(max) * part
+    }
+
     /// Writes counts and moments. A single finite value is written as itself alone: its sums follow.
     pub(crate) fn encode(&self, out: &mut Writer) {
         out.counts(cells(&self.counts));
-        let Moments { sum, squares, min, max } = self.moments;
+        let Moments { sum, squares, min, max, whole } = self.moments;
         match self.finite() {
             0 => {}
             1 => out.float(min),
@@ -225,6 +245,7 @@ impl NumberProfile {
                 out.float(max);
                 out.signed(sum);
                 out.wide(squares);
+                out.byte(whole.into());
             }
         }
     }
@@ -249,7 +270,12 @@ impl NumberProfile {
                     return Err(bytes.value_error("minimum", &min, format!("numbers up to the maximum, {max}")));
                 }
                 let (sum, squares) = (bytes.signed("sum")?, bytes.wide("sum of squares")?);
-                profile.moments = Moments { sum, squares, min, max };
+                let whole = match bytes.byte("whether all are whole numbers")? {
+                    0 => false,
+                    1 => true,
+                    found => return Err(bytes.value_error("whether all are whole numbers", &found, "0 and 1")),
+                };
+                profile.moments = Moments { sum, squares, min, max, whole };
             }
         }
         Ok(profile)
@@ -330,5 +356,32 @@ mod tests {
         assert!(quantiles(&[0.0, 1.0, 2.0], &[1.0, 1.0, 2.0, 2.0, 2.0])[1] > 1.9);
         // Whole numbers far apart have others between them.
         assert_eq!(quantiles(&[0.0, 100.0, 300.0], &[0.0, 200.0, 300.0])[0], 150.0);
+    }
+
+    #[test]
+    fn quantiles_of_whole_numbers_are_whole_numbers() {
+        let quantiles = |edges: Edges, values: &[(f64, usize)]| {
+            let mut profile = NumberProfile::new(Arc::new(edges));
+            for &(value, count) in values {
+                for _ in 0..count {
+                    profile.observe(Some(value));
+                }
+            }
+            [0.5, 0.95].map(|rank| profile.quantile(rank).unwrap())
+        };
+        assert_eq!(quantiles(Edges::log(1.0, 1_000.0, 32).unwrap(), &[(1.0, 12), (2.0, 1)]), [1.0, 2.0]);
+        assert_eq!(quantiles(Edges::linear(0.0, 1.0, 32).unwrap(), &[(0.0, 119), (1.0, 1)]), [0.0, 0.0]);
+        assert_eq!(quantiles(Edges::linear(0.0, 32.0, 32).unwrap(), &[(2.0, 1), (3.0, 5), (4.0, 1)]), [3.0, 4.0]);
+        // One that is none makes all of them estimates.
+        assert!(quantiles(Edges::linear(0.0, 32.0, 32).unwrap(), &[(3.0, 50), (3.5, 1)])[0] > 3.0);
+    }
+
+    #[test]
+    fn below_a_logarithmic_scale_is_the_least_value() {
+        let mut profile = NumberProfile::new(Edges::log(1e-4, 1.0, 32).map(Arc::new).unwrap());
+        for value in [0.0, 0.0, 0.0, 0.25, 0.5] {
+            profile.observe(Some(value));
+        }
+        assert_eq!(profile.quantile(0.5), Some(0.0));
     }
 }

@@ -28,14 +28,16 @@ const NARROWEST: usize = 4;
 pub enum Speed {
     /// From one window to the next.
     Sudden {
-        /// The first window after the change.
+        /// The first window after the change. Written down it would be a place in a series that nobody has.
+        #[serde(skip)]
         onset: usize,
         /// By how much, in the units of the series.
         size: f64,
     },
     /// Over several windows.
     Gradual {
-        /// The first window of the ramp.
+        /// The first window of the ramp; not written down either.
+        #[serde(skip)]
         onset: usize,
         /// The windows from there to its end, or to the end of the series if it has not ended.
         width: usize,

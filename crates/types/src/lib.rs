@@ -12,6 +12,7 @@ mod injection;
 mod message;
 mod name;
 mod record;
+mod text;
 mod time;
 pub mod wire;
 
@@ -21,4 +22,5 @@ pub use injection::{Injection, Injections, Parameter};
 pub use message::{Message, Offset, Outgoing, Partition, TopicPartition};
 pub use name::{GroupId, NameError, PipelineName, SchemaId, StageName, StageVersion, Topic};
 pub use record::{Code, Context, Key, Probe, Record, RecordId, Timing, TraceContext};
+pub use text::counted;
 pub use time::Timestamp;

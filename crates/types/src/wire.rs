@@ -55,7 +55,7 @@ pub const PARTITION: &str = "driftline-partition";
 pub const ERROR_STAGE: &str = "driftline-error-stage";
 /// On a dead letter: why, without any content.
 pub const ERROR_REASON: &str = "driftline-error-reason";
-/// On a dead letter: the topic it was read from.
+/// On a dead letter: the topic it was read from, or that had no room for it; then it has no partition and offset.
 pub const ERROR_TOPIC: &str = "driftline-error-topic";
 /// On a dead letter: the partition it was read from.
 pub const ERROR_PARTITION: &str = "driftline-error-partition";
@@ -229,6 +229,12 @@ fn items<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Arc<[T]> {
 #[must_use]
 pub fn is_probe(message: &Message) -> bool {
     message.headers.get(PROBE).is_some()
+}
+
+/// Says whether a message is what its node wrote for users: neither a probe nor a dead letter that was sent again.
+#[must_use]
+pub fn is_output(message: &Message) -> bool {
+    !is_probe(message) && message.headers.get(ONLY).is_none()
 }
 
 /// Says whether a message is for a node: each is for every reader of its topic, but for a dead letter that was sent again.

@@ -1,13 +1,16 @@
 //! How alarms are raised, held and resolved, by rules and by drift.
 
+use std::collections::BTreeMap;
+
 use driftline_pipeline::RuleSeverity;
 use driftline_stats::speed;
-use driftline_types::{RecordId, StageName, Timestamp, config::Millis};
+use driftline_types::{RecordId, StageName, Timestamp, config::Millis, counted};
 
 use super::Monitor;
 use crate::{
     Alarm, AlarmState, Severity, SignalFinding,
     cause::{self, Cause, Span},
+    detect::Watch,
     effect, report,
     rules::{self, Crossing},
     sentence::sentence,
@@ -30,7 +33,12 @@ impl Monitor {
     /// Decides on the alarms of rules after a window that ends at `end`.
     pub(super) fn judge_rules(&mut self, end: Timestamp) {
         for rule in self.settings.rules.clone() {
-            let seen = self.recent.back().and_then(|closed| closed.nodes.get(&rule.stage));
+            let closed = self.recent.back();
+            // What a node saw beside what stands here may be on the other side of the threshold.
+            if closed.is_some_and(|closed| closed.not_whole.contains(&rule.stage)) {
+                continue;
+            }
+            let seen = closed.and_then(|closed| closed.nodes.get(&rule.stage));
             let Some(value) = rules::value(&rule, seen, self.settings.window_ms) else {
                 let key = rules::misfit_key(&rule);
                 if !self.notes.contains_key(&key)
@@ -45,8 +53,12 @@ impl Monitor {
             let Crossing { beyond, within } = *crossing;
             let lasts = rule.lasts.windows(Millis(self.settings.window_ms));
             let held = self.alarms.values().find(|held| rule_of(&held.alarm.id) == Some(rule.name.as_str())).cloned();
-            let summary =
-                format!("{} is {value:.4} for {beyond} windows, rule: {}", rules::subject(&rule), report::rule(&rule));
+            let summary = format!(
+                "{} is {value:.4} for {}, rule: {}",
+                rules::subject(&rule),
+                counted(beyond, "window"),
+                report::rule(&rule)
+            );
             match held {
                 None if beyond > 0 => {
                     self.raised += 1;
@@ -178,34 +190,43 @@ impl Monitor {
         }
     }
 
-    /// Says what has changed; `None` if it is too small, or too few records say so, to call anybody.
+    /// Says what has changed; `None` if it is too small, or too few records say so, to call anybody. Where it began
+    /// after an active alarm was last confirmed it is another change: that alarm is resolved, and this is one of its
+    /// own.
     fn fire(&mut self, held: Option<&Alarm>, evidence: f64, end: Timestamp) -> Option<Alarm> {
-        let listed = self.detectors.listed(self.settings.run_length);
-        let first = self.detectors.watches.get(*listed.first()?)?;
-        let known = held.filter(|alarm| alarm.state.is_active()).and_then(|alarm| alarm.onset);
-        let onset = known.or_else(|| first.onset());
-        let since: Vec<&Closed> =
-            self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
-        let span = Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since });
-        let signals: Vec<SignalFinding> = listed
-            .iter()
-            .take(NAMED)
-            .map(|&at| effect::finding(&self.baseline, &span, &self.detectors.watches[at]))
-            .collect();
-        let size = |finding: &SignalFinding| finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least));
-        if signals.iter().map(size).fold(0.0, f64::max) < self.settings.tolerance {
-            return None;
-        }
-        let (starts, series) = first.series();
+        let listed: Vec<usize> = self.detectors.listed(self.settings.run_length).into_iter().take(NAMED).collect();
+        let large = self.large(&listed);
+        let first = *large.first()?;
+        let watch = self.detectors.watches.get(first)?;
+        let own = watch.onset();
+        let active = held.filter(|alarm| alarm.state.is_active());
+        let over = active.filter(|alarm| own.is_some_and(|own| own > alarm.updated)).cloned();
+        let held = held.filter(|_| over.is_none()).cloned();
+        let known = active.filter(|_| over.is_none()).and_then(|alarm| alarm.onset);
+        let onset = known.or(own);
+        let span = self.span_since(onset);
+        // That which is large enough leads.
+        let named = std::iter::once(first).chain(listed.iter().copied().filter(|at| *at != first));
+        let signals: Vec<SignalFinding> =
+            named.map(|at| effect::finding(&self.baseline, &span, &self.detectors.watches[at])).collect();
+        let (starts, series) = watch.series();
         let day = if 2 * self.settings.window_ms <= DAY_MS { DAY_MS / self.settings.window_ms } else { 0 };
         let how = (!starts.is_empty()).then(|| speed(&series, usize::try_from(day).unwrap_or(usize::MAX)));
-        let evident = held.map_or(end, |alarm| alarm.since);
+        // What was pending before may have been something else, too small to call anybody.
+        let evident = held.as_ref().map_or(end, |alarm| onset.map_or(alarm.since, |onset| onset.max(alarm.since)));
         let probes = self.probes.says(onset.unwrap_or(evident), evident, end);
         let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0, &probes);
-        let summary = sentence(&self.baseline, &found, &signals, onset);
+        // When the origin itself began to move, if it is large there too.
+        let mut large = large.iter().map(|&at| &self.detectors.watches[at]);
+        let began = large.find(|watch| found.origin.as_ref() == Some(&watch.node)).and_then(Watch::onset);
+        let onset = known.or_else(|| own.into_iter().chain(began).min());
+        let summary = sentence(&self.baseline, &found, &signals, began.or(onset));
         let Cause { nodes, traces, origin } = found;
-        let before = held.cloned();
-        let (id, since, fired, state, examples) = match before {
+        if let Some(over) = over {
+            let alarm = Alarm { state: AlarmState::Resolved, updated: end, ..over };
+            self.put(Held { alarm, quiet: 0, hold: 0 });
+        }
+        let (id, since, fired, state, examples) = match held {
             Some(alarm) => {
                 let state = if alarm.state == AlarmState::Pending { AlarmState::Firing } else { alarm.state };
                 (alarm.id, alarm.since, alarm.fired.unwrap_or(end), state, alarm.examples)
@@ -233,6 +254,27 @@ impl Monitor {
             traces,
             examples,
         })
+    }
+
+    /// Returns those of the watches whose effect since their own onset is worth an alarm.
+    fn large(&self, listed: &[usize]) -> Vec<usize> {
+        let mut spans = BTreeMap::new();
+        let is_large = |at: &usize| {
+            let watch = &self.detectors.watches[*at];
+            let onset = watch.onset();
+            let span = spans.entry(onset).or_insert_with(|| self.span_since(onset));
+            let finding = effect::finding(&self.baseline, span, watch);
+            let size = finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least));
+            size >= self.settings.tolerance
+        };
+        listed.iter().copied().filter(is_large).collect()
+    }
+
+    /// Merges the last windows since a moment, all of them if it is not known; the last one if it began none.
+    fn span_since(&self, onset: Option<Timestamp>) -> Span<'_> {
+        let since: Vec<&Closed> =
+            self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
+        Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since })
     }
 
     /// Notes that somebody knows of an alarm; returns whether it was firing.
