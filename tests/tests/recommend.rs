@@ -73,7 +73,7 @@ fn events_that_are_none_are_dead_letters_and_the_others_are_answered() {
         letters.iter().map(|letter| letter["headers"]["driftline-error-reason"].as_str().unwrap()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons.len(), 3, "{reasons:?}");
-    assert!(reasons[0].contains("log.csv:3: kind: found another word, allowed visit"), "{reasons:?}");
+    assert!(reasons[0].contains("log.csv:3: kind: found \"stare\", allowed visit"), "{reasons:?}");
     assert!(reasons[1].contains("log.csv:4: time_ms: found no time, allowed RFC 3339"), "{reasons:?}");
     assert!(reasons[2].starts_with("time_ms: found 27202000 ms before the user's newest event"), "{reasons:?}");
 }

@@ -75,6 +75,11 @@ pub trait Broker: Send + Sync {
     fn waits_by_the_wall_clock(&self) -> bool {
         false
     }
+
+    /// Whether the offsets of a group can be lost while what was written with them is kept.
+    fn forgets_groups(&self) -> bool {
+        false
+    }
 }
 
 /// One consumer of a group. It lives on one thread; dropping it leaves the group without

@@ -16,9 +16,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Delivery, FetchLimit, Kafka, KafkaConfig, Poll};
+use driftline_broker::{Broker, BrokerError, Delivery, FetchLimit, Kafka, KafkaConfig, Poll, Unit};
+use driftline_types::{Outgoing, Topic, TopicPartition};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
 };
 
@@ -159,6 +162,97 @@ fn partitions_that_were_paused_are_read_when_they_come_back() {
             _ => {}
         }
         assert!(Instant::now() < deadline, "{} of 96 messages", seen.len());
+    }
+}
+
+fn admin(config: &KafkaConfig) -> AdminClient<DefaultClientContext> {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &config.bootstrap_servers);
+    client.create().unwrap()
+}
+
+/// Makes a topic whose batches may have 100,000 bytes, as its owner would.
+fn create_narrow(config: &KafkaConfig, topic: &Topic) {
+    let name = format!("{}{topic}", config.prefix);
+    let new = NewTopic::new(&name, 1, TopicReplication::Fixed(-1)).set("max.message.bytes", "100000");
+    let created = futures_executor::block_on(admin(config).create_topics([&new], &AdminOptions::new())).unwrap();
+    created.into_iter().for_each(|topic| drop(topic.unwrap()));
+}
+
+/// Sets the same limit for a topic that is there.
+fn make_narrow(config: &KafkaConfig, topic: &Topic) {
+    let name = format!("{}{topic}", config.prefix);
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set("max.message.bytes", "100000");
+    let changed = futures_executor::block_on(admin(config).alter_configs([&change], &AdminOptions::new())).unwrap();
+    changed.into_iter().for_each(|topic| drop(topic.unwrap()));
+}
+
+/// Writes until it is written, as the runtime does: with a new producer after each failure that passes.
+fn send(broker: &Kafka, messages: &[Outgoing]) -> Result<u32, BrokerError> {
+    let mut failures = 0;
+    loop {
+        match broker.producer("test").unwrap().send(messages.to_vec()) {
+            Err(BrokerError::Unavailable { .. }) if failures < 10 => failures += 1,
+            outcome => return outcome.map(|()| failures),
+        }
+    }
+}
+
+/// Brokers hold a topic's limit against batches. Messages that fit one by one go into batches that do, whether the limit
+/// was known when the producer was made or not; and one that does not is named with the limit that was set meanwhile.
+#[test]
+fn batches_fit_the_narrowest_topic() {
+    if servers().is_none() {
+        return;
+    }
+    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+        let config = config(delivery);
+        let broker = Kafka::connect(config.clone()).unwrap();
+        let (narrow, readers) = (topic("narrow"), group("readers"));
+        create_narrow(&config, &narrow);
+        let messages = vec![to(&narrow, 0, Bytes::from(vec![b'x'; 30_000])); 40];
+        // The producer comes before the topic is known: it hears of it from a broker.
+        assert!(send(&broker, &messages).unwrap() <= 1);
+        assert_eq!(send(&broker, &messages).unwrap(), 0);
+        // A member's comes after it.
+        let mut member = broker.join(&readers, std::slice::from_ref(&narrow)).unwrap();
+        while !matches!(member.poll(ANY, Duration::from_millis(100)).unwrap(), Poll::Assigned(_)) {}
+        member.commit(Unit { outputs: messages.clone(), offsets: Vec::new() }).unwrap();
+        let place = TopicPartition::new(narrow.clone(), 0);
+        let limit = FetchLimit { records: 1_000, bytes: usize::MAX };
+        assert_eq!(broker.read(&place, 0, limit).unwrap().len(), 120);
+        let error = send(&broker, &[to(&narrow, 0, Bytes::from(vec![b'x'; 120_000]))]).unwrap_err();
+        assert!(matches!(&error, BrokerError::TooLarge { found: 120_000, allowed: 99_488, .. }), "{error}");
+    }
+}
+
+/// What a broker refuses as too large is not tried for ever: the limit is looked up again.
+#[test]
+fn a_limit_that_was_lowered_is_heard_of() {
+    if servers().is_none() {
+        return;
+    }
+    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+        let config = config(delivery);
+        let broker = Kafka::connect(config.clone()).unwrap();
+        let (wide, readers) = (topic("wide"), group("readers"));
+        broker.create_topic(&wide, &keep_all(1)).unwrap();
+        let mut member = broker.join(&readers, std::slice::from_ref(&wide)).unwrap();
+        while !matches!(member.poll(ANY, Duration::from_millis(100)).unwrap(), Poll::Assigned(_)) {}
+        let mut commit = |size: usize, count: usize| {
+            let outputs = vec![to(&wide, 0, Bytes::from(vec![b'x'; size])); count];
+            member.commit(Unit { outputs, offsets: Vec::new() })
+        };
+        commit(30_000, 40).unwrap();
+        make_narrow(&config, &wide);
+        let deadline = Instant::now() + PATIENCE;
+        // The broker may take a moment to hear of it.
+        while commit(30_000, 40).is_ok() {
+            assert!(Instant::now() < deadline, "batches are as large as before");
+        }
+        commit(30_000, 40).unwrap();
+        let error = commit(120_000, 1).unwrap_err();
+        assert!(matches!(&error, BrokerError::TooLarge { found: 120_000, allowed: 99_488, .. }), "{error}");
     }
 }
 

@@ -55,7 +55,7 @@ pub fn read(broker: &dyn Broker, pipeline: &PipelineName) -> Result<Vec<Feedback
 }
 
 /// Reads the predictions of a stage whose records are JSON objects: `confidence` and `transcript` are theirs, if they have
-/// them. Records of probes are none.
+/// them. Records of probes and dead letters that were sent again are none.
 ///
 /// # Errors
 /// If the log cannot be read.
@@ -65,7 +65,7 @@ pub fn predictions(broker: &dyn Broker, plan: &Plan, stage: &StageName) -> Resul
     for partition in 0..plan.partitions {
         for message in records(broker, TopicPartition::new(topic.clone(), partition))? {
             let message = message?;
-            if !wire::is_probe(&message) {
+            if wire::is_output(&message) {
                 predictions.push(prediction(&message));
             }
         }

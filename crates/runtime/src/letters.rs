@@ -1,7 +1,8 @@
-//! Dead letters for which their topic has no room.
+//! What a node writes and its topic has no room for.
 
 use bytes::Bytes;
 use driftline_broker::BrokerError;
+use driftline_stage::operator::Counts;
 use driftline_types::{Outgoing, PipelineName, StageName, wire};
 
 /// How much is kept of a record for which its topic of dead letters has no room, bytes: as much as sources keep of a file
@@ -10,7 +11,7 @@ const HEAD: usize = 64 << 10;
 
 /// Cuts a dead letter down to its head, which says what it was, and notes that in its reason. Returns whether there was
 /// anything to cut off.
-pub(crate) fn cut(letter: &mut Outgoing) -> bool {
+fn cut(letter: &mut Outgoing) -> bool {
     let Some(value) = letter.value.take_if(|value| value.len() > HEAD) else { return false };
     // A copy: a part of the value would keep all of it in memory.
     letter.value = Some(Bytes::copy_from_slice(&value[..HEAD]));
@@ -20,20 +21,52 @@ pub(crate) fn cut(letter: &mut Outgoing) -> bool {
     true
 }
 
-/// Cuts the dead letters of a node, among what it writes, that are larger than their topic takes, if that is what the error
-/// says. Returns whether there was anything to cut off, so that it is worth writing them once more.
+/// Makes room for what is larger than its topic takes among what a node writes, if that is what the error says: a
+/// record becomes a dead letter of the node, and of a dead letter the head is kept. Counts what became of records.
+/// Returns whether there was anything to do, so that it is worth writing all of it once more.
 pub(crate) fn make_room(
     error: &BrokerError,
     pipeline: &PipelineName,
     node: &StageName,
-    outputs: &mut [Outgoing],
+    outputs: &mut Vec<Outgoing>,
+    counts: &mut Counts,
 ) -> bool {
     let BrokerError::TooLarge { topic, allowed, .. } = error else { return false };
-    if *topic != pipeline.dead_letter_topic(node) {
+    let is_large = |output: &Outgoing| output.topic == *topic && output.payload_bytes() > *allowed;
+    let letters = pipeline.dead_letter_topic(node);
+    if *topic == letters {
+        return outputs.iter_mut().filter(|output| is_large(output)).map(cut).filter(|was_cut| *was_cut).count() > 0;
+    }
+    if *topic != pipeline.output_topic(node) {
         return false;
     }
-    let large = outputs.iter_mut().filter(|output| output.topic == *topic && output.payload_bytes() > *allowed);
-    large.map(cut).filter(|was_cut| *was_cut).count() > 0
+    let mut found = false;
+    outputs.retain_mut(|output| {
+        if !is_large(output) {
+            return true;
+        }
+        found = true;
+        // Nobody has lost anything: what was answered is told by its hash.
+        if output.headers.get(wire::PROBE).is_some() {
+            counts.probes = counts.probes.saturating_sub(1);
+            return false;
+        }
+        let found = output.payload_bytes();
+        let reason = BrokerError::TooLarge { topic: topic.clone(), found, allowed: *allowed }.to_string();
+        // It was never read anywhere, so it has no place; its id names its cause.
+        output.headers.push(wire::ERROR_STAGE, node.to_string());
+        output.headers.push(wire::ERROR_REASON, reason);
+        output.headers.push(wire::ERROR_TOPIC, topic.to_string());
+        output.topic = letters.clone();
+        counts.written = counts.written.saturating_sub(1);
+        // A record that led to several of them is refused once.
+        if counts.used > 0 || counts.read == 0 {
+            counts.used = counts.used.saturating_sub(1);
+            counts.rejected += 1;
+        }
+        true
+    });
+    found
 }
 
 #[cfg(test)]
@@ -61,19 +94,43 @@ mod tests {
             [10, 200 << 10, 80 << 10, 300 << 10].map(|bytes| outgoing(letters.clone(), bytes)).into();
         outputs.push(outgoing(records.clone(), 200 << 10));
         let before = outputs.clone();
-        // A record that is too large is another matter, and so is another error.
-        let gone = BrokerError::UnknownTopic { topic: letters.clone() };
-        for error in [too_large(&records), gone] {
-            assert!(!make_room(&error, &pipeline, &node, &mut outputs));
+        // A state that is too large is another matter, and so is another error.
+        let (gone, mut counts) = (BrokerError::UnknownTopic { topic: letters.clone() }, Counts::default());
+        for error in [too_large(&pipeline.state_topic(&node)), gone] {
+            assert!(!make_room(&error, &pipeline, &node, &mut outputs, &mut counts));
             assert_eq!(outputs, before);
         }
-        assert!(make_room(&too_large(&letters), &pipeline, &node, &mut outputs));
+        assert!(make_room(&too_large(&letters), &pipeline, &node, &mut outputs, &mut counts));
         let sizes: Vec<usize> = outputs.iter().map(|output| output.value.as_ref().unwrap().len()).collect();
         assert_eq!(sizes, [10, HEAD, 80 << 10, HEAD, 200 << 10]);
         let reasons: Vec<&str> =
             outputs.iter().map(|output| output.headers.get_str(wire::ERROR_REASON).unwrap()).collect();
         let cut_reason = "found noise; of its value the first 65536 bytes are kept";
         assert_eq!(reasons, ["found noise", cut_reason, "found noise", cut_reason, "found noise"]);
-        assert!(!make_room(&too_large(&letters), &pipeline, &node, &mut outputs), "there is no less than a head");
+        let again = make_room(&too_large(&letters), &pipeline, &node, &mut outputs, &mut counts);
+        assert!(!again, "there is no less than a head");
+        assert_eq!(counts, Counts::default());
+    }
+
+    #[test]
+    fn a_record_that_its_topic_has_no_room_for_becomes_a_dead_letter_and_a_probe_is_left_out() {
+        let (pipeline, node) = (PipelineName::try_new("speech").unwrap(), StageName::try_new("vad").unwrap());
+        let (letters, records) = (pipeline.dead_letter_topic(&node), pipeline.output_topic(&node));
+        let mut outputs: Vec<Outgoing> =
+            [10, 200 << 10, 200 << 10, 200 << 10].map(|bytes| outgoing(records.clone(), bytes)).into();
+        outputs.iter_mut().for_each(|output| output.headers.retain(|_| false));
+        outputs[3].headers.push(wire::PROBE, "a@1");
+        // One of two records became both that are too large.
+        let mut counts = Counts { read: 2, used: 1, held: 1, written: 3, probes: 1, ..Counts::default() };
+        let error = BrokerError::TooLarge { topic: records.clone(), found: 200 << 10, allowed: ALLOWED };
+        assert!(make_room(&error, &pipeline, &node, &mut outputs, &mut counts));
+        let topics: Vec<&Topic> = outputs.iter().map(|output| &output.topic).collect();
+        assert_eq!(topics, [&records, &letters, &letters]);
+        assert_eq!(counts, Counts { read: 2, used: 0, rejected: 1, held: 1, written: 1, ..Counts::default() });
+        let header = |name| outputs[1].headers.get_str(name);
+        assert_eq!(header(wire::ERROR_STAGE), Some("vad"));
+        assert_eq!(header(wire::ERROR_TOPIC), Some("speech.vad"));
+        assert_eq!(header(wire::ERROR_REASON), Some("message of 204800 bytes for speech.vad, allowed are 102400"));
+        assert!(!make_room(&error, &pipeline, &node, &mut outputs, &mut counts), "there is no other");
     }
 }

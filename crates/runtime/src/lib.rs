@@ -36,6 +36,7 @@ mod run;
 mod sink_task;
 mod source_task;
 mod stage_task;
+mod state;
 pub mod telemetry;
 mod topics;
 mod webhook;

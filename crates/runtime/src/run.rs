@@ -26,7 +26,7 @@ use crate::{
 
 /// How long a run that was asked to stop may take to drain before it is cut off. What is cut off
 /// is in the log, uncommitted, and is read again by the next run.
-const DRAIN: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(15);
 
 /// How long a node that was cut off may take to notice. One that waits for a broker that is gone is left behind.
 const NOTICE: Duration = Duration::from_secs(3);

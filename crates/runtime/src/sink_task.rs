@@ -114,7 +114,6 @@ impl SinkTask {
         }
         let committing = watch.as_ref().map(|_| Instant::now());
         self.commit(member, next, repeats, note.as_deref(), &mut letters)?;
-        self.metrics.busy(started.elapsed());
         if let Some((watch, committing)) = watch.zip(committing) {
             watch.committed(committing, None);
             watch.handed_over().finished();
@@ -132,7 +131,7 @@ impl SinkTask {
         next: &BTreeMap<TopicPartition, u64>,
         repeats: &Repeats,
         note: Option<&str>,
-        letters: &mut [Outgoing],
+        letters: &mut Vec<Outgoing>,
     ) -> Result<(), RunError> {
         let offset = |(partition, &next): (&TopicPartition, &u64)| OffsetCommit {
             partition: partition.clone(),
@@ -140,14 +139,15 @@ impl SinkTask {
         };
         loop {
             let commit =
-                || member.commit(Unit { outputs: letters.to_vec(), offsets: next.iter().map(offset).collect() });
+                || member.commit(Unit { outputs: letters.clone(), offsets: next.iter().map(offset).collect() });
             match until_available(&self.name, &self.flow, &self.metrics, commit) {
                 Ok(()) | Err(BrokerError::Fenced { .. }) => {
                     self.metrics.set_ready(true);
                     return Ok(());
                 }
                 Err(error) => {
-                    if !make_room(&error, &self.pipeline, &self.name, letters) {
+                    // Dead letters are all that a sink writes to the log, and they are counted as such.
+                    if !make_room(&error, &self.pipeline, &self.name, letters, &mut Counts::default()) {
                         return Err(RunError::Broker(error));
                     }
                 }
@@ -159,13 +159,21 @@ impl SinkTask {
     fn write(&mut self, batch: &[Message]) -> Result<(Option<String>, Vec<Outgoing>), StageError> {
         let mut letters = Vec::new();
         self.write_good(batch, &mut letters)?;
-        Ok((self.sink.flush()?, letters))
+        Ok((self.timed(Sink::flush)?, letters))
+    }
+
+    /// Counts the time of a call as work.
+    fn timed<T>(&mut self, call: impl FnOnce(&mut dyn Sink) -> T) -> T {
+        let started = Instant::now();
+        let outcome = call(&mut *self.sink);
+        self.metrics.busy(started.elapsed());
+        outcome
     }
 
     /// Writes messages out. Where one of them is bad they are halved until it is alone: the others are written once, in
     /// order, and the bad one becomes a dead letter.
     fn write_good(&mut self, batch: &[Message], letters: &mut Vec<Outgoing>) -> Result<(), StageError> {
-        let error = match self.persist(|task| task.sink.write(batch)) {
+        let error = match self.persist(|task| task.timed(|sink| sink.write(batch))) {
             Err(error) if error.class() == ErrorClass::Record && !batch.is_empty() => error,
             outcome => return outcome,
         };

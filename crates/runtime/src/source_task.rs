@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use driftline_broker::{Broker, BrokerError, Producer, Unit};
-use driftline_stage::{OpenSource, SourceStatus, StageError, StateChange, operator::Site};
+use driftline_stage::{
+    OpenSource, SourceStatus, StageError, StateChange,
+    operator::{Counts, Site},
+};
 use driftline_types::{ErrorClass, Outgoing, Timestamp};
 
 use crate::{
@@ -23,7 +26,8 @@ use crate::{
     letters::make_room,
     metrics::NodeMetrics,
     retry::{Backoff, until_available},
-    stage_task::{into_unit, read_state},
+    stage_task::into_unit,
+    state::read_state,
     telemetry::Node,
 };
 
@@ -69,7 +73,7 @@ impl SourceTask {
                 }
                 Err(error) => return Err(at(error)),
             };
-            let counts = effects.counts;
+            let mut counts = effects.counts;
             let changes = effects.state.clone();
             let telling = self.telemetry.as_ref().map(|telemetry| {
                 let spans = telemetry.begin(&mut effects.outputs);
@@ -78,10 +82,10 @@ impl SourceTask {
             let mut unit = Unit::default();
             into_unit(&self.site, 0, effects, &mut unit);
             if !unit.outputs.is_empty() {
-                self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
-                if self.write(&mut log, &mut unit.outputs, &changes)?.is_break() {
+                if self.write(&mut log, &mut unit.outputs, &mut counts, &changes)?.is_break() {
                     break;
                 }
+                self.flow.add_backlog((counts.written + counts.probes) as i64 * self.readers);
                 self.metrics.count(&counts);
                 self.metrics.bytes(0, bytes_of(&unit));
                 if let Some((telemetry, spans, tallies, started)) = telling {
@@ -105,18 +109,20 @@ impl SourceTask {
         Ok(Log { producer, state: read_state(&*self.broker, &self.site, 0)? })
     }
 
-    /// Writes a unit once, however long the broker is away. Dead letters that are larger than their topic takes are cut:
-    /// the progress past them is in the same unit. Breaks where the run is to stop first: the next run reads the same again.
+    /// Writes a unit once, however long the broker is away. What is larger than its topic takes is written as a dead
+    /// letter: the progress past it is in the same unit. Breaks where the run is to stop first: the next run reads the
+    /// same again.
     fn write(
         &self,
         log: &mut Log,
-        outputs: &mut [Outgoing],
+        outputs: &mut Vec<Outgoing>,
+        counts: &mut Counts,
         changes: &[StateChange],
     ) -> Result<ControlFlow<()>, RunError> {
         let mut outcome = log.producer.send(outputs.to_vec());
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         while let Err(error) = outcome {
-            if make_room(&error, &self.site.pipeline, &self.site.stage, outputs) {
+            if make_room(&error, &self.site.pipeline, &self.site.stage, outputs, counts) {
                 outcome = log.producer.send(outputs.to_vec());
                 continue;
             }
@@ -162,7 +168,7 @@ fn refused(site: &Site, error: BrokerError) -> RunError {
     match error {
         BrokerError::TooLarge { .. } => RunError::stage(
             &site.stage,
-            &StageError::fatal("the source wrote a record that is too large").caused_by(error),
+            &StageError::fatal("the source wrote what is too large and no record").caused_by(error),
         ),
         error => RunError::Broker(error),
     }

@@ -9,8 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Settled, Unit, Wait, advance, records};
+use driftline_broker::{Broker, BrokerError, Member, OffsetCommit, Poll, Settled, Unit, Wait, advance};
 use driftline_stage::{
     OpenStage, StageError,
     operator::{Counts, Effects, Operator, Site, Tally},
@@ -22,11 +21,12 @@ use crate::{
     batch::{BatchLimits, Batcher, Next},
     failure::{Failure, panic_text},
     flow::{Flow, Stop},
-    letters::cut,
+    letters::make_room,
     metrics::NodeMetrics,
     repeats::Repeats,
     retry::{Backoff, until_available},
     source_task::bytes_of,
+    state::{forgotten, is_forgotten, read_state},
     telemetry::{BatchWatch, CommitWatch, Node},
 };
 
@@ -137,9 +137,15 @@ impl StageTask {
                     for (assigned, committed) in &partitions {
                         hands.repeats.resume(assigned, committed);
                     }
-                    let partitions: BTreeSet<Partition> =
+                    let numbers: BTreeSet<Partition> =
                         partitions.iter().map(|(assigned, _)| assigned.partition).collect();
-                    self.restore(&mut hands.operators, partitions)?;
+                    for partition in self.restore(&mut hands.operators, numbers)? {
+                        let is_forgotten = || is_forgotten(&*self.broker, &group, partition, &partitions);
+                        let stage = &self.site.stage;
+                        if until_available(stage, &self.flow, &self.metrics, is_forgotten).map_err(RunError::Broker)? {
+                            return Err(RunError::stage(stage, &forgotten(&self.site, &group, partition)));
+                        }
+                    }
                     self.metrics.set_ready(true);
                 }
                 Next::Event(Poll::Revoking(partitions)) => {
@@ -161,7 +167,10 @@ impl StageTask {
                     let landing = self.land(&mut hands, if drained { Wait::ForAll } else { Wait::No })?;
                     if drained && landing != Landing::Left {
                         if self.flow.stopping().is_none() || self.flush_on_stop {
-                            self.flush(&mut *hands.member, &mut hands.operators)?;
+                            // What is not flushed is left to the next run or to another member.
+                            if self.flush(&mut hands)?.is_break() {
+                                continue;
+                            }
                         }
                         self.flow.finish(&self.site.stage);
                         return Ok(());
@@ -172,12 +181,13 @@ impl StageTask {
     }
 
     /// Makes the operators of partitions that have none yet, with the state of their last commit. Several states are read at
-    /// a time, as each takes some round trips.
+    /// a time, as each takes some round trips. Returns the partitions that had any.
     fn restore(
         &self,
         operators: &mut Operators,
         partitions: impl IntoIterator<Item = Partition>,
-    ) -> Result<(), RunError> {
+    ) -> Result<Vec<Partition>, RunError> {
+        let mut found = Vec::new();
         let new: Vec<Partition> = partitions.into_iter().filter(|place| !operators.contains_key(place)).collect();
         let (broker, site, flow, metrics) = (&*self.broker, &*self.site, &*self.flow, &*self.metrics);
         let read = |partition| until_available(&site.stage, flow, metrics, || read_state(broker, site, partition));
@@ -188,19 +198,19 @@ impl StageTask {
             });
             for (&partition, state) in some.iter().zip(states) {
                 let mut operator = self.stage.instance(Arc::clone(&self.site));
-                let entries = state.map_err(RunError::Broker)?.into_iter().collect();
+                let entries: Vec<_> = state.map_err(RunError::Broker)?.into_iter().collect();
+                found.extend((!entries.is_empty()).then_some(partition));
                 operator.restore(entries).map_err(|error| RunError::stage(&self.site.stage, &error))?;
                 operators.insert(partition, operator);
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Processes a batch of any partitions and hands it over to be committed, as one unit if nothing fails.
     fn work<'a>(&'a self, hands: &mut Hands<'a>, batch: Vec<Message>, first: Instant) -> Result<(), RunError> {
         let bytes = batch.iter().map(|message| message.payload_bytes() as u64).sum();
         let read = Size { records: batch.len(), bytes };
-        let started = Instant::now();
         let watch = self.telemetry.as_ref().map(|telemetry| telemetry.batch(&batch, first));
         let mut by_partition: BTreeMap<Partition, Vec<Message>> = BTreeMap::new();
         for message in batch {
@@ -228,7 +238,6 @@ impl StageTask {
             let watch = watch.map(BatchWatch::handed_over);
             let flight = Flight { by_partition, counts, offsets, read, written_bytes, first, handed_over, watch };
             hands.flights.push_back(flight);
-            self.metrics.busy(started.elapsed());
             self.land(hands, Wait::No)?;
             while hands.flights.iter().map(|flight| flight.read.bytes).sum::<u64>() > IN_FLIGHT {
                 self.land(hands, Wait::ForAny)?;
@@ -245,7 +254,7 @@ impl StageTask {
         let turn = &mut hands.turn(watch.as_ref());
         // What is done from a state that was gone back on is not done.
         if landing == Landing::Clean {
-            match commit(turn, unit) {
+            match commit(turn.member, turn.watch, unit).map_err(|error| Failure::of_broker(&error)) {
                 Ok(()) => {
                     again.retain(|partition, _| failed.contains_key(partition));
                     turn.repeats.settle(offsets);
@@ -266,7 +275,6 @@ impl StageTask {
             // A break of one partition says nothing about the others.
             let _ = self.redo(turn, *partition, messages, failed.remove(partition))?;
         }
-        self.metrics.busy(started.elapsed());
         self.metrics.latency(first.elapsed(), read.records as u64);
         self.left(read);
         if let Some(watch) = watch {
@@ -401,11 +409,12 @@ impl StageTask {
         self.restore(turn.operators, [partition]).map_err(|error| Failure::Fatal(error.to_string()))?;
         let outcome = self.process(turn.operators, turn.watch, partition, messages, Duration::ZERO);
         let outcome = outcome.and_then(|mut effects| {
-            let settled = (effects.counts, std::mem::take(&mut effects.tallies));
+            let (mut counts, tallies) = (effects.counts, std::mem::take(&mut effects.tallies));
             let offsets = offsets_after(messages, turn.repeats);
             let mut unit = Unit { outputs: Vec::new(), offsets: offsets.clone() };
             into_unit(&self.site, partition, effects, &mut unit);
-            commit(turn, unit).map(|()| (settled, offsets))
+            self.commit(turn.member, turn.watch, &mut unit, &mut counts)?;
+            Ok(((counts, tallies), offsets))
         });
         match outcome {
             Ok(((counts, tallies), offsets)) => {
@@ -431,22 +440,18 @@ impl StageTask {
         reason: &str,
     ) -> Result<Done, RunError> {
         let offsets = offsets_after(std::slice::from_ref(message), turn.repeats);
-        let mut write = |letter: &Outgoing| {
-            let unit = || Unit { outputs: vec![letter.clone()], offsets: offsets.clone() };
-            self.persist(partition, "a dead letter was not written", || commit(turn, unit()))
-        };
-        let mut letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason.to_owned());
-        let mut outcome = write(&letter);
-        // Larger than its topic takes: the head says what it was, and the headers where all of it stands.
-        if matches!(outcome, Err(Failure::Record(_))) && cut(&mut letter) {
-            outcome = write(&letter);
-        }
-        match outcome {
+        let letter = wire::dead_letter(&self.site.pipeline, &self.site.stage, message, reason.to_owned());
+        let mut unit = Unit { outputs: vec![letter], offsets: offsets.clone() };
+        let mut counts = Counts { read: 1, rejected: 1, ..Default::default() };
+        let write = || self.commit(turn.member, turn.watch, &mut unit, &mut counts);
+        match self.persist(partition, "a dead letter was not written", write) {
             Ok(()) => {
                 turn.repeats.settle(offsets);
-                self.settled(&Counts { read: 1, rejected: 1, ..Default::default() }, &[]);
+                self.settled(&counts, &[]);
+                self.restore(turn.operators, [partition])?;
+                // Last: the state may take some attempts as well.
                 self.metrics.set_ready(true);
-                self.restore(turn.operators, [partition]).map(Done::Continue)
+                Ok(Done::Continue(()))
             }
             Err(Failure::Fenced | Failure::Transient(_)) => Ok(Done::Break(())),
             Err(failure) => Err(RunError::Text(format!("dead letter of {}: {failure}", self.site.stage))),
@@ -485,30 +490,54 @@ impl StageTask {
         let operator = operators
             .get_mut(&partition)
             .ok_or_else(|| Failure::Fatal(format!("partition {partition} was read before it was assigned")))?;
-        let started = watch.map(|_| Instant::now());
+        let started = Instant::now();
         let mut outcome = match catch_unwind(AssertUnwindSafe(|| operator.process(messages, waited))) {
             Ok(Ok(effects)) => Ok(effects),
             Ok(Err(error)) => Err(Failure::of(&error)),
             Err(panic) => Err(Failure::Record(format!("the stage panicked: {}", panic_text(&*panic)))),
         };
-        if let Some((watch, started)) = watch.zip(started) {
+        self.metrics.busy(started.elapsed());
+        if let Some(watch) = watch {
             watch.processed(messages, started, outcome.as_mut().map(Some).map_err(|failure| failure.class()));
         }
         outcome
     }
 
-    fn flush(&self, member: &mut dyn Member, operators: &mut Operators) -> Result<(), RunError> {
-        for (&partition, operator) in operators.iter_mut() {
+    /// Writes what the stage holds at the end of its input.
+    fn flush(&self, hands: &mut Hands<'_>) -> Result<Done, RunError> {
+        // Each is used up, whatever becomes of it.
+        while let Some((partition, mut operator)) = hands.operators.pop_first() {
             let effects = operator.flush().map_err(|error| RunError::stage(&self.site.stage, &error))?;
-            let (counts, tallies) = (effects.counts, effects.tallies.clone());
+            let (mut counts, tallies) = (effects.counts, effects.tallies.clone());
             let mut unit = Unit::default();
             into_unit(&self.site, partition, effects, &mut unit);
-            if !unit.outputs.is_empty() {
-                member.commit(unit).map_err(RunError::Broker)?;
+            let write = || self.commit(&mut *hands.member, None, &mut unit, &mut counts);
+            match self.persist(partition, "what was held was not written", write) {
+                Ok(()) => {}
+                Err(Failure::Fenced | Failure::Transient(_)) => return Ok(Done::Break(())),
+                Err(failure) => return Err(RunError::Text(format!("{}: {failure}", self.site.stage))),
             }
+            self.metrics.set_ready(true);
             self.settled(&counts, &tallies);
         }
-        Ok(())
+        Ok(Done::Continue(()))
+    }
+
+    /// Commits a unit, with a dead letter in the place of what is larger than its topic takes.
+    fn commit(
+        &self,
+        member: &mut dyn Member,
+        watch: Option<&BatchWatch<'_>>,
+        unit: &mut Unit,
+        counts: &mut Counts,
+    ) -> Result<(), Failure> {
+        loop {
+            let again = Unit { outputs: unit.outputs.clone(), offsets: unit.offsets.clone() };
+            let Err(error) = commit(member, watch, again) else { return Ok(()) };
+            if !make_room(&error, &self.site.pipeline, &self.site.stage, &mut unit.outputs, counts) {
+                return Err(Failure::of_broker(&error));
+            }
+        }
     }
 
     /// Counts what was committed.
@@ -536,14 +565,14 @@ impl Hands<'_> {
 }
 
 /// Commits a unit, if there is anything in it.
-fn commit(turn: &mut Turn<'_>, unit: Unit) -> Result<(), Failure> {
+fn commit(member: &mut dyn Member, watch: Option<&BatchWatch<'_>>, unit: Unit) -> Result<(), BrokerError> {
     if unit.outputs.is_empty() && unit.offsets.is_empty() {
         return Ok(());
     }
-    let started = turn.watch.map(|_| Instant::now());
-    let outcome = turn.member.commit(unit).map_err(|error| Failure::of_broker(&error));
-    if let Some((watch, started)) = turn.watch.zip(started) {
-        watch.committed(started, outcome.as_ref().err().map(Failure::class));
+    let started = watch.map(|_| Instant::now());
+    let outcome = member.commit(unit);
+    if let Some((watch, started)) = watch.zip(started) {
+        watch.committed(started, outcome.as_ref().err().map(|error| Failure::of_broker(error).class()));
     }
     outcome
 }
@@ -585,25 +614,4 @@ pub(crate) fn is_drained(member: &dyn Member) -> Result<bool, RunError> {
         Err(error) if error.class() == ErrorClass::Transient => Ok(false),
         Err(error) => Err(RunError::Broker(error)),
     }
-}
-
-/// Reads the state of one partition of a stage, as committed.
-pub(crate) fn read_state(
-    broker: &dyn Broker,
-    site: &Site,
-    partition: Partition,
-) -> Result<BTreeMap<Bytes, Bytes>, BrokerError> {
-    let place = TopicPartition::new(site.pipeline.state_topic(&site.stage), partition);
-    let mut entries = BTreeMap::new();
-    for message in records(broker, place)? {
-        let message = message?;
-        // Copied: a slice would keep all that was read beside it, and what is restored may be kept for long.
-        let value = message.value.as_deref().map(Bytes::copy_from_slice);
-        match (message.key, value) {
-            (Some(key), Some(value)) => drop(entries.insert(Bytes::copy_from_slice(&key), value)),
-            (Some(key), None) => drop(entries.remove(&key)),
-            (None, _) => {}
-        }
-    }
-    Ok(entries)
 }

@@ -48,6 +48,8 @@ pub(super) struct Limits {
     pub partitions: u32,
     pub compacted: bool,
     pub message_bytes: usize,
+    /// What a batch of messages must fit, as brokers count it.
+    pub batch_bytes: usize,
 }
 
 /// How long an answer is waited for before it is looked whether there was a refusal; then twice as long, and so on.
@@ -190,13 +192,43 @@ impl Cluster {
         let partitions = self.partitions(&name)?.ok_or_else(unknown)?;
         let settings = self.settings(&name)?;
         let number = |key: &str| settings.iter().find(|(name, _)| name == key).and_then(|(_, v)| v.parse().ok());
+        let batch_bytes: usize = number("max.message.bytes").unwrap_or(1_048_588);
         let limits = Limits {
             partitions,
             compacted: settings.iter().any(|(name, value)| name == "cleanup.policy" && value.contains("compact")),
-            message_bytes: number("max.message.bytes").unwrap_or(1_048_588_usize).saturating_sub(OVERHEAD),
+            message_bytes: batch_bytes.saturating_sub(OVERHEAD),
+            batch_bytes,
         };
         self.topics.insert(topic.clone(), limits);
         Ok(limits)
+    }
+
+    /// What a batch must fit whichever of the topics known it is for: one producer writes to many.
+    pub(super) fn batch_bytes(&self) -> usize {
+        self.topics.iter().map(|limits| limits.batch_bytes).min().unwrap_or(usize::MAX)
+    }
+
+    /// Notes that a broker refused a batch as too large: the name of the topic, the bytes of the batch's first message, and
+    /// what the producer's batches were to fit. Limits are looked up again, as they may have been changed. If all was within
+    /// them, which can be where they are not told, messages are sent one by one; one that is refused alone says what its
+    /// topic takes.
+    pub(super) fn note_too_large(&self, name: &str, first: usize, batch_bytes: usize) {
+        let Some(topic) = self.our_topic(name) else { return };
+        if self.admin.is_some() {
+            self.topics.remove(&topic);
+        }
+        // Otherwise they are looked up before the next message is written.
+        let Ok(mut limits) = self.limits(&topic) else { return };
+        if batch_bytes > limits.batch_bytes {
+            return;
+        }
+        if batch_bytes > 1 {
+            limits.batch_bytes = 1;
+        } else {
+            limits.message_bytes = limits.message_bytes.min(first.saturating_sub(1));
+            limits.batch_bytes = limits.message_bytes;
+        }
+        self.topics.insert(topic, limits);
     }
 
     /// The settings of a topic. With a token they cannot be asked for: then the state of a stage is taken to be compacted, as
@@ -246,7 +278,11 @@ impl Cluster {
             None => self.make_new(&name, spec.partitions, &settings)?,
         };
         match found {
-            Some(found) if found == spec.partitions => Ok(()),
+            Some(found) if found == spec.partitions => {
+                // Producers that are made after this know what its batches must fit. Who may not look learns it when they write.
+                let _ = self.limits(topic);
+                Ok(())
+            }
             Some(found) => Err(BrokerError::TopicMismatch { topic: topic.clone(), found, wanted: spec.partitions }),
             None => Err(BrokerError::UnknownTopic { topic: topic.clone() }),
         }
@@ -393,7 +429,10 @@ impl Cluster {
     /// Takes a topic to be there, on a cluster that cannot be asked.
     #[cfg(test)]
     pub(super) fn assume(&self, topic: &Topic, partitions: u32) {
-        self.topics.insert(topic.clone(), Limits { partitions, compacted: false, message_bytes: 1 << 20 });
+        self.topics.insert(
+            topic.clone(),
+            Limits { partitions, compacted: false, message_bytes: 1 << 20, batch_bytes: 1 << 20 },
+        );
     }
 
     /// Fails if a partition does not exist.
@@ -496,7 +535,33 @@ pub(super) fn refused(action: &'static str, reason: impl std::fmt::Display) -> B
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
+
     use super::*;
+
+    /// Where brokers do not say what a topic takes, as with a token.
+    #[test]
+    fn what_a_topic_takes_is_learned_from_what_is_refused() {
+        let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        let mut cluster = Cluster::connect(KafkaConfig::new(mock.bootstrap_servers())).unwrap();
+        cluster.admin = None;
+        let topics = ["t", "u"].map(|name| Topic::try_new(name).unwrap());
+        topics.iter().for_each(|topic| cluster.assume(topic, 1));
+        let limits = |cluster: &Cluster| {
+            let limits = cluster.limits(&topics[0]).unwrap();
+            (limits.message_bytes, limits.batch_bytes)
+        };
+        // A batch that was too large for what is known already.
+        cluster.note_too_large("t", 5_000, 2 << 20);
+        assert_eq!(limits(&cluster), (1 << 20, 1 << 20));
+        // One that was not: messages go one by one until one of them is refused.
+        cluster.note_too_large("t", 5_000, 1 << 20);
+        assert_eq!(limits(&cluster), (1 << 20, 1));
+        assert_eq!(cluster.batch_bytes(), 1);
+        cluster.note_too_large("t", 5_000, 1);
+        assert_eq!(limits(&cluster), (4_999, 4_999));
+        assert_eq!(cluster.batch_bytes(), 4_999);
+    }
 
     #[test]
     fn a_topic_that_is_there_is_told_of_by_the_limits_asked_for_alone() {

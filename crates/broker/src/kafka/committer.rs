@@ -302,9 +302,13 @@ impl Thread {
         let first = self.open.is_none();
         match unit.how {
             How::InTurn if unit.outputs.is_empty() => {}
-            How::InTurn => self.plain.send(&unit.outputs)?,
+            How::InTurn => {
+                self.plain.fit();
+                self.plain.send(&unit.outputs)?;
+            }
             How::Whole => {
                 if first {
+                    self.transactions.fit();
                     self.transactions.begin()?;
                 }
                 self.transactions.add(&unit.outputs).map_err(|failure| self.meaning(failure))?;
@@ -368,17 +372,18 @@ impl Thread {
     }
 
     /// Finds out what became of a transaction whose end was not heard: offsets and outputs were written together or
-    /// not at all. Until the cluster tells, nobody else may hear of it: a guess would lose or double the unit.
+    /// not at all, and some of the offsets may be those of the commit before. Until the cluster tells, nobody else may hear of
+    /// it: a guess would lose or double the unit.
     fn resolve(&mut self, open: &Open, reason: String) -> Result<(), BrokerError> {
-        let Some((place, expected)) = open.offsets.first_key_value() else {
+        if open.offsets.is_empty() {
             return Err(refused("commit", format!("it is not known whether a unit was written: {reason}")));
-        };
+        }
         loop {
             // Opening the producer anew ends what is open.
             let opened = self.transactions.open().map(drop);
-            match opened.and_then(|()| committed(&self.cluster, &self.client, place)) {
-                Ok(found) if found.as_ref() == Some(expected) => return Ok(()),
-                Ok(_) => return Err(BrokerError::Unavailable { action: "commit", reason }),
+            match opened.and_then(|()| self.are_committed(&open.offsets)) {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(BrokerError::Unavailable { action: "commit", reason }),
                 Err(error) if error.class() == ErrorClass::Transient && !self.work.queue.lock().stop => {
                     tracing::warn!(group = %self.group, %error, "it is not known whether a unit was written, asking again");
                     std::thread::sleep(ASK_AGAIN);
@@ -386,6 +391,16 @@ impl Thread {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether each of these offsets is what the group has committed.
+    fn are_committed(&self, offsets: &BTreeMap<TopicPartition, Committed>) -> Result<bool, BrokerError> {
+        for (place, expected) in offsets {
+            if committed(&self.cluster, &self.client, place)?.as_ref() != Some(expected) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Waits until outputs are stored, then commits offsets.

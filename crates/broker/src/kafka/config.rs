@@ -95,6 +95,9 @@ impl std::fmt::Debug for KafkaConfig {
 /// How long a call to the cluster may take before it counts as failed.
 pub(super) const CALL: Duration = Duration::from_secs(30);
 
+/// librdkafka's own `batch.size`.
+const BATCH: usize = 1_000_000;
+
 impl KafkaConfig {
     /// Makes the settings of a cluster on this machine, or of any that needs no credentials.
     #[must_use]
@@ -188,8 +191,13 @@ impl KafkaConfig {
         client
     }
 
-    /// A producer; with a transactional id, one of transactions. Sizes are checked against the topic's limit before a
-    /// record is handed over, so the client's own limit is out of the way. Transactions end before
+    /// The most bytes of records that a producer puts into one batch, as far as the user has a say.
+    pub(super) fn batch_bytes(&self) -> usize {
+        self.properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH)
+    }
+
+    /// A producer; with a transactional id, one of transactions. Sizes of records are checked against the topic's limit
+    /// before they are handed over, so the client's own limit is out of the way. Transactions end before
     /// [`Self::member`]'s session, so that a hanging process holds readers up no longer than it holds its partitions.
     pub(super) fn producer(&self, transactional_id: Option<&str>) -> ClientConfig {
         let mut own = vec![
@@ -244,6 +252,14 @@ mod tests {
         assert_eq!(of(config.member("g"), "session.timeout.ms").as_deref(), Some("9000"));
         assert_eq!(of(config.member("g"), "linger.ms"), None);
         assert_eq!(of(config.admin(), "sasl.username").as_deref(), Some("me"));
+    }
+
+    #[test]
+    fn users_have_a_say_in_the_size_of_batches() {
+        let mut config = KafkaConfig::new("localhost:9092");
+        assert_eq!(config.batch_bytes(), BATCH);
+        config.properties.insert("batch.size".into(), "200000".into());
+        assert_eq!(config.batch_bytes(), 200_000);
     }
 
     #[test]

@@ -76,6 +76,13 @@ pub(super) fn message(topic: Topic, from: &BorrowedMessage<'_>, shared: &mut Byt
     }
 }
 
+/// The bytes of key, value and headers of a message that was handed over, as they are counted before.
+pub(super) fn payload_bytes(message: &BorrowedMessage<'_>) -> usize {
+    let headers = message.headers().into_iter().flat_map(all).flatten().filter(|header| header.key != TIME);
+    let headers: usize = headers.map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len)).sum();
+    message.key_len() + message.payload_len() + headers
+}
+
 /// Visits headers in order. In the place of one whose name is not UTF-8 stands `None`: asked for it, the client panics.
 fn all<H: KafkaHeaders>(headers: &H) -> impl Iterator<Item = Option<Header<'_, &[u8]>>> {
     (0..headers.count()).map(move |at| catch_unwind(AssertUnwindSafe(move || headers.try_get(at))).ok().flatten())

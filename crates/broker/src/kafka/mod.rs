@@ -127,6 +127,11 @@ impl Broker for Kafka {
     fn waits_by_the_wall_clock(&self) -> bool {
         true
     }
+
+    /// After `offsets.retention.minutes` without a member, or when somebody deletes the group.
+    fn forgets_groups(&self) -> bool {
+        true
+    }
 }
 
 /// Writes units as transactions.

@@ -18,7 +18,7 @@ use rdkafka::{
     ClientContext, TopicPartitionList,
     consumer::ConsumerGroupMetadata,
     error::{KafkaError, RDKafkaErrorCode as Code},
-    message::DeliveryResult,
+    message::{DeliveryResult, Message as _},
     producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig},
 };
 
@@ -39,6 +39,8 @@ const MOMENT: Duration = Duration::from_micros(200);
 pub(super) struct Deliveries {
     login: Login,
     failed: Mutex<Option<KafkaError>>,
+    /// The topic, as the cluster names it, and the size of a message that was the first of a batch that is too large.
+    too_large: Mutex<Option<(String, usize)>>,
 }
 
 impl ClientContext for Deliveries {
@@ -49,7 +51,11 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
+        if let Err((error, message)) = result {
+            if let Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) = error.rdkafka_error_code() {
+                let told = || (message.topic().to_owned(), convert::payload_bytes(message));
+                self.too_large.lock().get_or_insert_with(told);
+            }
             self.failed.lock().get_or_insert_with(|| error.clone());
         }
     }
@@ -85,11 +91,13 @@ pub(super) struct Writer {
     transactional_id: Option<String>,
     /// `None` before the first use, and after a call whose outcome is unknown.
     client: Option<Arc<BaseProducer<Deliveries>>>,
+    /// What its batches are to fit.
+    batch_bytes: usize,
 }
 
 impl Writer {
     pub(super) fn new(cluster: Arc<Cluster>, transactional_id: Option<String>) -> Self {
-        Self { cluster, transactional_id, client: None }
+        Self { cluster, transactional_id, client: None, batch_bytes: 0 }
     }
 
     /// Connects. For a producer of transactions this ends whatever one of the same id has left open.
@@ -98,11 +106,15 @@ impl Writer {
             Some(client) => client,
             None => {
                 let id = self.transactional_id.as_deref();
-                let client: BaseProducer<Deliveries> = self
-                    .cluster
-                    .config
-                    .producer(id)
-                    .create_with_context(Deliveries { login: self.cluster.config.login(), failed: Mutex::default() })
+                let (config, login) = (&self.cluster.config, self.cluster.config.login());
+                let mut settings = config.producer(id);
+                self.batch_bytes = batch_bytes(&self.cluster);
+                // A broker holds a topic's limit against batches. One record alone may be larger than this.
+                if self.batch_bytes < config.batch_bytes() {
+                    settings.set("batch.size", self.batch_bytes.max(1).to_string());
+                }
+                let client: BaseProducer<Deliveries> = settings
+                    .create_with_context(Deliveries { login, failed: Mutex::default(), too_large: Mutex::default() })
                     .map_err(|error| failed("start a producer", &error))?;
                 client.poll(Duration::ZERO);
                 if id.is_some() {
@@ -115,6 +127,17 @@ impl Writer {
             }
         };
         Ok(self.client.insert(client))
+    }
+
+    /// Lets go of a client whose batches are to fit something else than the topics that are known by now. Nothing may
+    /// be open; while anything is on its way the client stays. Not for producers outside a group: what shows that a
+    /// process has taken the place of another is that its client is the newer one.
+    pub(super) fn fit(&mut self) {
+        if self.batch_bytes != batch_bytes(&self.cluster)
+            && self.client.as_ref().is_some_and(|client| client.in_flight_count() == 0)
+        {
+            self.client = None;
+        }
     }
 
     /// Checks messages against what their topics take; nothing is sent. Messages of one topic mostly come together,
@@ -168,8 +191,19 @@ impl Writer {
         outcome.map_err(|error| self.anew(&error))
     }
 
+    /// Passes on what was too large for its topic. It is refused for that, or sent in smaller batches, the next time.
+    fn note_too_large(&self) {
+        let Some(client) = &self.client else { return };
+        take_reports(client);
+        let told = client.context().too_large.lock().take();
+        if let Some((name, first)) = told {
+            self.cluster.note_too_large(&name, first, self.batch_bytes);
+        }
+    }
+
     /// Throws the client away and says what that means: what is fatal to a client is not to the next one.
     fn anew(&mut self, error: &KafkaError) -> BrokerError {
+        self.note_too_large();
         self.client = None;
         match (error.rdkafka_error_code(), failed("write", error)) {
             (Some(Code::Fatal | Code::Fenced), BrokerError::Refused { action, reason }) => {
@@ -232,6 +266,7 @@ impl Writer {
 
     /// Aborts after a failure and says what it means.
     fn aborted(&mut self, error: &KafkaError) -> Failed {
+        self.note_too_large();
         self.abort();
         match error.rdkafka_error_code() {
             Some(
@@ -245,6 +280,11 @@ impl Writer {
             _ => Failed::Nothing(failed("write", error)),
         }
     }
+}
+
+/// What the batches of a client are to fit that is made now.
+fn batch_bytes(cluster: &Cluster) -> usize {
+    cluster.config.batch_bytes().min(cluster.batch_bytes())
 }
 
 /// Adds offsets to the transaction that is open.

@@ -22,8 +22,8 @@ mod trace;
 use std::{
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
 };
 
 use driftline_pipeline::{BrokerKind, OtlpEndpoint, Plan};
@@ -35,6 +35,7 @@ use opentelemetry_otlp::{
 };
 use opentelemetry_sdk::{
     Resource,
+    error::OTelSdkResult,
     logs::SdkLoggerProvider,
     metrics::{PeriodicReader, SdkMeterProvider},
     resource::EnvResourceDetector,
@@ -50,8 +51,8 @@ use crate::metrics::{NodeKind, NodeMetrics};
 
 /// How often metrics are sent to a collector.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How long the last of everything may take to leave when a run ends.
-const LAST: Duration = Duration::from_secs(3);
+/// How long the last of everything may take to leave when a run ends, all of it together.
+const LAST: Duration = Duration::from_secs(2);
 /// The most spans that wait to be sent; beyond, they are lost.
 const MAX_SPANS: usize = 8192;
 /// The libraries that send what is told.
@@ -86,7 +87,7 @@ pub enum TelemetryError {
     Threads(#[source] std::io::Error),
 }
 
-/// The telemetry of a run. When it is dropped, the last of everything is sent, in a few
+/// The telemetry of a run. When it is dropped, the last of everything is sent, in two
 /// seconds at most.
 pub struct Telemetry {
     instruments: Arc<Instruments>,
@@ -190,14 +191,28 @@ impl Telemetry {
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        // A failure was logged by the SDK; nothing more can be done about it.
-        if let Some((traces, _)) = &self.traces {
-            let _ = traces.shutdown_with_timeout(LAST);
+        let mut last: Vec<Box<dyn FnOnce() -> OTelSdkResult + Send>> = Vec::new();
+        if let Some((traces, _)) = self.traces.take() {
+            last.push(Box::new(move || traces.shutdown_with_timeout(LAST)));
         }
-        if let Some(logs) = &self.logs {
-            let _ = logs.shutdown_with_timeout(LAST);
+        if let Some(logs) = self.logs.take() {
+            last.push(Box::new(move || logs.shutdown_with_timeout(LAST)));
         }
-        let _ = self.meters.shutdown_with_timeout(LAST);
+        let meters = self.meters.clone();
+        last.push(Box::new(move || meters.shutdown_with_timeout(LAST)));
+        // Side by side, and left behind if they take longer: meters take no notice of the time they are given. A failure was
+        // logged by the SDK; nothing more can be done about it.
+        let deadline = Instant::now() + LAST;
+        let (done, ended) = mpsc::channel();
+        for shutdown in last {
+            let done = done.clone();
+            let _ = std::thread::Builder::new().name("telemetry-end".to_owned()).spawn(move || {
+                let _ = shutdown();
+                let _ = done.send(());
+            });
+        }
+        drop(done);
+        while ended.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
     }
 }
 
