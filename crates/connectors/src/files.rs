@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsStr,
     fmt,
     fs::{self, File},
     io,
@@ -20,15 +21,37 @@ pub(crate) const RESCAN: Duration = Duration::from_secs(1);
 /// Opens the file that the key `path` names.
 ///
 /// # Errors
-/// If it cannot be read, or is a folder.
+/// If it cannot be read, or is a folder, a pipe or a device.
 pub(crate) fn open(path: &str) -> Result<File, StageError> {
     let unreadable = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be read")).caused_by(error);
-    let file = File::open(path).map_err(unreadable)?;
-    // Opening a folder succeeds, and no read of it ever does.
-    if file.metadata().map_err(unreadable)?.is_dir() {
+    if fs::metadata(path).map_err(unreadable)?.is_dir() {
         return Err(StageError::fatal(format!("path: found the folder {path:?}, allowed is a file")));
     }
-    Ok(file)
+    open_regular(path.as_ref()).map_err(unreadable)
+}
+
+/// Opens a file that holds all it will give.
+///
+/// # Errors
+/// If it cannot be read, or is none: whoever opens a pipe waits for its writer, and no read of a folder succeeds.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file"));
+    }
+    File::open(path)
+}
+
+/// Returns a path as it may stand in logs and reasons: control characters, which a terminal would obey, are escaped.
+pub(crate) fn shown(path: impl AsRef<Path>) -> String {
+    let mut shown = String::new();
+    for c in path.as_ref().to_string_lossy().chars() {
+        if c.is_control() {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// Where files are looked for.
@@ -50,9 +73,10 @@ pub(crate) enum Place {
 /// What was found at a place.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Those with a suffix that was asked for, by their path below the place, in order.
+    /// Those with a suffix that was asked for, by their path below the place, in order. Bytes that are no UTF-8 are
+    /// escaped in it.
     pub files: BTreeMap<String, PathBuf>,
-    /// How many other files there are.
+    /// How many other files there are, hidden ones among them.
     pub others: usize,
     /// One of them.
     pub other: Option<PathBuf>,
@@ -79,8 +103,9 @@ impl Place {
         }
     }
 
-    /// Lists the files with one of these suffixes, in lower case. Hidden files are left out. A file named
-    /// outright, or by a pattern without a suffix of its own, is held to the same suffixes.
+    /// Lists the files with one of these suffixes, in lower case. Hidden files count as others, and hidden folders are
+    /// not entered. A file named outright, or by a pattern without a suffix of its own, is held to the same suffixes;
+    /// the former may be hidden.
     ///
     /// # Errors
     /// If a folder cannot be read.
@@ -95,7 +120,12 @@ impl Place {
             Self::Pattern { pattern, root } => {
                 // The pattern was parsed before; what cannot be read matches nothing.
                 for path in glob::glob(pattern).into_iter().flatten().flatten() {
-                    if path.is_file() {
+                    if path.is_dir() {
+                        continue;
+                    }
+                    if path.strip_prefix(root).unwrap_or(&path).iter().any(is_hidden) {
+                        listing.add_other(&path);
+                    } else {
                         listing.add(root, &path, suffixes);
                     }
                 }
@@ -108,19 +138,29 @@ impl Place {
 impl Listing {
     fn add(&mut self, root: &Path, path: &Path, suffixes: &[&str]) {
         let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if hidden {
-            return;
-        }
         if suffix.is_some_and(|suffix| suffixes.contains(&suffix.as_str())) {
             let below = path.strip_prefix(root).unwrap_or(path);
-            let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+            let parts: Vec<String> = below.iter().map(text).collect();
             self.files.insert(parts.join("/"), path.to_owned());
         } else {
-            self.others += 1;
-            self.other.get_or_insert_with(|| path.to_owned());
+            self.add_other(path);
         }
     }
+
+    fn add_other(&mut self, path: &Path) {
+        self.others += 1;
+        self.other.get_or_insert_with(|| path.to_owned());
+    }
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".") && !matches!(name, b"." | b"..")
+}
+
+/// Returns a name as text; two names never become one.
+fn text(name: &OsStr) -> String {
+    name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
 }
 
 fn walk(
@@ -138,10 +178,12 @@ fn walk(
     let mut entries: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     entries.sort();
     for path in entries {
-        if path.is_dir() {
-            walk(root, &path, depth - 1, suffixes, seen, listing)?;
-        } else {
-            listing.add(root, &path, suffixes);
+        let hidden = path.file_name().is_some_and(is_hidden);
+        match (path.is_dir(), hidden) {
+            (true, true) => {}
+            (true, false) => walk(root, &path, depth - 1, suffixes, seen, listing)?,
+            (false, true) => listing.add_other(&path),
+            (false, false) => listing.add(root, &path, suffixes),
         }
     }
     Ok(())
@@ -248,10 +290,36 @@ mod tests {
 
     #[test]
     fn a_folder_is_searched_in_order_and_for_recordings_only() {
-        let folder = folder(&["b.WAV", "a/2.flac", "a/10.mp3", "notes.txt", "._b.wav", "c.oga"]);
-        let listing = list(folder.path().to_str().unwrap());
+        let folder =
+            folder(&["b.WAV", "a/2.flac", "a/10.mp3", "notes.txt", "._b.wav", "c.oga", ".trash/d.wav", "a/.e/f.wav"]);
+        let root = folder.path().to_str().unwrap();
+        let listing = list(root);
         assert_eq!(listing.files.keys().collect::<Vec<_>>(), ["a/10.mp3", "a/2.flac", "b.WAV", "c.oga"]);
-        assert_eq!(listing.others, 1);
+        assert_eq!(listing.others, 2, "a hidden file and a text");
+        assert_eq!(list(&format!("{root}/._b.wav")).files.len(), 1, "named outright");
+        assert_eq!(list(&format!("{root}/.trash")).files.len(), 1, "named outright");
+        assert_eq!(list(&format!("{root}/*.wav")).others, 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_no_text_stay_apart() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        for name in [&b"a\xe4.wav"[..], b"a\xf6.wav"] {
+            // Some file systems allow text only.
+            if fs::write(folder.path().join(OsStr::from_bytes(name)), b"x").is_err() {
+                return;
+            }
+        }
+        let listing = list(folder.path().to_str().unwrap());
+        assert_eq!(listing.files.keys().collect::<Vec<_>>(), ["a\\xe4.wav", "a\\xf6.wav"]);
+    }
+
+    #[test]
+    fn control_characters_are_shown_escaped_and_nothing_else() {
+        assert_eq!(shown("it's\n\u{1b}[31m \"ä\".wav"), "it's\\n\\u{1b}[31m \"ä\".wav");
     }
 
     #[test]

@@ -27,11 +27,10 @@
 //!
 //! A file that is no picture, is damaged, or unfolds to more pixels than are allowed goes to the dead letters byte for byte, with the path, what was found and
 //! what is allowed; of one larger than `max_file_bytes` the first 64 KiB. The camera's next picture counts it as missing. Files with other suffixes than
-//! `jpg`, `jpeg` and `png` are left alone and counted in one warning; hidden ones without.
+//! `jpg`, `jpeg` and `png`, and hidden ones, are left alone and counted in one warning; hidden folders are not entered.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -49,7 +48,7 @@ use driftline_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{Listing, Place, RESCAN, Stamp, Watch},
+    files::{self, Listing, Place, RESCAN, Stamp, Watch},
     pacing::{A_TIME, Pace, Pacing, start_of},
 };
 
@@ -168,8 +167,8 @@ impl SourceKind for ImageFiles {
         let listing = source.list()?;
         let path = &source.config.path;
         if let Some(example) = &listing.other {
-            let (count, example) = (listing.others, example.display());
-            tracing::warn!(%path, count, %example, "left alone files that have no suffix of a picture");
+            let (count, example) = (listing.others, files::shown(example));
+            tracing::warn!(%path, count, %example, "left alone files that are hidden or have no suffix of a picture");
         }
         if listing.files.is_empty() && !follow {
             let allowed = SUFFIXES.join(", ");
@@ -296,8 +295,8 @@ impl ImageFiles {
             }
             Err((bytes, reason)) => {
                 progress.missing = progress.missing.saturating_add(u32::from(!again));
-                tracing::warn!(file = %file.display(), %reason, "refused a picture");
-                out.reject(Key::new(path.to_owned()), bytes, format!("{path}: {reason}"));
+                tracing::warn!(file = %files::shown(file), %reason, "refused a picture");
+                out.reject(Key::new(path.to_owned()), bytes, format!("{}: {reason}", files::shown(path)));
                 Some(stamp)
             }
         };
@@ -350,7 +349,7 @@ fn encoded(value: &impl Serialize) -> Result<Vec<u8>, StageError> {
 /// Reads a picture and decodes it, so that a broken one never leaves the source. `Err` holds what goes to the dead letters, and why.
 fn load(file: &Path, most: u64, shot: Shot) -> Result<Image, (Bytes, String)> {
     let unreadable = |error: std::io::Error| (Bytes::new(), format!("file: cannot be read: {error}"));
-    let open = File::open(file).map_err(unreadable)?;
+    let open = files::open_regular(file).map_err(unreadable)?;
     let length = open.metadata().map_err(unreadable)?.len();
     let mut bytes = Vec::new();
     open.take(if length > most { HEAD } else { most }).read_to_end(&mut bytes).map_err(unreadable)?;

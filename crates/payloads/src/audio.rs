@@ -35,44 +35,36 @@ pub struct AudioChunk {
     pub samples: Vec<f32>,
 }
 
-static LEVEL: Signal = Signal {
-    name: "audio.level",
-    unit: "dBFS",
-    help: "root mean square against full scale, missing for silence",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: -96.0, hi: 0.0 } },
-};
-static LENGTH: Signal = Signal {
-    name: "audio.length",
-    unit: "ms",
-    help: "length of the chunk",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1_000.0 } },
-};
-static CLIPPED: Signal = Signal {
-    name: "audio.clipped",
-    unit: "1",
-    help: "share of the samples at full scale",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
+static LEVEL: Signal = Signal::number(
+    "audio.level",
+    "dBFS",
+    "root mean square against full scale, missing for silence",
+    Scale::Linear { lo: -96.0, hi: 0.0 },
+);
+static LENGTH: Signal =
+    Signal::number("audio.length", "ms", "length of the chunk", Scale::Linear { lo: 0.0, hi: 1_000.0 });
+static CLIPPED: Signal =
+    Signal::number("audio.clipped", "1", "share of the samples at full scale", Scale::Linear { lo: 0.0, hi: 1.0 });
 static SOURCE_RATE: Signal =
     Signal { name: "audio.sample_rate", unit: "Hz", help: "sample rate of the recording", kind: SignalKind::Category };
-static MISSING: Signal = Signal {
-    name: "audio.missing_chunks",
-    unit: "{chunk}",
-    help: "chunks lost right before this one",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
+static MISSING: Signal = Signal::number(
+    "audio.missing_chunks",
+    "{chunk}",
+    "chunks lost right before this one",
+    Scale::Linear { lo: 0.0, hi: 32.0 },
+);
 
 static COLOUR: Signal = Signal::embedding(
     "audio.colour",
     "levels of 16 mel bands against their mean, in units of 60 dB; missing for silence",
     BANDS,
 );
-static CENTROID: Signal = Signal {
-    name: "audio.centroid",
-    unit: "Hz",
-    help: "middle of the power on the mel scale; missing for silence",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 100.0, hi: 8_000.0 } },
-};
+static CENTROID: Signal = Signal::number(
+    "audio.centroid",
+    "Hz",
+    "middle of the power on the mel scale; missing for silence",
+    Scale::Log { lo: 100.0, hi: 8_000.0 },
+);
 
 impl Payload for AudioChunk {
     const SCHEMA: SchemaId = SchemaId::new("audio-chunk.v1");

@@ -1,7 +1,7 @@
 //! What a customer did.
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
 use crate::json;
@@ -21,7 +21,7 @@ pub struct ClickEvent {
     /// The product, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
-    /// The category, with its department's name before a slash: `auto/tyres`.
+    /// The category, with its department's name before a slash or a dot: `auto/tyres`, `electronics.smartphone`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     /// When, milliseconds since 1970; also the record's event time.
@@ -123,30 +123,21 @@ impl ClickEvent {
     }
 }
 
-/// Returns the department of a category: what stands before the first slash.
+/// Returns the department of a category: what stands before the first slash or dot.
 pub(crate) fn department(category: &str) -> &str {
-    category.split('/').next().unwrap_or(category)
+    category.split(['/', '.']).next().unwrap_or(category)
 }
 
-static KIND: Signal = Signal { name: "click.kind", unit: "", help: "what was done", kind: SignalKind::Category };
-static DEPARTMENT: Signal = Signal {
-    name: "click.department",
-    unit: "",
-    help: "department of the shop, missing for events that have none",
-    kind: SignalKind::Category,
-};
-static MISSING: Signal = Signal {
-    name: "click.missing_fields",
-    unit: "{field}",
-    help: "fields that the kind of event should have and has not",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 4.0 } },
-};
-static HOUR: Signal = Signal {
-    name: "click.hour",
-    unit: "h",
-    help: "hour of the day, UTC",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 24.0 } },
-};
+static KIND: Signal = Signal::category("click.kind", "what was done");
+static DEPARTMENT: Signal =
+    Signal::category("click.department", "department of the shop, missing for events that have none");
+static MISSING: Signal = Signal::number(
+    "click.missing_fields",
+    "{field}",
+    "fields that the kind of event should have and has not",
+    Scale::Linear { lo: 0.0, hi: 4.0 },
+);
+static HOUR: Signal = Signal::number("click.hour", "h", "hour of the day, UTC", Scale::Linear { lo: 0.0, hi: 24.0 });
 
 impl Payload for ClickEvent {
     const SCHEMA: SchemaId = SchemaId::new("click-event.v1");
@@ -168,5 +159,16 @@ impl Payload for ClickEvent {
         visit.category(&DEPARTMENT, self.category.as_deref().map(department));
         visit.number(&MISSING, Some(f64::from(self.missing())));
         visit.number(&HOUR, Some(self.time_ms.rem_euclid(86_400_000) as f64 / 3_600_000.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_department_ends_at_a_slash_or_a_dot() {
+        let names = ["auto/tyres", "electronics.smartphone", "a.b/c", "fashion"];
+        assert_eq!(names.map(department), ["auto", "electronics", "a", "fashion"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use serde::{Deserialize, Serialize};
 
@@ -76,38 +76,25 @@ pub fn heat_map(width: u32, height: u32, probabilities: &[f32]) -> Result<String
     Ok(format!("data:image/png;base64,{}", STANDARD.encode(file)))
 }
 
-static SCORE: Signal = Signal {
-    name: "inspection.score",
-    unit: "1",
-    help: "probability of a defect",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static CLASS: Signal =
-    Signal { name: "inspection.class", unit: "", help: "class of the piece", kind: SignalKind::Category };
-static DECISION: Signal = Signal {
-    name: "inspection.decision",
-    unit: "",
-    help: "what to do with the piece: accept, refer to a person, reject",
-    kind: SignalKind::Category,
-};
-static CONFIDENCE: Signal = Signal {
-    name: "inspection.confidence",
-    unit: "1",
-    help: "probability of the class",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static REFERRED: Signal = Signal {
-    name: "inspection.referred",
-    unit: "1",
-    help: "1 for a piece that is referred to a person, else 0: the mean is the share referred",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static AREA: Signal = Signal {
-    name: "inspection.area",
-    unit: "1",
-    help: "share of the picture that is marked as defective",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 1e-4, hi: 1.0 } },
-};
+static SCORE: Signal =
+    Signal::number("inspection.score", "1", "probability of a defect", Scale::Linear { lo: 0.0, hi: 1.0 });
+static CLASS: Signal = Signal::category("inspection.class", "class of the piece");
+static DECISION: Signal =
+    Signal::category("inspection.decision", "what to do with the piece: accept, refer to a person, reject");
+static CONFIDENCE: Signal =
+    Signal::number("inspection.confidence", "1", "probability of the class", Scale::Linear { lo: 0.0, hi: 1.0 });
+static REFERRED: Signal = Signal::number(
+    "inspection.referred",
+    "1",
+    "1 for a piece that is referred to a person, else 0: the mean is the share referred",
+    Scale::Linear { lo: 0.0, hi: 1.0 },
+);
+static AREA: Signal = Signal::number(
+    "inspection.area",
+    "1",
+    "share of the picture that is marked as defective",
+    Scale::Log { lo: 1e-4, hi: 1.0 },
+);
 
 impl Payload for Inspection {
     const SCHEMA: SchemaId = SchemaId::new("inspection.v1");

@@ -1,7 +1,7 @@
 //! JSON: the encoding of structured payloads, and the payload that is any JSON value.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Media type of the encoding.
@@ -58,13 +58,8 @@ impl JsonValue {
     }
 }
 
-static SIZE: Signal = Signal {
-    name: "json.size",
-    unit: "By",
-    help: "length of the text",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 1_048_576.0 } },
-};
-static TYPE: Signal = Signal { name: "json.type", unit: "", help: "type of the value", kind: SignalKind::Category };
+static SIZE: Signal = Signal::number("json.size", "By", "length of the text", Scale::Log { lo: 1.0, hi: 1_048_576.0 });
+static TYPE: Signal = Signal::category("json.type", "type of the value");
 
 impl Payload for JsonValue {
     const SCHEMA: SchemaId = SchemaId::new("json.v1");

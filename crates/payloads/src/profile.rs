@@ -1,7 +1,7 @@
 //! Who a customer is, as far as it is known.
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
 use crate::{ClickKind, click::department, json};
@@ -123,46 +123,41 @@ pub struct RecentEvent {
     pub category: Option<String>,
 }
 
-static CAUSE: Signal =
-    Signal { name: "profile.cause", unit: "", help: "what the event behind it was", kind: SignalKind::Category };
+static CAUSE: Signal = Signal::category("profile.cause", "what the event behind it was");
 /// Not the number of events so far: that grows for as long as users stay, and would drift for ever.
-static ACTIVITY: Signal = Signal {
-    name: "profile.activity",
-    unit: "{event}",
-    help: "what the user did lately, faded with its age",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 0.01, hi: 10_000.0 } },
-};
-static GAP: Signal = Signal {
-    name: "profile.gap",
-    unit: "s",
-    help: "time since the user's event before, missing for the first",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 5_184_000.0 } },
-};
-static UNKNOWN: Signal = Signal {
-    name: "profile.unknown",
-    unit: "1",
-    help: "part of the attributes that are unknown",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static CONFIDENCE: Signal = Signal {
-    name: "profile.confidence",
-    unit: "1",
-    help: "mean probability of the likelier answer",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.5, hi: 1.0 } },
-};
+static ACTIVITY: Signal = Signal::number(
+    "profile.activity",
+    "{event}",
+    "what the user did lately, faded with its age",
+    Scale::Log { lo: 0.01, hi: 10_000.0 },
+);
+static GAP: Signal = Signal::number(
+    "profile.gap",
+    "s",
+    "time since the user's event before, missing for the first",
+    Scale::Log { lo: 1.0, hi: 5_184_000.0 },
+);
+static UNKNOWN: Signal = Signal::number(
+    "profile.unknown",
+    "1",
+    "part of the attributes that are unknown",
+    Scale::Linear { lo: 0.0, hi: 1.0 },
+);
+static CONFIDENCE: Signal = Signal::number(
+    "profile.confidence",
+    "1",
+    "mean probability of the likelier answer",
+    Scale::Linear { lo: 0.5, hi: 1.0 },
+);
 static ATTRIBUTES: [Signal; 5] = [
-    Signal { name: "profile.car", unit: "", help: "whether they have a car", kind: SignalKind::Category },
-    Signal { name: "profile.baby", unit: "", help: "whether they have a baby", kind: SignalKind::Category },
-    Signal { name: "profile.garden", unit: "", help: "whether they have a garden", kind: SignalKind::Category },
-    Signal { name: "profile.pet", unit: "", help: "whether they have a pet", kind: SignalKind::Category },
-    Signal { name: "profile.console", unit: "", help: "whether they have a console", kind: SignalKind::Category },
+    Signal::category("profile.car", "whether they have a car"),
+    Signal::category("profile.baby", "whether they have a baby"),
+    Signal::category("profile.garden", "whether they have a garden"),
+    Signal::category("profile.pet", "whether they have a pet"),
+    Signal::category("profile.console", "whether they have a console"),
 ];
-static INTEREST: Signal = Signal {
-    name: "profile.interest",
-    unit: "",
-    help: "department of the highest interest, missing where there is none",
-    kind: SignalKind::Category,
-};
+static INTEREST: Signal =
+    Signal::category("profile.interest", "department of the highest interest, missing where there is none");
 
 impl Payload for UserProfile {
     const SCHEMA: SchemaId = SchemaId::new("user-profile.v1");

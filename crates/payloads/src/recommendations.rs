@@ -1,7 +1,7 @@
 //! What to show to a customer.
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
 use crate::{ClickKind, click::department, json};
@@ -58,54 +58,38 @@ impl Basis {
     }
 }
 
-static BASIS: Signal = Signal {
-    name: "recommendations.basis",
-    unit: "",
-    help: "what they rest on; popularity is the fallback",
-    kind: SignalKind::Category,
-};
-static TOP_SCORE: Signal = Signal {
-    name: "recommendations.top_score",
-    unit: "1",
-    help: "score of the first product, missing where it is one of popularity",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: -8.0, hi: 24.0 } },
-};
-static ITEMS: Signal = Signal {
-    name: "recommendations.items",
-    unit: "{product}",
-    help: "number of products",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
-static NOVELTY: Signal = Signal {
-    name: "recommendations.novelty",
-    unit: "bit",
-    help: "mean surprise of the products, missing where there are none",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 24.0 } },
-};
-static DEPARTMENTS: Signal = Signal {
-    name: "recommendations.departments",
-    unit: "{department}",
-    help: "different departments among the products",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 16.0 } },
-};
-static DEPARTMENT: Signal = Signal {
-    name: "recommendations.department",
-    unit: "",
-    help: "department of the first product",
-    kind: SignalKind::Category,
-};
-static FIRST: Signal = Signal {
-    name: "recommendations.first",
-    unit: "",
-    help: "the first product: how many different ones there are is the coverage of the catalogue",
-    kind: SignalKind::Category,
-};
-static UNKNOWN: Signal = Signal {
-    name: "recommendations.unknown_products",
-    unit: "{event}",
-    help: "events whose product the model has not met",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
+static BASIS: Signal = Signal::category("recommendations.basis", "what they rest on; popularity is the fallback");
+static TOP_SCORE: Signal = Signal::number(
+    "recommendations.top_score",
+    "1",
+    "score of the first product, missing where it is one of popularity",
+    Scale::Linear { lo: -8.0, hi: 24.0 },
+);
+static ITEMS: Signal =
+    Signal::number("recommendations.items", "{product}", "number of products", Scale::Linear { lo: 0.0, hi: 32.0 });
+static NOVELTY: Signal = Signal::number(
+    "recommendations.novelty",
+    "bit",
+    "mean surprise of the products, missing where there are none",
+    Scale::Linear { lo: 0.0, hi: 24.0 },
+);
+static DEPARTMENTS: Signal = Signal::number(
+    "recommendations.departments",
+    "{department}",
+    "different departments among the products",
+    Scale::Linear { lo: 0.0, hi: 16.0 },
+);
+static DEPARTMENT: Signal = Signal::category("recommendations.department", "department of the first product");
+static FIRST: Signal = Signal::category(
+    "recommendations.first",
+    "the first product: how many different ones there are is the coverage of the catalogue",
+);
+static UNKNOWN: Signal = Signal::number(
+    "recommendations.unknown_products",
+    "{event}",
+    "events whose product the model has not met",
+    Scale::Linear { lo: 0.0, hi: 32.0 },
+);
 
 impl Payload for Recommendations {
     const SCHEMA: SchemaId = SchemaId::new("recommendations.v1");

@@ -1,7 +1,7 @@
 //! What was found.
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
 use crate::json;
@@ -36,26 +36,17 @@ pub struct Hit {
     pub score: f32,
 }
 
-static RESULTS: Signal = Signal {
-    name: "search.results",
-    unit: "{result}",
-    help: "number of results",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
-static TOP_SCORE: Signal = Signal {
-    name: "search.top_score",
-    unit: "1",
-    help: "score of the best result, missing where there is none",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
-static NULL: Signal =
-    Signal { name: "search.null", unit: "", help: "whether nothing was found", kind: SignalKind::Category };
-static QUERY_LENGTH: Signal = Signal {
-    name: "search.query_length",
-    unit: "{word}",
-    help: "words of the query",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
+static RESULTS: Signal =
+    Signal::number("search.results", "{result}", "number of results", Scale::Linear { lo: 0.0, hi: 32.0 });
+static TOP_SCORE: Signal = Signal::number(
+    "search.top_score",
+    "1",
+    "score of the best result, missing where there is none",
+    Scale::Linear { lo: 0.0, hi: 32.0 },
+);
+static NULL: Signal = Signal::category("search.null", "whether nothing was found");
+static QUERY_LENGTH: Signal =
+    Signal::number("search.query_length", "{word}", "words of the query", Scale::Linear { lo: 0.0, hi: 32.0 });
 
 impl Payload for SearchResponse {
     const SCHEMA: SchemaId = SchemaId::new("search-response.v1");

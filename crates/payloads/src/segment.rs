@@ -1,7 +1,7 @@
 //! A stretch of speech.
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -33,29 +33,25 @@ pub struct SpeechSegment {
     pub samples: Vec<f32>,
 }
 
-static LENGTH: Signal = Signal {
-    name: "segment.length",
-    unit: "ms",
-    help: "length of the segment",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 50.0, hi: 30_000.0 } },
-};
-static LEVEL: Signal = Signal {
-    name: "segment.level",
-    unit: "dBFS",
-    help: "root mean square against full scale, missing for silence",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: -96.0, hi: 0.0 } },
-};
+static LENGTH: Signal =
+    Signal::number("segment.length", "ms", "length of the segment", Scale::Log { lo: 50.0, hi: 30_000.0 });
+static LEVEL: Signal = Signal::number(
+    "segment.level",
+    "dBFS",
+    "root mean square against full scale, missing for silence",
+    Scale::Linear { lo: -96.0, hi: 0.0 },
+);
 static COLOUR: Signal = Signal::embedding(
     "segment.colour",
     "levels of 16 mel bands against their mean, in units of 60 dB; missing for silence",
     BANDS,
 );
-static CENTROID: Signal = Signal {
-    name: "segment.centroid",
-    unit: "Hz",
-    help: "middle of the power on the mel scale; missing for silence",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 100.0, hi: 8_000.0 } },
-};
+static CENTROID: Signal = Signal::number(
+    "segment.centroid",
+    "Hz",
+    "middle of the power on the mel scale; missing for silence",
+    Scale::Log { lo: 100.0, hi: 8_000.0 },
+);
 /// Samples of an edge: 30 ms.
 const EDGE: usize = 480;
 /// Of a segment with its padding the edges are quiet. Where they are not, speech is cut off, and a recogniser will not hear what
@@ -65,30 +61,26 @@ static EDGES: Signal = Signal::embedding(
     "levels of its first and of its last 30 ms against that of the whole, in units of 60 dB; missing for silence",
     2,
 );
-static SPEECH_RATIO: Signal = Signal {
-    name: "segment.speech_ratio",
-    unit: "1",
-    help: "share of the segment's frames that are speech",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static NUMBER: Signal = Signal {
-    name: "segment.number",
-    unit: "{segment}",
-    help: "segments of the session so far, this one included",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 1.0, hi: 1_000.0 } },
-};
-static SILENCE_BEFORE: Signal = Signal {
-    name: "segment.silence_before",
-    unit: "ms",
-    help: "silence before the segment",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 10.0, hi: 60_000.0 } },
-};
-static SILENCE_AFTER: Signal = Signal {
-    name: "segment.silence_after",
-    unit: "ms",
-    help: "audio heard after the segment before its end was certain, missing at a session's end",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 10.0, hi: 60_000.0 } },
-};
+static SPEECH_RATIO: Signal = Signal::number(
+    "segment.speech_ratio",
+    "1",
+    "share of the segment's frames that are speech",
+    Scale::Linear { lo: 0.0, hi: 1.0 },
+);
+static NUMBER: Signal = Signal::number(
+    "segment.number",
+    "{segment}",
+    "segments of the session so far, this one included",
+    Scale::Log { lo: 1.0, hi: 1_000.0 },
+);
+static SILENCE_BEFORE: Signal =
+    Signal::number("segment.silence_before", "ms", "silence before the segment", Scale::Log { lo: 10.0, hi: 60_000.0 });
+static SILENCE_AFTER: Signal = Signal::number(
+    "segment.silence_after",
+    "ms",
+    "audio heard after the segment before its end was certain, missing at a session's end",
+    Scale::Log { lo: 10.0, hi: 60_000.0 },
+);
 
 /// Returns the levels of both edges against that of the whole, in units of 60 dB and at least -1; `None` for digital silence.
 fn edges(samples: &[f32], power: f64) -> Option<[f32; 2]> {

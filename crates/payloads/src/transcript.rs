@@ -1,7 +1,7 @@
 //! What was said.
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,26 +29,17 @@ pub struct Transcript {
     pub language: Option<String>,
 }
 
-static LENGTH: Signal = Signal {
-    name: "transcript.length",
-    unit: "{word}",
-    help: "words of the transcript",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
-static CONFIDENCE: Signal = Signal {
-    name: "transcript.confidence",
-    unit: "1",
-    help: "how sure the recogniser is",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static EMPTY: Signal =
-    Signal { name: "transcript.empty", unit: "", help: "whether nothing was understood", kind: SignalKind::Category };
-static TOKEN_RATE: Signal = Signal {
-    name: "transcript.token_rate",
-    unit: "{token}/s",
-    help: "acoustic tokens a second of audio",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
+static LENGTH: Signal =
+    Signal::number("transcript.length", "{word}", "words of the transcript", Scale::Linear { lo: 0.0, hi: 32.0 });
+static CONFIDENCE: Signal =
+    Signal::number("transcript.confidence", "1", "how sure the recogniser is", Scale::Linear { lo: 0.0, hi: 1.0 });
+static EMPTY: Signal = Signal::category("transcript.empty", "whether nothing was understood");
+static TOKEN_RATE: Signal = Signal::number(
+    "transcript.token_rate",
+    "{token}/s",
+    "acoustic tokens a second of audio",
+    Scale::Linear { lo: 0.0, hi: 32.0 },
+);
 
 /// Components of the words' vector.
 const WORDS_DIMS: usize = 32;

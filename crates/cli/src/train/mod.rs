@@ -197,8 +197,10 @@ impl Bars {
     }
 
     fn end(&self, Ending { run, pictures, step, auc, .. }: &Ending) {
-        let auc = auc.map_or_else(|| "without both kinds".to_owned(), |auc| format!("{auc:.3}"));
-        self.0
-            .suspend(|| print::tell!("{run}: learned from {pictures} pictures, weights of step {step}, AUC of the pieces not learned from {auc}"));
+        let auc = auc.map_or_else(
+            || "no AUC: the pieces not learned from are all of one kind".to_owned(),
+            |auc| format!("AUC of the pieces not learned from {auc:.3}"),
+        );
+        self.0.suspend(|| print::tell!("{run}: learned from {pictures} pictures, weights of step {step}, {auc}"));
     }
 }

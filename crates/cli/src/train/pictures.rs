@@ -1,6 +1,8 @@
 //! Pictures to train on: a folder of classes, or generated.
 
 use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -52,23 +54,37 @@ pub(super) fn read(folder: &Path, good: Option<&str>, gap: u64, side: usize) -> 
         let message = "found no folders in it, allowed is a folder a class, with its pictures";
         return Err(Failure::usage(format!("{}: {message}", folder.display())));
     }
-    let Some(place) = names.iter().position(|name| is_good(name)) else {
-        let found = names.join(", ");
-        let message = format!("{}: found the classes {found}, allowed is one that --good names", folder.display());
-        return Err(Failure::usage(message));
+    let places: Vec<usize> = (0..names.len()).filter(|&place| is_good(&names[place])).collect();
+    let place = match places[..] {
+        [place] => place,
+        [] => {
+            let found = names.join(", ");
+            let message = format!("{}: found the classes {found}, allowed is one that --good names", folder.display());
+            return Err(Failure::usage(message));
+        }
+        _ => {
+            let found: Vec<&str> = places.iter().map(|&place| names[place].as_str()).collect();
+            let found = found.join(", ");
+            let message = format!("{}: found {found}, which all look good, allowed is one: name it", folder.display());
+            return Err(Failure::usage(format!("{message} with --good")));
+        }
     };
     classes[..=place].rotate_right(1);
 
-    let mut files: Vec<(Option<u64>, usize, PathBuf)> = Vec::new();
+    let mut files: Vec<(Option<u64>, usize, PathBuf, Option<PathBuf>)> = Vec::new();
     for (class, path) in classes.iter().enumerate() {
-        let pictures = list(path)?.into_iter().filter(|file| is_picture(file));
-        files.extend(pictures.map(|file| (number(&file), class, file)));
+        let pictures = with_masks(list(path)?);
+        if pictures.is_empty() {
+            let message = "found no picture in it, allowed is a folder a class, with its pictures";
+            return Err(Failure::usage(format!("{}: {message}", path.display())));
+        }
+        files.extend(pictures.into_iter().map(|(file, mask)| (number(&file), class, file, mask)));
     }
     files.sort();
     let mut pieces = 0;
     let mut last = None;
     let mut samples = Vec::with_capacity(files.len());
-    for (number, class, file) in files {
+    for (number, class, file, mask) in files {
         // A file without a number is a piece of its own.
         let same = matches!((last, number), (Some(before), Some(now)) if now - before <= gap);
         if !same {
@@ -77,24 +93,31 @@ pub(super) fn read(folder: &Path, good: Option<&str>, gap: u64, side: usize) -> 
         last = number;
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let slice = stem.split_once('_').map_or("all", |(slice, _)| slice).to_owned();
-        samples.push(sample(&file, slice, pieces - 1, class, side)?);
+        samples.push(sample(&file, mask.as_deref(), slice, pieces - 1, class, side)?);
     }
     Ok(Pictures { samples, classes: classes.iter().map(|path| name(path)).collect(), pieces })
 }
 
-fn sample(file: &Path, slice: String, piece: usize, class: usize, side: usize) -> Result<Sample, Failure> {
+fn sample(
+    file: &Path,
+    mask: Option<&Path>,
+    slice: String,
+    piece: usize,
+    class: usize,
+    side: usize,
+) -> Result<Sample, Failure> {
     let picture = luma(file)?;
     let (width, height, pixels) = &picture;
-    let beside = file.with_extension("png");
-    let mask = if beside != file && beside.is_file() {
-        let mask = luma(&beside)?;
-        if (mask.0, mask.1) != (*width, *height) {
-            let found = format!("a mask of {} by {}", mask.0, mask.1);
-            return Err(Failure::usage(format!("{}: found {found}, allowed is {width} by {height}", beside.display())));
+    let mask = match mask {
+        None => None,
+        Some(beside) => {
+            let mask = luma(beside)?;
+            if (mask.0, mask.1) != (*width, *height) {
+                let found = format!("found a mask of {} by {}, allowed is {width} by {height}", mask.0, mask.1);
+                return Err(Failure::usage(format!("{}: {found}", beside.display())));
+            }
+            Some(mask.2)
         }
-        Some(mask.2)
-    } else {
-        None
     };
     let name = file.display().to_string();
     Sample::try_new(name, slice, piece, class, (*width, *height), pixels, mask.as_deref(), side)
@@ -115,14 +138,20 @@ fn looks_good(name: &str) -> bool {
     ["good", "ok", "free", "normal"].iter().any(|word| name == *word || name.ends_with(&format!("_{word}")))
 }
 
-/// Tells whether a file is a picture and not another one's mask.
-fn is_picture(file: &Path) -> bool {
-    let suffix = file.extension().map(|suffix| suffix.to_string_lossy().to_lowercase()).unwrap_or_default();
-    match suffix.as_str() {
-        "jpg" | "jpeg" => true,
-        "png" => !file.with_extension("jpg").is_file() && !file.with_extension("jpeg").is_file(),
-        _ => false,
-    }
+/// Returns the pictures among the files of a folder, each with its mask: a PNG with the stem of a JPEG is no picture.
+/// Suffixes may be in capitals.
+fn with_masks(mut files: Vec<PathBuf>) -> Vec<(PathBuf, Option<PathBuf>)> {
+    let suffix = |file: &Path| {
+        let suffix = file.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+        suffix.unwrap_or_default()
+    };
+    files.retain(|file| matches!(suffix(file).as_str(), "jpg" | "jpeg" | "png"));
+    let (pngs, jpegs): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(|file| suffix(file) == "png");
+    let masks: HashMap<Option<&OsStr>, &PathBuf> = pngs.iter().map(|file| (file.file_stem(), file)).collect();
+    let stems: HashSet<Option<&OsStr>> = jpegs.iter().map(|file| file.file_stem()).collect();
+    let alone = pngs.iter().filter(|file| !stems.contains(&file.file_stem())).map(|file| (file.clone(), None));
+    let masked = jpegs.iter().map(|file| (file.clone(), masks.get(&file.file_stem()).copied().cloned()));
+    masked.chain(alone).collect()
 }
 
 /// Returns the number after the last `_` of a file's stem.
@@ -198,11 +227,34 @@ mod tests {
         assert_eq!(samples, expected);
         assert_eq!(found.pieces, 3);
         assert!(read(folder.path(), Some("good"), 60, 32).is_err());
+        // Masks are those of pictures with suffixes in capitals, too, and with their own.
+        file("MT_Crack/exp3_num_300.JPG", 90, Format::Jpeg);
+        file("MT_Crack/exp3_num_300.png", 255, Format::Png);
+        file("MT_Crack/exp3_num_400.jpeg", 90, Format::Jpeg);
+        file("MT_Crack/exp3_num_400.PNG", 255, Format::Png);
+        let masked = read(folder.path(), None, 60, 32).unwrap();
+        assert_eq!(masked.samples.len(), 6);
+        assert_eq!(masked.samples.iter().filter(|sample| sample.area == Some(1.0)).count(), 3);
         let empty = tempfile::tempdir().unwrap();
         assert!(read(empty.path(), None, 60, 32).is_err_and(|error| error.message.contains("found no folders")));
         file("MT_Crack/exp2_num_150.png", 255, Format::Png);
         fs::write(folder.path().join("MT_Crack/exp2_num_150.png"), b"x").unwrap();
         assert!(read(folder.path(), None, 60, 32).is_err());
+    }
+
+    #[test]
+    fn two_folders_that_look_good_and_one_without_pictures_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = Image::from_rgb(Shot::default(), Format::Png, 90, (40, 30), &[90; 3 * 40 * 30]).unwrap();
+        for class in ["normal", "ok", "scratch"] {
+            fs::create_dir(folder.path().join(class)).unwrap();
+            fs::write(folder.path().join(class).join("1.png"), picture.file()).unwrap();
+        }
+        let error = |good| read(folder.path(), good, 60, 32).err().map(|error| error.message).unwrap_or_default();
+        assert!(error(None).ends_with("found normal, ok, which all look good, allowed is one: name it with --good"));
+        assert_eq!(read(folder.path(), Some("ok"), 60, 32).unwrap().classes, ["ok", "normal", "scratch"]);
+        fs::create_dir(folder.path().join("crack")).unwrap();
+        assert!(error(Some("ok")).contains("crack: found no picture in it"), "{}", error(Some("ok")));
     }
 
     #[test]

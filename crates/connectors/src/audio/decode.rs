@@ -5,7 +5,6 @@
 //! panic: a decoder that does is caught and the file refused.
 
 use std::{
-    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -27,6 +26,7 @@ use super::{
     refused::Refused,
     wav::{WavFile, WavHeader},
 };
+use crate::files;
 
 /// Suffixes of the files that are read, in lower case.
 pub(crate) const SUFFIXES: [&str; 6] = ["wav", "wave", "flac", "mp3", "ogg", "oga"];
@@ -125,7 +125,7 @@ impl Decoder {
     /// If the file cannot be read or is no recording of the formats, rates and channels allowed.
     pub(crate) fn open(path: &Path, max_seconds: u64) -> Result<Self, Refused> {
         let unreadable = |error: std::io::Error| Refused::new("file", error.to_string(), "a readable file");
-        let mut file = File::open(path).map_err(unreadable)?;
+        let mut file = files::open_regular(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.len() == 0 {
             return Err(Refused::new("file", "0 bytes", formats()));
         }

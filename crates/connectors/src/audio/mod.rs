@@ -60,8 +60,8 @@
 //! that is lost as a whole is not sent, and the next one counts it as `missing`; a WAV or FLAC file
 //! that ends before its header says so ends with an empty piece that counts what is missing, and with a warning. Ogg
 //! files that were put one after another are one recording; where rate, channels or codec change, or
-//! what follows cannot be read on, it is refused there. Files with other suffixes are left alone and
-//! counted in one warning.
+//! what follows cannot be read on, it is refused there. Files with other suffixes and hidden ones are left
+//! alone and counted in one warning; hidden folders are not entered.
 
 mod config;
 mod decode;
@@ -76,7 +76,7 @@ mod wav;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fs::{self, File},
+    fs,
     io::Read,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -205,8 +205,8 @@ impl SourceKind for AudioFiles {
         };
         let others = source.scan(Scan::First)?;
         if let (count, Some(example)) = others {
-            let example = example.display();
-            tracing::warn!(path = %source.config.path, count, %example, "left alone files that have no suffix of a recording");
+            let (path, example) = (&source.config.path, files::shown(example));
+            tracing::warn!(%path, count, %example, "left alone files that are hidden or have no suffix of a recording");
         }
         if source.waiting.is_empty() && !follow {
             let allowed = decode::SUFFIXES.join(", ");
@@ -338,7 +338,7 @@ impl AudioFiles {
                 if let Some((frames, claimed)) = open.line.recording().cut_short()
                     && self.cut_off.insert(open.entry.path.clone())
                 {
-                    let file = open.file.display();
+                    let file = files::shown(&open.file);
                     tracing::warn!(%file, frames, claimed, "a recording ends before its header says so");
                 }
             }
@@ -549,7 +549,7 @@ fn settings(out: &SourceBatch<AudioChunk>, time: Timestamp) -> Settings {
 
 /// Sends a file to the dead letters, whole unless it is very large.
 fn reject(file: &Path, path: &str, refused: &Refused, out: &mut SourceBatch<AudioChunk>) {
-    let (bytes, note) = match File::open(file).and_then(|file| Ok((file.metadata()?.len(), file))) {
+    let (bytes, note) = match files::open_regular(file).and_then(|file| Ok((file.metadata()?.len(), file))) {
         Ok((length, file)) => {
             let keep = if length > WHOLE { HEAD } else { length };
             let mut bytes = Vec::new();
@@ -562,8 +562,8 @@ fn reject(file: &Path, path: &str, refused: &Refused, out: &mut SourceBatch<Audi
         }
         Err(_) => (Vec::new(), String::new()),
     };
-    tracing::warn!(file = %file.display(), reason = %refused, "refused a recording");
-    out.reject(Key::new(path.to_owned()), bytes, format!("{path}: {refused}{note}"));
+    tracing::warn!(file = %files::shown(file), reason = %refused, "refused a recording");
+    out.reject(Key::new(path.to_owned()), bytes, format!("{}: {refused}{note}", files::shown(path)));
 }
 
 fn refused_bytes(out: &SourceBatch<AudioChunk>) -> usize {

@@ -9,10 +9,13 @@
 //! ```
 //!
 //! A column is the header's name in CSV, the way to a member with dots in JSON and Parquet. A time is RFC 3339,
-//! `2019-10-01 00:00:00 UTC`, a Parquet timestamp, or a number: of milliseconds since 1970, or of seconds if it is
-//! below 100,000,000,000. A row of CSV is a line: a quoted field has no line break in it.
+//! `2019-10-01 00:00:00 UTC`, a date, a Parquet timestamp, or a number: of milliseconds since 1970, or of seconds if it
+//! is below 100,000,000,000, with a fraction or without. One that names no zone is in UTC. A row of CSV is a line: a
+//! quoted field has no line break in it.
 //!
-//! The header of a CSV and the columns of a Parquet file are read when the source is opened: one that lacks a column is an error.
+//! The header of a CSV and the columns of a Parquet file are read when the source is opened: one that lacks a column is
+//! an error, and so is a column of Parquet with a type that no field of an event has. Product and category may lack
+//! where the config does not name their columns.
 //! A row that is no event goes to the dead letters as it stands (one of Parquet as JSON), with file, line or row, column, what
 //! was found and what is allowed. Progress is the place in the file. Parquet files do not grow: they end, with `--follow` too.
 
@@ -83,6 +86,14 @@ pub struct Columns {
     pub time: String,
 }
 
+impl Columns {
+    /// Returns the columns by their keys.
+    fn named(&self) -> [(&'static str, &String); 5] {
+        let Self { user, kind, product, category, time } = self;
+        [("user", user), ("kind", kind), ("product", product), ("category", category), ("time", time)]
+    }
+}
+
 impl Default for Columns {
     fn default() -> Self {
         let [user, kind, product, category, time] =
@@ -137,12 +148,11 @@ impl SourceKind for EventFiles {
     type Config = EventFilesConfig;
 
     fn check(config: &EventFilesConfig) -> Vec<ConfigProblem> {
-        let EventFilesConfig { path, columns: Columns { user, kind, product, category, time }, .. } = config;
+        let EventFilesConfig { path, columns, .. } = config;
         let mut checks = Checks::default();
         let named = "a file named .csv, .jsonl, .ndjson or .parquet";
         checks.expect(Format::of(path).is_some(), "path", format_args!("{path:?}"), named);
-        let names = [("user", user), ("kind", kind), ("product", product), ("category", category), ("time", time)];
-        for (key, name) in names {
+        for (key, name) in columns.named() {
             checks.expect(!name.is_empty(), &format!("columns.{key}"), "\"\"", "the name of a column");
         }
         checks.problems()
@@ -278,6 +288,14 @@ impl EventFiles {
         let path = &self.config.path;
         let rows = Rows::open(path.as_ref(), self.place.lines).map_err(|error| damaged(path, error))?;
         self.check_columns("", rows.names())?;
+        for (key, name) in self.config.columns.named() {
+            if let Some(found) = rows.unfit().get(name) {
+                let allowed = "texts, numbers, dates and times";
+                let message =
+                    format!("{path}: columns.{key}: found column {name:?} of the type {found}, allowed are {allowed}");
+                return Err(StageError::fatal(message));
+            }
+        }
         self.rows = Some(rows);
         Ok(())
     }
@@ -299,11 +317,12 @@ impl EventFiles {
         Ok(SourceStatus::More)
     }
 
-    /// Checks that the columns that every event has are there; `place` is where in the file they are named.
+    /// Checks that the columns are there that every event has, and those that the config names; `place` is where in the
+    /// file they are named.
     fn check_columns(&self, place: &str, found: &[String]) -> Result<(), StageError> {
-        let Columns { user, kind, time, .. } = &self.config.columns;
-        for (key, name) in [("user", user), ("kind", kind), ("time", time)] {
-            if !found.contains(name) {
+        for ((key, name), (_, default)) in self.config.columns.named().into_iter().zip(Columns::default().named()) {
+            let optional = matches!(key, "product" | "category") && name == default;
+            if !optional && !found.contains(name) {
                 let (path, found) = (&self.config.path, found.join(", "));
                 let message = format!("{path}{place}: columns.{key}: found no column {name:?}, allowed are {found}");
                 return Err(StageError::fatal(message));

@@ -10,6 +10,8 @@ use super::EventFilesConfig;
 const SECONDS: i64 = 100_000_000_000;
 /// Longest word that is compared with those allowed, bytes.
 const MAX_WORD: usize = 20;
+/// Most characters of a word that is repeated.
+const MAX_SHOWN: usize = 64;
 
 /// What is wrong with a row: where, what was found, what is allowed.
 pub(super) type Wrong = (String, String, String);
@@ -18,7 +20,7 @@ pub(super) type Wrong = (String, String, String);
 pub(super) enum Row<'a> {
     /// Of CSV, with the names of its columns.
     Csv { header: &'a [String], fields: Vec<String> },
-    /// An object; a member of a member is named with dots.
+    /// An object; a member of a member is named with dots, which a member's own name may have too.
     Object(Value),
 }
 
@@ -45,11 +47,14 @@ impl<'a> Row<'a> {
     fn get(&self, name: &str) -> Option<String> {
         let text = match self {
             Self::Csv { header, fields } => fields.get(header.iter().position(|column| column == name)?)?.clone(),
-            Self::Object(value) => match name.split('.').try_fold(value, |value, name| value.get(name))? {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                _ => return None,
-            },
+            Self::Object(value) => {
+                let within = || name.split('.').try_fold(value, |value, name| value.get(name));
+                match value.get(name).or_else(within)? {
+                    Value::String(text) => text.clone(),
+                    Value::Number(number) => number.to_string(),
+                    _ => return None,
+                }
+            }
         };
         Some(text).filter(|text| !text.is_empty())
     }
@@ -63,12 +68,12 @@ impl<'a> Row<'a> {
             let mut names: Vec<&str> = config.kinds.keys().map(String::as_str).collect();
             names.extend(ClickKind::ALL.map(ClickKind::name));
             let mut allowed = names.join(", ");
-            // What the row says is not repeated.
             let meant = if word.len() <= MAX_WORD { did_you_mean(&word, names) } else { None };
             if let Some(meant) = meant {
                 allowed.push_str(&format!(" (did you mean {meant:?}?)"));
             }
-            wrong(&columns.kind, "another word", &allowed)
+            let shown: String = word.chars().take(MAX_SHOWN).collect();
+            wrong(&columns.kind, &format!("{shown:?}"), &allowed)
         })?;
         let time = needed(&columns.time)?;
         let time_ms = parse_time(&time).ok_or_else(|| {
@@ -106,13 +111,47 @@ pub(super) fn fields(line: &str) -> Option<Vec<String>> {
     read.then(|| record.iter().map(str::to_owned).collect())
 }
 
+/// Reads a time as milliseconds since 1970; one without a zone is in UTC, and a date is its first moment.
 fn parse_time(text: &str) -> Option<i64> {
     if let Ok(number) = text.parse::<i64>() {
         return if number.abs() < SECONDS { number.checked_mul(1_000) } else { Some(number) };
     }
+    if let Ok(number) = text.parse::<f64>() {
+        let millis = if number.abs() < SECONDS as f64 { number * 1_000.0 } else { number };
+        return millis.is_finite().then(|| millis.round() as i64);
+    }
     let time = Timestamp::parse(text).or_else(|| {
-        let (date, clock) = text.strip_suffix(" UTC").unwrap_or(text).split_once(' ')?;
+        let text = text.strip_suffix(" UTC").unwrap_or(text);
+        let (date, clock) = text.split_once([' ', 'T']).unwrap_or((text, "00:00:00"));
         Timestamp::parse(&format!("{date}T{clock}Z"))
     });
     time.map(Timestamp::as_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_logs_write_them() {
+        let november = Some(1_572_566_400_000);
+        for text in [
+            "1572566400",
+            "1572566400000",
+            "1572566400.000",
+            "1572566400000.4",
+            "2019-11-01T00:00:00Z",
+            "2019-11-01T00:00:00",
+            "2019-11-01 00:00:00.000",
+            "2019-11-01 00:00:00 UTC",
+            "2019-11-01T01:00:00+01:00",
+            "2019-11-01",
+        ] {
+            assert_eq!(parse_time(text), november, "{text}");
+        }
+        assert_eq!(parse_time("1572566400.1236"), Some(1_572_566_400_124));
+        for text in ["yesterday", "nan", "inf", "2019-11-31", "2019-11-01T", "T", ""] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+    }
 }

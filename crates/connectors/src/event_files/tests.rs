@@ -68,11 +68,11 @@ fn a_log_in_csv_is_read_and_bad_rows_say_why() {
     assert_eq!(events, expected);
     let expected = [
         "log.csv:6: event_time: found no time, allowed RFC 3339, \"2019-10-01 00:00:00 UTC\", or a number since 1970",
-        "log.csv:7: event_type: found another word, allowed cart, purchase, visit, search, view, add-to-cart, buy, erase",
+        "log.csv:7: event_type: found \"look\", allowed cart, purchase, visit, search, view, add-to-cart, buy, erase",
         "log.csv:8: line: found 5 fields, allowed 6",
         "log.csv:9: user_id: found nothing, allowed a text or a number",
         "log.csv:10: event_time: found -5, allowed a time in the years 2000 to 2099",
-        "log.csv:11: event_type: found another word, allowed cart, purchase, visit, search, view, add-to-cart, buy, erase (did you mean \"purchase\"?)",
+        "log.csv:11: event_type: found \"Purchased\", allowed cart, purchase, visit, search, view, add-to-cart, buy, erase (did you mean \"purchase\"?)",
         "log.csv:12: product_id: found 73 bytes, allowed 1 to 64",
     ];
     assert_eq!(reasons, expected);
@@ -98,6 +98,12 @@ fn a_header_without_a_needed_column_is_an_error_before_anything_is_read() {
         let error = EventFiles::open(config(&path, ""), follow).err().unwrap().to_string();
         assert!(error.ends_with("columns.kind: found no column \"kind\", allowed are user, product"), "{error}");
     }
+    // Product and category may lack, but not where the config names them.
+    let (_folder, path) = file("log.csv", "user,kind,time_ms\n1,visit,1569888000000\n");
+    assert_eq!(read(&config(&path, "")).0.len(), 1);
+    let error = EventFiles::open(config(&path, "columns = { category = \"brand\" }"), false).err().unwrap().to_string();
+    let expected = "columns.category: found no column \"brand\", allowed are user, kind, time_ms";
+    assert!(error.ends_with(expected), "{error}");
     let (_folder, path) = file("log.csv", "");
     let error = EventFiles::open(config(&path, ""), false).err().unwrap().to_string();
     assert!(error.ends_with("log.csv:1: found no header, allowed is a line of names"), "{error}");
@@ -173,19 +179,67 @@ fn a_parquet_file_is_read_across_interruptions() {
     }
     writer.close().unwrap();
 
-    let (events, reasons) = read(&config(&path, SHOP));
+    let columns = r#"
+        columns = { user = "user_id", kind = "event_type", time = "event_time" }
+        kinds = { cart = "add-to-cart", purchase = "buy" }
+    "#;
+    let (events, reasons) = read(&config(&path, columns));
     assert_eq!(events.len(), 396);
     let first = ClickEvent::try_new("0".to_owned(), ClickKind::AddToCart, None, None, 1_569_888_000_000).unwrap();
     assert_eq!(events[0], first);
     assert_eq!((events[395].user.as_str(), events[395].time_ms), ("198", 1_569_888_000_399));
     let kinds = "allowed cart, purchase, visit, search, view, add-to-cart, buy, erase";
     let expected = [
-        format!("log.parquet: row 8: event_type: found another word, {kinds}"),
+        format!("log.parquet: row 8: event_type: found \"look\", {kinds}"),
         "log.parquet: row 10: user_id: found nothing, allowed a text or a number".to_owned(),
-        format!("log.parquet: row 208: event_type: found another word, {kinds}"),
+        format!("log.parquet: row 208: event_type: found \"look\", {kinds}"),
         "log.parquet: row 210: user_id: found nothing, allowed a text or a number".to_owned(),
     ];
     assert_eq!(reasons, expected);
+}
+
+#[test]
+fn dates_and_decimals_of_parquet_are_read_and_other_types_refused() {
+    use std::sync::Arc;
+
+    use parquet::{
+        data_type::{BoolType, ByteArray, ByteArrayType, Int32Type, Int64Type},
+        file::writer::SerializedFileWriter,
+        schema::parser::parse_message_type,
+    };
+
+    let schema = "message log {
+        required int32 day (DATE);
+        required binary kind (STRING);
+        required int64 user.id (DECIMAL(18, 2));
+        required boolean known;
+    }";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.parquet");
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(fs::File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+    let mut rows = writer.next_row_group().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    column.typed::<Int32Type>().write_batch(&[18_201, 18_202], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[ByteArray::from("visit"), "visit".into()], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[700, 725], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    column.typed::<BoolType>().write_batch(&[true, false], None, None).unwrap();
+    column.close().unwrap();
+    rows.close().unwrap();
+    writer.close().unwrap();
+
+    let (events, reasons) = read(&config(&path, "columns = { user = \"user.id\", time = \"day\" }"));
+    let events: Vec<_> = events.iter().map(|event| (event.user.as_str(), event.time_ms)).collect();
+    assert_eq!((events, reasons), (vec![("7", 1_572_566_400_000), ("7.25", 1_572_652_800_000)], vec![]));
+    let refused = config(&path, "columns = { user = \"known\", time = \"day\" }");
+    let error = EventFiles::open(refused, false).err().unwrap().to_string();
+    assert!(error.contains("columns.user: found column \"known\" of the type BOOLEAN, allowed are texts"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Folders of pictures, whole and broken.
 
-use std::{fs, io::Write};
+use std::{
+    fs::{self, File},
+    io::Write,
+};
 
 use driftline_payloads::image::Format;
 use tempfile::TempDir;
@@ -85,11 +88,23 @@ fn what_is_broken_is_a_dead_letter_and_counts_as_missing() {
     );
     assert_eq!(reasons.len(), 3);
     assert!(reasons[0].starts_with("2.png: png: found a file that cannot be decoded"), "{}", reasons[0]);
-    assert_eq!(reasons[1], "3.jpg: byte 0: found 10 bytes that begin as neither does, allowed a JPEG or PNG file");
+    assert_eq!(
+        reasons[1],
+        "3.jpg: byte 0: found 10 bytes that begin neither as JPEG nor as PNG, allowed a JPEG or PNG file"
+    );
     assert_eq!(
         reasons[2],
         "5.png: file: found 2000 bytes, allowed at most 1500 (max_file_bytes); kept are the first 2000"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused() {
+    let folder = folder(&[("a.png", picture(1))]);
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("b.png")).unwrap();
+    let (lines, reasons) = read_all(&mut open(&folder, "", false));
+    assert_eq!((lines.len(), reasons), (1, vec!["b.png: file: cannot be read: no regular file".to_owned()]));
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Format {
         } else if file.starts_with(PNG) {
             Ok(Self::Png)
         } else {
-            let found = format!("{} bytes that begin as neither does", file.len());
+            let found = format!("{} bytes that begin neither as JPEG nor as PNG", file.len());
             Err(CodecError::new("byte 0", found, "a JPEG or PNG file"))
         }
     }

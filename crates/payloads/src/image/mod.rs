@@ -10,7 +10,7 @@ mod pixels;
 use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
-use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalKind, SignalVisitor};
+use driftline_stage::{CodecError, Payload, Scale, SchemaId, Signal, SignalVisitor};
 use serde::{Deserialize, Serialize};
 
 pub use container::Format;
@@ -88,7 +88,7 @@ impl Image {
         self.format
     }
 
-    /// Returns the pixels; the first call decodes them.
+    /// Returns the pixels, turned upright where a JPEG says how its camera was held; the first call decodes them.
     ///
     /// # Errors
     /// If the file is damaged, or unfolds to more than [`MAX_PIXELS`]; the same error each time.
@@ -104,62 +104,49 @@ impl PartialEq for Image {
     }
 }
 
-static BRIGHTNESS: Signal = Signal {
-    name: "image.brightness",
-    unit: "1",
-    help: "mean brightness, 0 to 255",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 255.0 } },
-};
-static CONTRAST: Signal = Signal {
-    name: "image.contrast",
-    unit: "1",
-    help: "standard deviation of the brightness",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 128.0 } },
-};
-static SHARPNESS: Signal = Signal {
-    name: "image.sharpness",
-    unit: "1",
-    help: "mean difference of a pixel's brightness from that of its neighbours, against the mean brightness",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 1e-4, hi: 1.0 } },
-};
-static CLIPPED: Signal = Signal {
-    name: "image.clipped",
-    unit: "1",
-    help: "share of the pixels that are as bright as can be",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 1.0 } },
-};
-static SLOPE_X: Signal = Signal {
-    name: "image.light_across",
-    unit: "1",
-    help: "brightness of the right half less that of the left, against the mean",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: -2.0, hi: 2.0 } },
-};
-static SLOPE_Y: Signal = Signal {
-    name: "image.light_down",
-    unit: "1",
-    help: "brightness of the lower half less that of the upper, against the mean",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: -2.0, hi: 2.0 } },
-};
-static WARMTH: Signal = Signal {
-    name: "image.warmth",
-    unit: "1",
-    help: "logarithm of red against blue, missing for a picture without colour",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: -2.0, hi: 2.0 } },
-};
-static PIXELS: Signal = Signal {
-    name: "image.size",
-    unit: "{pixel}",
-    help: "pixels of the picture",
-    kind: SignalKind::Number { scale: Scale::Log { lo: 256.0, hi: 16_777_216.0 } },
-};
-static FORMAT: Signal =
-    Signal { name: "image.format", unit: "", help: "format of the file", kind: SignalKind::Category };
-static MISSING: Signal = Signal {
-    name: "image.missing_frames",
-    unit: "{frame}",
-    help: "pictures of the camera lost right before this one",
-    kind: SignalKind::Number { scale: Scale::Linear { lo: 0.0, hi: 32.0 } },
-};
+static BRIGHTNESS: Signal =
+    Signal::number("image.brightness", "1", "mean brightness, 0 to 255", Scale::Linear { lo: 0.0, hi: 255.0 });
+static CONTRAST: Signal =
+    Signal::number("image.contrast", "1", "standard deviation of the brightness", Scale::Linear { lo: 0.0, hi: 128.0 });
+static SHARPNESS: Signal = Signal::number(
+    "image.sharpness",
+    "1",
+    "difference of squares of 4 by 4 pixels from their neighbours, without noise, against the mean brightness",
+    Scale::Log { lo: 1e-4, hi: 1.0 },
+);
+static CLIPPED: Signal = Signal::number(
+    "image.clipped",
+    "1",
+    "share of the pixels that are as bright as can be",
+    Scale::Linear { lo: 0.0, hi: 1.0 },
+);
+static SLOPE_X: Signal = Signal::number(
+    "image.light_across",
+    "1",
+    "brightness of the right half less that of the left, against the mean",
+    Scale::Linear { lo: -2.0, hi: 2.0 },
+);
+static SLOPE_Y: Signal = Signal::number(
+    "image.light_down",
+    "1",
+    "brightness of the lower half less that of the upper, against the mean",
+    Scale::Linear { lo: -2.0, hi: 2.0 },
+);
+static WARMTH: Signal = Signal::number(
+    "image.warmth",
+    "1",
+    "logarithm of red against blue, missing for a picture without colour",
+    Scale::Linear { lo: -2.0, hi: 2.0 },
+);
+static PIXELS: Signal =
+    Signal::number("image.size", "{pixel}", "pixels of the picture", Scale::Log { lo: 256.0, hi: 16_777_216.0 });
+static FORMAT: Signal = Signal::category("image.format", "format of the file");
+static MISSING: Signal = Signal::number(
+    "image.missing_frames",
+    "{frame}",
+    "pictures of the camera lost right before this one",
+    Scale::Linear { lo: 0.0, hi: 32.0 },
+);
 
 impl Payload for Image {
     const SCHEMA: SchemaId = SchemaId::new("image.v1");

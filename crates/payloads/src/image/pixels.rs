@@ -4,8 +4,9 @@ use std::{fmt::Display, io::Cursor};
 
 use driftline_stage::CodecError;
 use image::{
-    ColorType, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, Limits,
+    ColorType, DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageEncoder, ImageError, Limits,
     codecs::{jpeg, png},
+    metadata::Orientation,
 };
 use zune_jpeg::{
     JpegDecoder,
@@ -19,6 +20,11 @@ use super::{Format, MAX_PIXELS};
 const KEPT: usize = 1 << 20;
 /// Bytes that a decoder may take besides the picture: tables, text and colour profiles.
 const MAX_OVERHEAD: u64 = 16 << 20;
+
+/// Side of the squares whose differences are the sharpness, pixels, and that for a picture with a side under [`SMALL`].
+const SQUARE: usize = 4;
+const SMALL_SQUARE: usize = 2;
+const SMALL: usize = 32;
 
 /// A picture's brightness, and what was measured on the whole of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +42,9 @@ pub struct Measures {
     pub brightness: f64,
     /// Standard deviation of the brightness.
     pub contrast: f64,
-    /// Mean difference of a pixel from the mean of its four neighbours, against the mean brightness; `None` for a black picture or one without an inside.
+    /// Difference of a square of 4 × 4 pixels (2 × 2 if a side is under 32) from the mean of its four neighbours, root
+    /// mean square without what noise adds to it, against the mean brightness; `None` for a black picture or one of
+    /// fewer than three squares a side.
     pub sharpness: Option<f64>,
     /// Share of the pixels that are as bright as can be, 0 to 1.
     pub clipped: f64,
@@ -51,24 +59,6 @@ pub struct Measures {
 }
 
 impl Pixels {
-    /// Takes red, green and blue, row by row.
-    pub(super) fn of_rgb(width: u32, height: u32, rgb: &[u8]) -> Self {
-        let (mut red, mut blue) = (0u64, 0u64);
-        let luma: Vec<u8> = rgb
-            .as_chunks::<3>()
-            .0
-            .iter()
-            .map(|&[r, g, b]| {
-                red += u64::from(r);
-                blue += u64::from(b);
-                // ITU-R BT.601, as JPEG has it.
-                ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b) + 128) >> 8) as u8
-            })
-            .collect();
-        let warmth = (red > 0 && blue > 0).then(|| (red as f64 / blue as f64).ln());
-        Self::of_luma(width, height, luma, warmth)
-    }
-
     fn of_luma(width: u32, height: u32, luma: Vec<u8>, warmth: Option<f64>) -> Self {
         let (width, height) = (width as usize, height as usize);
         let measures = Measures { warmth, ..measure(width, height, &luma) };
@@ -118,6 +108,23 @@ impl Pixels {
     }
 }
 
+/// Returns the brightness and the warmth of red, green and blue.
+fn luma_of(rgb: &[u8]) -> (Vec<u8>, Option<f64>) {
+    let (mut red, mut blue) = (0u64, 0u64);
+    let luma = rgb
+        .as_chunks::<3>()
+        .0
+        .iter()
+        .map(|&[r, g, b]| {
+            red += u64::from(r);
+            blue += u64::from(b);
+            // ITU-R BT.601, as JPEG has it.
+            ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b) + 128) >> 8) as u8
+        })
+        .collect();
+    (luma, (red > 0 && blue > 0).then(|| (red as f64 / blue as f64).ln()))
+}
+
 fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
     let count = luma.len().max(1) as f64;
     let (mut sum, mut squares, mut clipped) = (0u64, 0u64, 0u64);
@@ -143,16 +150,6 @@ fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
     }
     let brightness = sum as f64 / count;
     let variance = (squares as f64 / count - brightness * brightness).max(0.0);
-    let mut roughness = 0u64;
-    for y in 1..height.saturating_sub(1) {
-        let row = |y: usize| &luma[y * width..][..width];
-        let (above, here, below) = (row(y - 1), row(y), row(y + 1));
-        for x in 1..width.saturating_sub(1) {
-            let around = i32::from(above[x]) + i32::from(below[x]) + i32::from(here[x - 1]) + i32::from(here[x + 1]);
-            roughness += u64::from((4 * i32::from(here[x]) - around).unsigned_abs());
-        }
-    }
-    let inside = (width.saturating_sub(2) * height.saturating_sub(2)) as f64;
     let lit = sum > 0;
     // Means of the halves; both have as many pixels.
     let slope = |near: u64, far: u64, size: usize| {
@@ -161,13 +158,51 @@ fn measure(width: usize, height: usize, luma: &[u8]) -> Measures {
     Measures {
         brightness,
         contrast: variance.sqrt(),
-        sharpness: (lit && inside > 0.0).then(|| roughness as f64 / (4.0 * inside * brightness)),
+        sharpness: detail(width, height, luma).filter(|_| lit).map(|detail| detail / brightness),
         clipped: clipped as f64 / count,
         light_across: slope(left, right, half_width * height),
         light_down: slope(upper, lower, half_height * width),
         warmth: None,
         pixels: luma.len() as u64,
     }
+}
+
+/// Returns the root mean square difference of squares from the mean of their neighbours, without what noise adds;
+/// `None` without an inside.
+///
+/// Each square is summed up twice, over the upper left and the lower right quarter, and over the two others. Both sums
+/// see the same picture, each its own noise: in the mean of the products of their differences the noise of the sensor
+/// cancels out. Of what JPEG spreads over eight pixels some is left; less than if every second pixel were summed up.
+fn detail(width: usize, height: usize, luma: &[u8]) -> Option<f64> {
+    let square = if width.min(height) < SMALL { SMALL_SQUARE } else { SQUARE };
+    let (columns, rows) = (width / square, height / square);
+    if columns < 3 || rows < 3 {
+        return None;
+    }
+    let half = square / 2;
+    let (mut one, mut other) = (vec![0i32; columns * rows], vec![0i32; columns * rows]);
+    for (y, row) in luma.chunks_exact(width).take(rows * square).enumerate() {
+        let upper = (y / half).is_multiple_of(2);
+        let (left, right) = if upper { (&mut one, &mut other) } else { (&mut other, &mut one) };
+        let start = y / square * columns;
+        let sums = left[start..][..columns].iter_mut().zip(&mut right[start..][..columns]);
+        for ((left, right), pixels) in sums.zip(row.chunks_exact(square)) {
+            let part = |pixels: &[u8]| pixels.iter().map(|&p| i32::from(p)).sum::<i32>();
+            *left += part(&pixels[..half]);
+            *right += part(&pixels[half..]);
+        }
+    }
+    let mut products = 0i64;
+    for y in 1..rows - 1 {
+        for at in y * columns + 1..(y + 1) * columns - 1 {
+            let difference =
+                |sums: &[i32]| 4 * sums[at] - sums[at - 1] - sums[at + 1] - sums[at - columns] - sums[at + columns];
+            products += i64::from(difference(&one)) * i64::from(difference(&other));
+        }
+    }
+    let inside = ((columns - 2) * (rows - 2)) as f64;
+    // A sum is of half a square's pixels, and what is left of noise may be negative.
+    Some((products.max(0) as f64 / inside).sqrt() / (4 * square * square / 2) as f64)
 }
 
 /// Decodes a file.
@@ -181,7 +216,8 @@ pub(super) fn decode(format: Format, file: &[u8]) -> Result<Pixels, CodecError> 
     }
 }
 
-/// Decodes JPEG. The decoder is the one that `image` uses, but `image` lets it fill with grey what a damaged file lacks.
+/// Decodes JPEG, upright as viewers show it. The decoder is the one that `image` uses, but `image` lets it fill with
+/// grey what a damaged file lacks.
 fn decode_jpeg(file: &[u8]) -> Result<Pixels, CodecError> {
     let refused = |error: DecodeErrors| damaged(Format::Jpeg, &error);
     // What cameras write between the headers need not be clean.
@@ -192,6 +228,7 @@ fn decode_jpeg(file: &[u8]) -> Result<Pixels, CodecError> {
     let (width, height) = decoder.dimensions().unwrap_or_default();
     let (width, height) = (width as u32, height as u32);
     check_size(width, height)?;
+    let held = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let color = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     // In the scans nothing is forgiven.
@@ -203,7 +240,13 @@ fn decode_jpeg(file: &[u8]) -> Result<Pixels, CodecError> {
     if !has_end(file) {
         return Err(damaged(Format::Jpeg, &"the end-of-image marker is missing"));
     }
-    Ok(if grey { Pixels::of_luma(width, height, bytes, None) } else { Pixels::of_rgb(width, height, &bytes) })
+    let (luma, warmth) = if grey { (bytes, None) } else { luma_of(&bytes) };
+    let Some(luma) = GrayImage::from_raw(width, height, luma) else {
+        return Err(damaged(Format::Jpeg, &"fewer pixels than the header says"));
+    };
+    let mut picture = DynamicImage::ImageLuma8(luma);
+    picture.apply_orientation(held.unwrap_or(Orientation::NoTransforms));
+    Ok(Pixels::of_luma(picture.width(), picture.height(), picture.into_bytes(), warmth))
 }
 
 /// Says whether a JPEG file has its end-of-image marker, not only that of a thumbnail in one of its segments.
@@ -239,18 +282,16 @@ fn decode_png(file: &[u8]) -> Result<Pixels, CodecError> {
     if matches!(color, ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16) {
         bytes = bytes.as_chunks::<2>().0.iter().map(|&two| (u16::from_ne_bytes(two) >> 8) as u8).collect();
     }
-    Ok(match color.channel_count() {
-        1 => Pixels::of_luma(width, height, bytes, None),
-        2 => {
-            let luma = bytes.as_chunks::<2>().0.iter().map(|two| two[0]).collect();
-            Pixels::of_luma(width, height, luma, None)
-        }
-        3 => Pixels::of_rgb(width, height, &bytes),
+    let (luma, warmth) = match color.channel_count() {
+        1 => (bytes, None),
+        2 => (bytes.as_chunks::<2>().0.iter().map(|two| two[0]).collect(), None),
+        3 => luma_of(&bytes),
         _ => {
             let rgb: Vec<u8> = bytes.as_chunks::<4>().0.iter().flat_map(|four| [four[0], four[1], four[2]]).collect();
-            Pixels::of_rgb(width, height, &rgb)
+            luma_of(&rgb)
         }
-    })
+    };
+    Ok(Pixels::of_luma(width, height, luma, warmth))
 }
 
 fn check_size(width: u32, height: u32) -> Result<(), CodecError> {

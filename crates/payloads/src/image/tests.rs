@@ -69,6 +69,52 @@ fn what_is_measured_is_what_is_there() {
     assert_eq!((m.sharpness, m.light_across, m.light_down, m.warmth), (None, None, None, None));
 }
 
+/// The sharpness of spots out of focus by so many pixels, under noise of up to so much.
+fn sharpness(blur: i32, noise: u32) -> f64 {
+    let (reach, bright) = (2 + blur, 900 / (2 * blur + 3).pow(2));
+    let is_spot = |place: i32| (place % 40 - 18).abs() < reach;
+    let mut state = 1u64;
+    let shades = (0..160 * 160).map(|i| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let noise = ((state >> 33) % u64::from(2 * noise + 1)) as i32 - noise as i32;
+        (80 + noise + if is_spot(i % 160) && is_spot(i / 160) { bright } else { 0 }) as u8
+    });
+    let rgb: Vec<u8> = shades.flat_map(|shade| [shade; 3]).collect();
+    let image = Image::from_rgb(Shot::default(), Format::Png, 90, (160, 160), &rgb).unwrap();
+    image.pixels().unwrap().measures().sharpness.unwrap()
+}
+
+#[test]
+fn blur_lowers_the_sharpness_and_noise_does_not_hide_it() {
+    let sharp = sharpness(0, 0);
+    assert!(sharp > 0.05, "{sharp}");
+    for noise in [6, 12] {
+        let (noisy, blurred) = (sharpness(0, noise), sharpness(2, noise));
+        assert!((noisy / sharp - 1.0).abs() < 0.1, "{sharp} became {noisy} by noise alone");
+        assert!(blurred < 0.3 * noisy, "{noisy} became {blurred} by blur");
+    }
+}
+
+#[test]
+fn a_jpeg_is_turned_as_its_camera_was_held() {
+    // Exif with one entry: 0x0112, the orientation.
+    let exif = |orientation: u8| {
+        let entry = [0x12, 0x01, 3, 0, 1, 0, 0, 0, orientation, 0, 0, 0];
+        [&b"\xff\xe1\x00\x22Exif\0\0II\x2a\0\x08\0\0\0\x01\0"[..], &entry, &[0; 4]].concat()
+    };
+    let file = gradient(Format::Jpeg).file().clone();
+    let pixels = |orientation| {
+        let file = [&file[..2], &exif(orientation), &file[2..]].concat();
+        Image::decode(&file.into()).unwrap().pixels().unwrap().clone()
+    };
+    let (upright, turned, mirrored) = (pixels(1), pixels(6), pixels(2));
+    assert_eq!((upright.width(), upright.height()), (60, 40));
+    assert_eq!((turned.width(), turned.height()), (40, 60));
+    // Brighter to the right, and a quarter turn clockwise: brighter below.
+    assert_eq!(turned.measures().light_down, upright.measures().light_across);
+    assert!(mirrored.measures().light_across.unwrap() < -0.9);
+}
+
 #[test]
 fn whoever_makes_a_picture_sees_what_its_readers_see() {
     // Noise, of which JPEG takes much away.
@@ -124,8 +170,11 @@ fn a_bomb_is_refused_by_its_size_before_it_unfolds() {
 #[test]
 fn what_is_broken_is_refused_with_what_was_found() {
     let error = |bytes: &[u8]| Image::decode(&Bytes::copy_from_slice(bytes)).unwrap_err().to_string();
-    assert_eq!(error(b"GIF89a"), "byte 0: found 6 bytes that begin as neither does, allowed a JPEG or PNG file");
-    assert_eq!(error(b""), "byte 0: found 0 bytes that begin as neither does, allowed a JPEG or PNG file");
+    assert_eq!(
+        error(b"GIF89a"),
+        "byte 0: found 6 bytes that begin neither as JPEG nor as PNG, allowed a JPEG or PNG file"
+    );
+    assert_eq!(error(b""), "byte 0: found 0 bytes that begin neither as JPEG nor as PNG, allowed a JPEG or PNG file");
     for format in [Format::Jpeg, Format::Png] {
         let file = gradient(format).file().clone();
         let half = Image::decode(&file.slice(..file.len() / 2)).unwrap();

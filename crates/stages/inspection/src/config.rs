@@ -19,6 +19,9 @@ pub struct Config {
     /// Probability of a defect from which a piece is rejected, 0 to 1 and not below `accept_below`; what lies between is referred to a person. `None` takes the
     /// operating point of the weights.
     pub reject_from: Option<f32>,
+    /// Standard deviation of a picture's brightness, 0 to 255, below which it is referred whatever its score: a broken
+    /// lamp or a covered lens leaves a picture without contrast. 0 for no such limit.
+    pub min_contrast: f32,
     /// Side of the heat map of pieces that are not accepted, pixels, up to 256; 0 for none. It is a square that covers the whole picture.
     pub heat_map: usize,
 }
@@ -30,6 +33,7 @@ impl Default for Config {
             surface: Surface::PhoneScreen.name().to_owned(),
             accept_below: None,
             reject_from: None,
+            min_contrast: 4.0,
             heat_map: 32,
         }
     }
@@ -45,7 +49,7 @@ impl Config {
     }
 
     pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
-        let Self { model, surface, accept_below, reject_from, heat_map, .. } = self;
+        let Self { model, surface, accept_below, reject_from, min_contrast, heat_map } = self;
         let mut checks = Checks::default();
         checks.expect_builtin_or("model", model, Path::new(model), "a file of weights");
         checks.expect(
@@ -64,6 +68,7 @@ impl Config {
             let holds = accept <= reject || !is_share(reject);
             checks.expect(holds, "reject_from", reject, format_args!("at least accept_below, {accept}"));
         }
+        checks.expect((0.0..=255.0).contains(min_contrast), "min_contrast", min_contrast, "0 to 255");
         checks.expect(*heat_map <= LARGEST, "heat_map", heat_map, "a whole number from 0 to 256");
         checks.problems()
     }
@@ -92,5 +97,6 @@ mod tests {
             ]
         );
         assert_eq!(problems("accept_below = nan"), ["accept_below: found NaN, allowed is 0 to 1"]);
+        assert_eq!(problems("min_contrast = -1.0"), ["min_contrast: found -1, allowed is 0 to 255"]);
     }
 }

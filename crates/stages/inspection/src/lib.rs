@@ -1,8 +1,9 @@
 //! The inspection stage: pictures in, decisions out.
 //!
 //! The pictures of a batch, of whatever cameras, go through the network side by side on the processor's cores; a picture's result does not depend on its company.
-//! Two thresholds on the probability of a defect make three decisions: accept, refer to a person, reject. A picture whose pixels cannot be decoded goes to the
-//! dead letters as it came.
+//! Two thresholds on the probability of a defect make three decisions: accept, refer to a person, reject. A picture
+//! that shows nothing, because the lamp is broken or the lens covered, is referred whatever the network makes of it. One
+//! whose pixels cannot be decoded goes to the dead letters as it came.
 //!
 //! The stage keeps no state: what was inspected is what the log says was.
 
@@ -11,7 +12,7 @@ mod config;
 use std::path::Path;
 
 use driftline_models::inspection::{Finding, Inspector, Picture};
-use driftline_payloads::{Decision, Image, Inspection, heat_map};
+use driftline_payloads::{Decision, Image, Inspection, heat_map, image::Pixels};
 use driftline_stage::{ConfigProblem, Emitter, Parameter, Record, Stage, StageError, StageKind, config::BUILTIN};
 
 pub use config::Config;
@@ -26,6 +27,9 @@ static ODDS_SHIFT: Parameter = Parameter {
     neutral: 0.0,
 };
 
+/// Pixels of the shorter side below which a picture shows too little.
+const MIN_SIDE: usize = 16;
+
 /// The `inspection` kind of stage.
 pub struct InspectionKind {
     inspector: Inspector,
@@ -37,10 +41,17 @@ pub struct InspectionKind {
 struct Rules {
     accept_below: f32,
     reject_from: f32,
+    min_contrast: f32,
     heat_map: usize,
 }
 
 impl Rules {
+    /// Returns whether a picture shows enough for a decision without a person.
+    fn can_decide(self, pixels: &Pixels) -> bool {
+        let side = pixels.width().min(pixels.height());
+        side >= MIN_SIDE && pixels.measures().contrast >= f64::from(self.min_contrast)
+    }
+
     fn decide(self, score: f32) -> Decision {
         if score < self.accept_below {
             Decision::Accept
@@ -83,7 +94,8 @@ impl StageKind for InspectionKind {
             let message = format!("{key}: found {found}, allowed is {allowed} of the weights, {limit}");
             return Err(StageError::fatal(message));
         }
-        Ok(Self { rules: Rules { accept_below, reject_from, heat_map: config.heat_map }, inspector })
+        let Config { min_contrast, heat_map, .. } = config;
+        Ok(Self { rules: Rules { accept_below, reject_from, min_contrast, heat_map }, inspector })
     }
 
     fn fingerprint(&self) -> String {
@@ -111,7 +123,7 @@ impl Stage for InspectionStage {
         for record in batch {
             match record.value.pixels() {
                 Ok(pixels) => {
-                    seen.push(record);
+                    seen.push((record, self.rules.can_decide(pixels)));
                     let (width, height) = (pixels.width(), pixels.height());
                     pictures.push(Picture { width, height, luma: pixels.luma() });
                 }
@@ -120,8 +132,10 @@ impl Stage for InspectionStage {
         }
         let findings = self.inspector.inspect(&pictures);
         let findings = findings.map_err(|error| StageError::record("the inspector failed").caused_by(error))?;
-        for (record, finding) in seen.into_iter().zip(&findings) {
-            let inspection = self.conclude(record, finding, out.parameter(&ODDS_SHIFT, record))?;
+        for ((record, can_decide), finding) in seen.into_iter().zip(&findings) {
+            let finding = finding.shifted(out.parameter(&ODDS_SHIFT, record));
+            let decision = if can_decide { self.rules.decide(finding.score) } else { Decision::Refer };
+            let inspection = self.conclude(record, &finding, decision)?;
             out.emit(record, inspection);
         }
         Ok(())
@@ -129,10 +143,13 @@ impl Stage for InspectionStage {
 }
 
 impl InspectionStage {
-    fn conclude(&self, record: &Record<Image>, finding: &Finding, shift: f64) -> Result<Inspection, StageError> {
+    fn conclude(
+        &self,
+        record: &Record<Image>,
+        finding: &Finding,
+        decision: Decision,
+    ) -> Result<Inspection, StageError> {
         let names = &self.inspector.settings().classes;
-        let finding = &finding.shifted(shift);
-        let decision = self.rules.decide(finding.score);
         let likeliest = (1..finding.classes.len()).max_by(|&a, &b| finding.classes[a].total_cmp(&finding.classes[b]));
         let class = match decision {
             Decision::Accept => 0,

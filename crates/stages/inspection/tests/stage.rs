@@ -123,3 +123,21 @@ fn thresholds_decide() {
     assert_eq!((accepted.decision, accepted.class.as_str(), accepted.heat_map), (Decision::Accept, "good", None));
     assert!((accepted.confidence - (1.0 - accepted.score)).abs() < 1e-6);
 }
+
+#[test]
+fn a_picture_that_shows_nothing_is_referred() {
+    let uniform = |shade: u8, (width, height): (u32, u32)| {
+        let rgb = vec![shade; 3 * width as usize * height as usize];
+        Image::from_rgb(Shot::default(), Format::Png, 90, (width, height), &rgb).unwrap()
+    };
+    let pictures = [uniform(0, (200, 160)), uniform(255, (200, 160)), uniform(90, (200, 15))];
+    let messages: Vec<Message> = (0..3).map(|i| message(i, "a", encode(&pictures[i as usize]))).collect();
+    let decisions = |config: &str| -> Vec<Decision> {
+        let found = outputs(&operator(config).process(&messages, Duration::ZERO).unwrap());
+        found.iter().map(|inspection| inspection.decision).collect()
+    };
+    let accept_all = "accept_below = 1.0\nreject_from = 1.0";
+    assert_eq!(decisions(accept_all), [Decision::Refer; 3]);
+    let decided = decisions(&format!("{accept_all}\nmin_contrast = 0.0"));
+    assert_eq!(decided, [Decision::Accept, Decision::Accept, Decision::Refer]);
+}

@@ -40,7 +40,7 @@ pub struct Figures {
     pub auc: Option<f64>,
     /// Share of the defective that are not accepted.
     pub recall: Option<f64>,
-    /// Share of the good that are not accepted.
+    /// Share of the good that are not accepted: those rejected, and those referred.
     pub false_rejects: Option<f64>,
     /// Share of all that are referred to a person.
     pub referred: Option<f64>,
@@ -198,7 +198,7 @@ impl fmt::Display for Report {
         let three = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3}"));
         writeln!(
             f,
-            "| set | good | defective | AUC | recall % | false rejects % | referred % | precision of rejects % |"
+            "| set | good | defective | AUC | recall % | good not accepted % | referred % | precision of rejects % |"
         )?;
         writeln!(f, "|---|---:|---:|---:|---:|---:|---:|---:|")?;
         for row in &self.sets {
