@@ -22,15 +22,15 @@ Exit codes:
   0    it did what was asked; dead letters are no failure, the summary counts them
   1    it failed while running, or a test of a pipeline failed
   2    the arguments or the pipeline file are wrong; nothing was run
-  130  it was asked to stop (Ctrl-C, SIGTERM) before its sources ended, and did so in order; what
-       takes all their records, such as a reference, was not made. Asked again, or later, it ended
-       at once
+  130  it was asked to stop (Ctrl-C, SIGTERM, SIGHUP) before its sources ended, and did so in
+       order; what takes all their records, such as a reference, was not made. Asked again, or
+       later, it ended at once
 
 DRIFTLINE_LOG sets what is logged to standard error: error, warn (the default), info, debug.";
 
 const SERVICE_EXIT_CODES: &str = "\
 Exit codes:
-  0    it was asked to stop (Ctrl-C, SIGTERM), and did so in order
+  0    it was asked to stop (Ctrl-C, SIGTERM, SIGHUP), and did so in order
   1    it failed while running
   2    the arguments or the pipeline file are wrong; nothing was run
 
@@ -88,7 +88,8 @@ pub(crate) enum Command {
     Topics(TopicsArgs),
     /// Shows how far each stage and sink is behind. Needs Kafka or a log at `broker.path`.
     Lag(LagArgs),
-    /// Tries what a run relies on: sources, models, reference, probes, broker, topics; on Kafka also permissions and the clock.
+    /// Tries what a run relies on: sources, models, sinks, reference, probes, broker, topics; on Kafka also permissions and the
+    /// clock.
     ///
     /// Permissions are tried by asking for what is allowed and cannot be done, so nothing is written and no group is joined. For the clock a
     /// topic is made and deleted. A line begins with `ok`, `FAIL`, or `?` for what could not be tried.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use driftline_broker::{Broker, BrokerError, Committed, FetchLimit, Member, OffsetCommit, Poll, Unit};
 use driftline_pipeline::{Node, Plan, Role};
-use driftline_runtime::Report;
+use driftline_runtime::{End, Report};
 use driftline_types::{GroupId, Message, Offset, Outgoing, StageName, Topic, TopicPartition, wire};
 
 use crate::{
@@ -43,7 +43,7 @@ pub(crate) fn dlq(args: &DlqArgs) -> Result<Exit, Failure> {
             }
             continue;
         }
-        count += settle(&*broker, &node.name, topic, action)?;
+        count += settle(&*broker, &node.name, topic, &plan.name.output_topic(&node.name), action)?;
     }
     let count = print::counted(count as u64, "dead letter");
     match action {
@@ -75,8 +75,16 @@ fn group(topic: &Topic) -> Result<GroupId, Failure> {
     GroupId::try_new(topic.as_str()).map_err(Failure::running)
 }
 
-/// Applies an action to every dead letter of a node, on its topic, not settled before; returns their number.
-fn settle(broker: &dyn Broker, node: &StageName, topic: &Topic, action: Action) -> Result<usize, Failure> {
+/// Applies an action to every dead letter of a node, on its topic, not settled before; returns their number. What the node itself
+/// wrote, for which its `output` topic had no room, is passed over when letters are sent again: nothing reads it from there.
+fn settle(
+    broker: &dyn Broker,
+    node: &StageName,
+    topic: &Topic,
+    output: &Topic,
+    action: Action,
+) -> Result<usize, Failure> {
+    let is_own = |letter: &&Message| letter.headers.get_str(wire::ERROR_TOPIC) == Some(output.as_str());
     let mut member = broker.join(&group(topic)?, std::slice::from_ref(topic)).map_err(Failure::running)?;
     let mut count = 0;
     let limit = FetchLimit { records: 1024, bytes: 16 << 20 };
@@ -91,8 +99,15 @@ fn settle(broker: &dyn Broker, node: &StageName, topic: &Topic, action: Action) 
                         }
                     }
                     Action::Replay => {
-                        let outputs = messages.iter().map(|letter| again(node, letter)).collect();
-                        commit(&mut *member, outputs, &messages)?;
+                        let (own, read): (Vec<_>, Vec<_>) = messages.iter().partition(is_own);
+                        commit(&mut *member, read.into_iter().map(|letter| again(node, letter)).collect(), &messages)?;
+                        count -= own.len();
+                        if !own.is_empty() {
+                            let own = print::counted(own.len() as u64, "output");
+                            print::tell!(
+                                "{node}: {own} too large for {output}, passed over; raise its limit and read the input again (`driftline replay`)"
+                            );
+                        }
                     }
                     Action::Discard => commit(&mut *member, Vec::new(), &messages)?,
                 }
@@ -167,6 +182,11 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &E
         tracing::warn!(dead_letters = total, "records were refused, `driftline dlq inspect` says why");
         return Ok(());
     }
+    if report.end == End::CutOff {
+        // A broker that hangs would be waited for.
+        print::tell!("\n{}, not looked at: the run was cut off", print::counted(total, "dead letter"));
+        return Ok(());
+    }
     print::tell!("\n{}:", print::counted(total, "dead letter"));
     let mut shown = 0;
     for (node, place, from) in &before.0 {
@@ -183,7 +203,7 @@ pub(crate) fn warn(broker: &dyn Broker, plan: &Plan, report: &Report, before: &E
         for letter in letters {
             let reason = letter.headers.get_str(wire::ERROR_REASON).unwrap_or("no reason");
             // Its place, not its key: a key may say who it is about, and this ends in logs.
-            print::tell!("  {node}: {place} at {}: {reason}", letter.offset);
+            print::tell!("  {node}: {place} at {}: {}", letter.offset, print::visible(reason, &[]));
             shown += 1;
         }
     }

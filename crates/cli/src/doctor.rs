@@ -1,6 +1,13 @@
 //! `driftline doctor`: tries what a run relies on, one line a check.
 
-use std::{fmt::Display, fs, io::ErrorKind, path::Path, sync::Arc, time::Instant};
+use std::{
+    fmt::Display,
+    fs::{self, OpenOptions},
+    io::ErrorKind,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use driftline_broker::{Broker, BrokerError, Cleanup, ClockDifference, Kafka};
 use driftline_pipeline::{BrokerKind, Delivery, Node, Plan, Role};
@@ -48,7 +55,7 @@ impl Report {
                 ("FAIL", text)
             }
         };
-        print::line(format_args!("{mark}  {what}: {text}"))?;
+        print::line(format_args!("{mark}  {what}: {}", print::visible(&text, &print::LAYOUT)))?;
         Ok(())
     }
 }
@@ -64,6 +71,9 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     for node in &plan.stages {
         report.check(&format!("stage {}", node.name), opened(node))?;
     }
+    for node in &plan.sinks {
+        report.check(&format!("sink {}", node.name), sink(node))?;
+    }
     for (what, found) in [("reference", reference::described_of(&plan)), ("probes", probes::described_of(&plan))] {
         if let Some(found) = found.transpose() {
             report.check(what, found.map_err(|failure| failure.message))?;
@@ -71,16 +81,16 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     }
     let started = Instant::now();
     match plan.broker.kind {
-        BrokerKind::Embedded if plan.broker.path.as_deref().is_some_and(is_to_be_made) => {
-            report.check("broker", Outcome::Good("the embedded log is not there yet, a run makes it".to_owned()))?;
-        }
-        BrokerKind::Embedded => match log::connect(&plan) {
-            Err(failure) => report.check("broker", Outcome::Bad(failure.message))?,
-            Ok(broker) => {
-                let took = started.elapsed().as_millis();
-                report.check("broker", Outcome::Good(format!("the embedded log opens ({took} ms)")))?;
-                topics(&mut report, &plan, &*broker)?;
-            }
+        BrokerKind::Embedded => match plan.broker.path.as_deref().filter(|path| is_to_be_made(path)) {
+            Some(path) => report.check("broker", to_be_made(path))?,
+            None => match log::connect(&plan) {
+                Err(failure) => report.check("broker", Outcome::Bad(failure.message))?,
+                Ok(broker) => {
+                    let took = started.elapsed().as_millis();
+                    report.check("broker", Outcome::Good(format!("the embedded log opens ({took} ms)")))?;
+                    topics(&mut report, &plan, &*broker)?;
+                }
+            },
         },
         BrokerKind::Kafka => match log::kafka(&plan) {
             Err(failure) => report.check("broker", Outcome::Bad(failure.message))?,
@@ -108,6 +118,48 @@ fn is_to_be_made(folder: &Path) -> bool {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == ErrorKind::NotFound,
     }
+}
+
+/// Tries whether the folder of a log can be made: in the nearest folder around it that is there.
+fn to_be_made(folder: &Path) -> Result<String, String> {
+    let around = folder.ancestors().find(|around| around.exists()).unwrap_or(folder);
+    may_write(around).map_err(|problem| format!("broker.path: {problem}"))?;
+    Ok("the embedded log is not there yet, a run makes it".to_owned())
+}
+
+/// Tries whether files can be made in a folder, by one without a name.
+fn may_write(folder: &Path) -> Result<(), String> {
+    if !folder.is_dir() {
+        return Err(format!("{} is no folder", folder.display()));
+    }
+    tempfile::tempfile_in(folder).map(drop).map_err(|error| format!("{} cannot be written: {error}", folder.display()))
+}
+
+/// Tries whether a sink can write its file. Nothing is written to one that is there, and none is made.
+fn sink(node: &Node) -> Outcome {
+    let Some(def) = REGISTRY.sink(node.kind) else {
+        return Outcome::Bad(format!("kind {:?} is not known", node.kind));
+    };
+    let paths = def.paths.iter().filter_map(|key| node.config.get(*key)?.as_str());
+    let files: Vec<&str> = paths.filter(|path| *path != "-").collect();
+    if let Some(path) = files.iter().find(|path| is_stream(path)) {
+        return Outcome::Unknown(format!("{path:?} is a stream: who opens it may wait for its reader"));
+    }
+    let mut outcome = "needs no file";
+    for path in files.into_iter().map(Path::new) {
+        if path.exists() {
+            outcome = "the file can be written";
+            if let Err(error) = OpenOptions::new().write(true).open(path) {
+                return Outcome::Bad(format!("{} cannot be written: {error}", path.display()));
+            }
+        } else {
+            outcome = "the file is not there yet, a run makes it";
+            if let Some(Err(problem)) = path.parent().map(may_write) {
+                return Outcome::Bad(problem);
+            }
+        }
+    }
+    Outcome::Good(outcome.to_owned())
 }
 
 /// Opens a source as a run does, which reads no record yet.
@@ -168,13 +220,13 @@ fn described(plan: &Plan, broker: &dyn Broker, topic: &Topic, wanted: Partition)
         }
     };
     if found.spec.partitions != wanted {
-        return Outcome::Bad(format!("has {} partitions, the pipeline wants {wanted}", found.spec.partitions));
+        let found = print::counted(found.spec.partitions.into(), "partition");
+        return Outcome::Bad(format!("has {found}, the pipeline wants {wanted}"));
     }
     if topic.as_str().ends_with(".state") != (found.spec.cleanup == Cleanup::Compact) {
         return Outcome::Bad("has the wrong cleanup policy: state is compacted, records are not".to_owned());
     }
-    let s = if wanted == 1 { "" } else { "s" };
-    Outcome::Good(format!("{wanted} partition{s}"))
+    Outcome::Good(print::counted(wanted.into(), "partition"))
 }
 
 /// What somebody at work does on the cluster.

@@ -1,10 +1,10 @@
 //! `driftline feedback`: brings in what users did with predictions, and shows how good those were.
 
-use std::{fs, io::Read, path::Path};
+use std::{collections::HashSet, fs, io::Read, path::Path};
 
 use driftline_runtime::feedback;
-use driftline_stats::{Feedback, FeedbackRules, FeedbackWindow, Uncounted, join};
-use driftline_types::StageName;
+use driftline_stats::{Feedback, FeedbackRules, FeedbackWindow, Prediction, Uncounted, join};
+use driftline_types::{RecordId, StageName, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
@@ -38,11 +38,10 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
         window_ms: i64::try_from(args.window.unwrap_or(plan.monitor.window).0).unwrap_or(i64::MAX),
         maturity_ms: i64::try_from(args.maturity.0).unwrap_or(i64::MAX),
     };
-    let times = predictions.iter().map(|prediction| prediction.time).chain(given.iter().map(|given| given.at));
-    let (windows, uncounted) = join(&predictions, &given, rules, times.max().unwrap_or_default());
+    let (windows, uncounted) = join(&predictions, &given, rules, reached(&predictions, &given, Timestamp::now()));
     match args.format {
         Format::Json => print::lines(windows.iter().map(describe))?,
-        Format::Table => print::line(rows(&windows))?,
+        Format::Table => print::line(table::fitted(rows(&windows), &std::io::stdout()))?,
     };
     // As often without a change as an alarm of the monitor.
     let level = plan.monitor.run_length as f64;
@@ -58,6 +57,14 @@ pub(crate) fn feedback(args: &FeedbackArgs) -> Result<Exit, Failure> {
         print::counted(given.len() as u64, "reaction")
     );
     Ok(if refused > 0 { Exit::Failed } else { Exit::Success })
+}
+
+/// Returns how far event time has come, by predictions and by feedback on them. Users' clocks may be ahead of this machine's:
+/// theirs tell no more than `now`.
+fn reached(predictions: &[Prediction], given: &[Feedback], now: Timestamp) -> Timestamp {
+    let known: HashSet<&RecordId> = predictions.iter().map(|prediction| &prediction.record).collect();
+    let matched = given.iter().filter(|given| known.contains(&given.record)).map(|given| given.at.min(now));
+    predictions.iter().map(|prediction| prediction.time).chain(matched).max().unwrap_or_default()
 }
 
 /// Returns the stage whose predictions are judged: the one named, or the one that the first sink reads.
@@ -86,7 +93,11 @@ fn read(file: &Path) -> Result<(Vec<Feedback>, Vec<String>), Failure> {
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         match serde_json::from_str(line) {
             Ok(feedback) => taken.push(feedback),
-            Err(error) => wrong.push(format!("{number}: {error}")),
+            // The number of the line is that of the file.
+            Err(error) => {
+                let error = error.to_string().replace(" at line 1 column ", " at column ");
+                wrong.push(format!("{number}: {error}"));
+            }
         }
     }
     Ok((taken, wrong))
@@ -135,4 +146,31 @@ fn rows(windows: &[FeedbackWindow]) -> comfy_table::Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline_stats::Reaction;
+    use driftline_types::Topic;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ahead_makes_no_window_mature() {
+        let at = |seconds: i64| Timestamp::from_millis(1_000 * seconds);
+        let record =
+            |offset| RecordId { topic: Topic::try_new("speech.search").unwrap(), partition: 0, offset, index: 0 };
+        let predictions = [Prediction { record: record(0), time: at(10), confidence: None, transcript: None }];
+        let given = |offset, seconds| Feedback {
+            record: record(offset),
+            at: at(seconds),
+            kind: Reaction::Clicked,
+            transcript: None,
+        };
+        let now = at(100);
+        assert_eq!(reached(&predictions, &[given(0, 40)], now), at(40));
+        assert_eq!(reached(&predictions, &[given(7, 40)], now), at(10));
+        assert_eq!(reached(&predictions, &[given(0, 4_000)], now), now);
+        assert_eq!(reached(&[], &[], now), at(0));
+    }
 }

@@ -93,7 +93,7 @@ fn finish<A>(args: Result<A, clap::Error>, execute: impl FnOnce(A) -> Result<Exi
 fn execute(command: Command) -> Result<Exit, Failure> {
     // A run logs as its pipeline says, once that is loaded; on a screen lines have no place.
     if !matches!(command, Command::Run(_) | Command::Top(_)) {
-        logging::start(logging::COMMAND, LogFormat::Text, None);
+        logging::start(logging::COMMAND, LogFormat::Text, None)?;
     }
     match command {
         Command::Run(args) => run::run(&args),

@@ -18,7 +18,7 @@ use crate::{
     log, logging, print, probes, reference,
     registry::REGISTRY,
     run::asked_to_stop,
-    table::table,
+    table::{fitted, table},
 };
 
 /// The monitor on a thread beside the nodes of a run.
@@ -224,7 +224,7 @@ pub(crate) fn alarms(args: &AlarmsArgs) -> Result<Exit, Failure> {
             alarm.summary.clone(),
         ]);
     }
-    print::line(rows)?;
+    print::line(fitted(rows, &std::io::stdout()))?;
     Ok(Exit::Success)
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn parameters(args: &ParametersArgs) -> Result<Exit, Failure> {
         }
     }
     if args.format == Format::Table {
-        print::line(table)?;
+        print::line(table::fitted(table, &std::io::stdout()))?;
     }
     Ok(Exit::Success)
 }

@@ -8,6 +8,8 @@ use std::{
     io::{ErrorKind, Write},
 };
 
+pub(crate) use driftline_types::counted;
+
 use crate::{exit::Failure, logging};
 
 /// Prints text as it is; returns whether somebody reads it.
@@ -51,12 +53,35 @@ pub(crate) fn told(text: impl Display) {
     }
 }
 
-/// Writes a count of things whose plural ends in an `s`: `1 window`, `2 windows`.
-pub(crate) fn counted(count: u64, one: &str) -> String {
-    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
-}
-
 /// Prints a line on standard error; without a reader it is lost.
 pub(crate) fn error_line(line: impl Display) {
+    let line = visible(&line.to_string(), &LAYOUT);
     let _ = std::io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
+
+/// The control characters of a text of several lines.
+pub(crate) const LAYOUT: [char; 2] = ['\n', '\t'];
+
+/// Writes control characters but those of `kept` as `\u{1b}`: what the name of a file holds must not steer a terminal.
+pub(crate) fn visible(text: &str, kept: &[char]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !kept.contains(&character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_written_out() {
+        assert_eq!(visible("a\u{1b}[2J\r\tb\n\u{9b}é", &LAYOUT), "a\\u{1b}[2J\\r\tb\n\\u{9b}é");
+        assert_eq!(visible("a\nb", &[]), "a\\nb");
+    }
 }

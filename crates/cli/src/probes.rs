@@ -243,7 +243,7 @@ fn check(args: &CheckProbesArgs) -> Result<Exit, Failure> {
         }
     }
     if args.format == Format::Table {
-        print::line(table)?;
+        print::line(table::fitted(table, &std::io::stdout()))?;
     }
     Ok(if changed { Exit::Failed } else { Exit::Success })
 }

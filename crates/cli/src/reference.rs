@@ -45,8 +45,8 @@ fn build_reference(args: &BuildArgs) -> Result<Exit, Failure> {
     print::tell!("{}: {}", output.display(), described(&built));
     for node in &built.nodes {
         let cells = node.output.records().map_or(0, driftline_stats::RecordCodebook::cells);
-        let records = print::counted(node.records, "record");
-        print::tell!("  {} {}: {records}, {cells} cells", node.name, node.version);
+        let (records, cells) = (print::counted(node.records, "record"), print::counted(cells as u64, "cell"));
+        print::tell!("  {} {}: {records}, {cells}", node.name, node.version);
     }
     for short in built.unarmed() {
         print::tell!("  not watched, too few windows with records: {short}");

@@ -6,8 +6,12 @@ use driftline_monitor::{Bar, NodeReport, Report, Service};
 use driftline_stats::Verdict;
 
 use crate::{
-    Exit, args::ReportArgs, exit::Failure, log, monitor, print, reference, report_html, run::execute_first,
-    table::table,
+    Exit,
+    args::ReportArgs,
+    exit::Failure,
+    log, monitor, print, reference, report_html,
+    run::execute_first,
+    table::{fitted, table},
 };
 
 pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
@@ -50,8 +54,17 @@ pub(crate) fn verdict(node: &NodeReport) -> (&'static str, &'static str) {
         Some(Verdict::VersionChanged) => ("version changed", "31"),
         Some(Verdict::HiddenInput) => ("hidden input", "33"),
         Some(Verdict::Undetermined) => ("undetermined", "90"),
-        None => ("no reference", "90"),
+        None => ("not judged", "90"),
     }
+}
+
+/// Says how strong the evidence of a change is, and of how many windows. It starts anew after an alarm, so while one is
+/// active its own counts.
+pub(crate) fn evidence(report: &Report) -> String {
+    let alarm = report.alarms.iter().find(|alarm| alarm.state.is_active() && alarm.id.starts_with("drift-"));
+    let (evidence, when) = alarm.map_or((report.evidence, ""), |alarm| (alarm.evidence, " when it was last confirmed"));
+    let windows = print::counted(report.windows, "window");
+    format!("evidence {evidence:.1}{when}, an alarm from {}; {windows} judged", report.run_length)
 }
 
 /// Writes a report for a terminal.
@@ -60,12 +73,7 @@ fn text(report: &Report, coloured: bool) -> String {
         if coloured { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     };
     let mut out = format!("{}: {}\n", report.pipeline, report.sentence);
-    out.push_str(&format!(
-        "evidence {:.1}, an alarm from {}; {} judged",
-        report.evidence,
-        report.run_length,
-        print::counted(report.windows, "window")
-    ));
+    out.push_str(&evidence(report));
     if let Some((first, last)) = report.span {
         out.push_str(&format!("; compared: windows from {first} to {last}"));
     }
@@ -99,11 +107,11 @@ fn text(report: &Report, coloured: bool) -> String {
                 sparkline(&signal.bars, |bar| bar.before),
                 sparkline(&signal.bars, |bar| bar.now),
                 format!("{:.1}", signal.evidence),
-                signal.change.clone(),
+                print::visible(&signal.change, &[]),
             ]);
         }
     }
-    out.push_str(&format!("\n{rows}\n"));
+    out.push_str(&format!("\n{}\n", fitted(rows, &std::io::stdout())));
     for alarm in &report.alarms {
         out.push_str(&format!("{} {}: {}\n", alarm.id, alarm.state, alarm.summary));
     }

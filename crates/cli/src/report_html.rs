@@ -2,7 +2,7 @@
 
 use driftline_monitor::{Bar, NodeReport, Report};
 
-use crate::{print, report::verdict};
+use crate::report::{evidence, verdict};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}\
 h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:2rem}.said{font-size:1.1rem}table{border-collapse:collapse}\
@@ -20,12 +20,7 @@ pub(crate) fn page(report: &Report) -> String {
         escaped(report.pipeline.as_str()),
         escaped(&report.sentence)
     );
-    out.push_str(&format!(
-        "<p class=\"grey\">evidence {:.1}, an alarm from {}; {} judged",
-        report.evidence,
-        report.run_length,
-        print::counted(report.windows, "window")
-    ));
+    out.push_str(&format!("<p class=\"grey\">{}", evidence(report)));
     if let Some((first, last)) = report.span {
         out.push_str(&format!("; compared: windows from {first} to {last}"));
     }

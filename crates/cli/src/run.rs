@@ -4,8 +4,11 @@ use std::{io::IsTerminal, sync::Arc};
 
 use driftline_broker::Broker;
 use driftline_pipeline::{BrokerKind, LogFormat, Plan};
-use driftline_runtime::{Companion, End, Limits, Metrics, Report, RunError, RunOptions, Telemetry, profiles::Profiles};
-use driftline_types::StageName;
+use driftline_runtime::{
+    Companion, End, Limits, Metrics, Report, RunError, RunOptions, Telemetry,
+    profiles::{Profiles, last_window},
+};
+use driftline_types::{Offset, StageName};
 
 use crate::{
     Exit,
@@ -15,7 +18,7 @@ use crate::{
     log, logging,
     monitor::Beside,
     print, probes,
-    profiles::WHOLE,
+    profiles::{self, WHOLE},
     progress::Progress,
     reference,
     registry::REGISTRY,
@@ -36,6 +39,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let monitor =
         if watches { Some(Beside::new(&plan, &broker, &reference::watched(&plan)?, telemetry.clone())?) } else { None };
     let before = dead_letters::Ends::now(&*broker, &plan)?;
+    let profiled = profiles::ends(&*broker, &plan)?;
     let report = execute_watched(&plan, &broker, args.follow, Watch::Shown, telemetry, monitor.clone())?;
     end_when_asked();
     if let Some(monitor) = monitor {
@@ -44,22 +48,64 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     match args.summary {
         Format::Json => print::error_line(serde_json::to_string(&report).map_err(Failure::running)?),
         Format::Table if logging::is_json() => {
-            let Report { end, seconds, cpu_seconds, peak_memory, .. } = &report;
-            tracing::info!(?end, seconds, cpu_seconds, peak_memory, "the run has ended");
+            let Report { seconds, cpu_seconds, peak_memory, .. } = &report;
+            tracing::info!(end = table::end(report.end), seconds, cpu_seconds, peak_memory, "the run has ended");
         }
         Format::Table => {
-            let references = reference::references(&plan)?;
-            let seen = Profiles::read(&*broker, &plan.name, &references, Some(WHOLE)).map_err(Failure::running)?;
-            print::tell!("\n{}", table::nodes(&report));
-            print::tell!("\n{}", table::signals(&seen));
-            print::tell!("\n{}", table::summary(&report));
-            if read_nothing(&report) && !seen.merged.is_empty() {
-                print::tell!("nothing new was read; the signals are of the whole log");
-            }
+            let log = if profiled.high > profiled.low { Log::Continued } else { Log::New };
+            show(&*broker, &plan, &report, log)?;
         }
+    }
+    // Other processes may still run the rest, and what was stopped might have come to it.
+    if report.end == End::Finished && args.only.is_empty() {
+        tell_without_effect(&*broker, &plan, profiled.high)?;
     }
     dead_letters::warn(&*broker, &plan, &report, &before)?;
     Ok(Exit::from(report.end))
+}
+
+/// Whether a log held profiles before a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Log {
+    New,
+    Continued,
+}
+
+/// Shows what a run did and saw. One that was cut off may have waited for a broker that hangs, so it is asked nothing more.
+fn show(broker: &dyn Broker, plan: &Plan, report: &Report, log: Log) -> Result<(), Failure> {
+    let terminal = std::io::stderr();
+    print::tell!("\n{}", table::fitted(table::nodes(report), &terminal));
+    if report.end == End::CutOff {
+        print::tell!("\n{}", table::summary(report));
+        return Ok(());
+    }
+    let references = reference::references(plan)?;
+    let seen = Profiles::read(broker, &plan.name, &references, Some(WHOLE)).map_err(Failure::running)?;
+    print::tell!("\n{}", table::fitted(table::signals(&seen, plan), &terminal));
+    print::tell!("\n{}", table::summary(report));
+    if log == Log::Continued {
+        let nothing = if read_nothing(report) { "nothing new was read; " } else { "" };
+        print::tell!("{nothing}the signals are of the whole log");
+    }
+    profiles::tell_left_out(&seen, plan);
+    Ok(())
+}
+
+/// Tells of the injections that a run, whose profiles stand from `from` on, did not reach. Event time is known by windows, so one
+/// within the last window is not judged.
+fn tell_without_effect(broker: &dyn Broker, plan: &Plan, from: Offset) -> Result<(), Failure> {
+    if plan.injections.is_empty() {
+        return Ok(());
+    }
+    let Some(last) = last_window(broker, &plan.name, from).map_err(Failure::running)? else { return Ok(()) };
+    let end = last.plus_millis(i64::try_from(plan.monitor.window.0).unwrap_or(i64::MAX));
+    for (node, injections) in &plan.injections {
+        for injection in injections.iter().filter(|injection| injection.at >= end) {
+            let (parameter, at) = (injection.parameter.name, injection.at);
+            print::tell!("`{node}.{parameter}` @ {at} never took effect: event time ended before {end}");
+        }
+    }
+    Ok(())
 }
 
 /// Whether no node has read or written a record, or refused one.
@@ -94,7 +140,7 @@ pub(crate) fn stage(kind: &str, args: &StageArgs) -> Result<Exit, Failure> {
 /// Keeps the nodes that this process runs.
 fn part(plan: &Plan, only: &[StageName]) -> Result<Plan, Failure> {
     let file = plan.file.display();
-    if !log::is_durable(plan) {
+    if plan.broker.kind != BrokerKind::Kafka {
         return Err(Failure::usage(format!(
             "{file}: broker.kind: found an embedded log, a part of a pipeline needs one that others can read, allowed is \
              \"kafka\""
@@ -114,7 +160,7 @@ pub(crate) enum Watch {
     Hidden,
 }
 
-/// Runs a pipeline on a log until its sources end, or Ctrl-C or SIGTERM asks it to stop.
+/// Runs a pipeline on a log until its sources end, or Ctrl-C, SIGTERM or SIGHUP asks it to stop.
 pub(crate) fn execute(
     plan: &Plan,
     broker: &Arc<dyn Broker>,
@@ -126,7 +172,7 @@ pub(crate) fn execute(
 }
 
 /// Runs a pipeline without its sinks, whose lines nobody asked for, for a command that goes on to what the run has left in
-/// the log. From its end on Ctrl-C or SIGTERM ends the process.
+/// the log. From its end on Ctrl-C, SIGTERM or SIGHUP ends the process.
 pub(crate) fn execute_first(
     plan: &Plan,
     broker: &Arc<dyn Broker>,
@@ -216,8 +262,8 @@ fn writes_to_stdout(sink: &driftline_pipeline::Node) -> bool {
     sink.kind == "stdout" || sink.config.get("path").and_then(|path| path.as_str()) == Some("-")
 }
 
-/// Completes at the first Ctrl-C or SIGTERM. A second one ends the process at once: what was not committed is read again by
-/// the next run.
+/// Completes at the first Ctrl-C, SIGTERM or SIGHUP. A second one ends the process at once: what was not committed is read
+/// again by the next run.
 pub(crate) async fn asked_to_stop() {
     asked().await;
     tokio::spawn(async {
@@ -229,7 +275,7 @@ pub(crate) async fn asked_to_stop() {
     print::tell!("stopping: what was read is worked off; press Ctrl-C again to stop at once");
 }
 
-/// Makes Ctrl-C and SIGTERM end the process: the handlers that a run has installed outlive it, and nobody listens.
+/// Makes Ctrl-C, SIGTERM and SIGHUP end the process: the handlers that a run has installed outlive it, and nobody listens.
 fn end_when_asked() {
     std::thread::spawn(|| {
         // Without a runtime they stay unheard.
@@ -246,22 +292,47 @@ fn end_at_once() {
     std::process::exit(130);
 }
 
-/// Completes at the next Ctrl-C or SIGTERM.
+/// Completes at the next Ctrl-C, SIGTERM, or SIGHUP that is not ignored.
+#[cfg(unix)]
 async fn asked() {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        match terminate {
-            Ok(mut terminate) => {
-                tokio::select! {
-                    _ = interrupt => {}
-                    _ = terminate.recv() => {}
-                }
-            }
-            Err(_) => drop(interrupt.await),
+    use tokio::signal::unix::SignalKind;
+    let hang_up = async {
+        if is_hang_up_ignored() {
+            std::future::pending::<()>().await;
+        } else {
+            next(SignalKind::hangup()).await;
         }
+    };
+    tokio::select! {
+        () = next(SignalKind::interrupt()) => {}
+        () = next(SignalKind::terminate()) => {}
+        () = hang_up => {}
     }
-    #[cfg(not(unix))]
-    drop(interrupt.await);
+}
+
+/// Completes at the next Ctrl-C.
+#[cfg(not(unix))]
+async fn asked() {
+    drop(tokio::signal::ctrl_c().await);
+}
+
+/// Completes at the next signal of a kind, never if the system does not tell of it.
+#[cfg(unix)]
+async fn next(kind: tokio::signal::unix::SignalKind) {
+    match tokio::signal::unix::signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Whether `nohup` or its like has made this process ignore the end of its terminal; who listens to a signal no longer
+/// ignores it. Known on Linux alone.
+#[cfg(unix)]
+fn is_hang_up_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is that of signal 1.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

@@ -1,16 +1,36 @@
 //! Tables for people, and the same as JSON.
 
-use comfy_table::{Cell, CellAlignment, Row, Table, presets::UTF8_BORDERS_ONLY};
+use std::{collections::BTreeMap, io::IsTerminal};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets::UTF8_BORDERS_ONLY};
 use driftline_models::inspect::ModelSummary;
+use driftline_pipeline::Plan;
 use driftline_runtime::{End, NodeKind, Report, profiles::Profiles};
 use driftline_stats::{Profile, ProfileBody, SignalProfile};
+use driftline_types::{StageName, StageVersion};
+use ratatui::crossterm::terminal;
 use serde_json::{Value, json};
+
+use crate::print;
+
+/// The characters of a version that tell it from the others of its node.
+const SHORT: usize = 8;
 
 pub(crate) fn table(header: &[&str], numbers_from: usize) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(header);
     for column in table.column_iter_mut().skip(numbers_from) {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Fits a table to the width of the terminal that it is printed on; elsewhere it stays as wide as it is.
+pub(crate) fn fitted(mut table: Table, printed_on: &impl IsTerminal) -> Table {
+    if printed_on.is_terminal()
+        && let Ok((width @ 1.., _)) = terminal::size()
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     table
 }
@@ -44,6 +64,15 @@ pub(crate) fn nodes(report: &Report) -> Table {
     table
 }
 
+/// Names how a run ended, as its summary in JSON does.
+pub(crate) fn end(end: End) -> &'static str {
+    match end {
+        End::Finished => "finished",
+        End::Stopped => "stopped",
+        End::CutOff => "cut_off",
+    }
+}
+
 /// How the run went as a whole.
 pub(crate) fn summary(report: &Report) -> String {
     let how = match report.end {
@@ -60,25 +89,47 @@ pub(crate) fn summary(report: &Report) -> String {
     )
 }
 
-/// What each stage saw: a row a signal.
-pub(crate) fn signals(seen: &Profiles) -> Table {
+/// What each stage saw: a row a signal, in the order of the graph. Versions are named where a node has several, the newest
+/// last.
+pub(crate) fn signals(seen: &Profiles, plan: &Plan) -> Table {
     let windows = seen.merged.values().any(|profile| profile.key.window.millis > 0);
-    let header =
-        ["stage", "side", "signal", "unit", "n", "missing", "mean", "std", "min", "p50", "p95", "max", "most frequent"];
-    let mut table = table(&header, 4);
+    let versions = versions(seen);
+    let named = versions.values().any(|versions| versions.len() > 1);
+    let mut header = vec![
+        "stage",
+        "version",
+        "side",
+        "signal",
+        "unit",
+        "n",
+        "missing",
+        "mean",
+        "std",
+        "min",
+        "≈p50",
+        "≈p95",
+        "max",
+        "most frequent",
+    ];
+    if !named {
+        header.retain(|name| *name != "version");
+    }
+    let mut table = table(&header, header.len() - 9);
     if let Some(column) = table.column_mut(header.len() - 1) {
         column.set_cell_alignment(CellAlignment::Left);
     }
-    for profile in seen.merged.values() {
-        let stage = if windows {
-            format!("{} {}", profile.key.stage, profile.key.window.start)
-        } else {
-            profile.key.stage.to_string()
-        };
-        let side = profile.body.direction();
+    for profile in ordered(seen, plan, &versions) {
+        let key = &profile.key;
+        let stage = if windows { format!("{} {}", key.stage, key.window.start) } else { key.stage.to_string() };
         let (ProfileBody::Input(set) | ProfileBody::Output(set)) = &profile.body else { continue };
         for (name, unit, signal) in set.signals() {
-            let mut row = Row::from([&stage, &side.to_string(), name, unit]);
+            let mut row = Row::from([stage.as_str()]);
+            if named {
+                row.add_cell(Cell::new(key.version.as_str().chars().take(SHORT).collect::<String>()));
+            }
+            row.add_cell(Cell::new(profile.body.direction()));
+            row.add_cell(Cell::new(name));
+            row.add_cell(Cell::new(unit));
             row.add_cell(Cell::new(signal.total()));
             row.add_cell(Cell::new(signal.missing()));
             for cell in figures(signal) {
@@ -91,7 +142,36 @@ pub(crate) fn signals(seen: &Profiles) -> Table {
     table
 }
 
-/// Mean, standard deviation, least, p50, p95 and greatest of a number.
+/// Returns the versions of each node, the newest last.
+fn versions(seen: &Profiles) -> BTreeMap<&StageName, Vec<&StageVersion>> {
+    let mut last: Vec<_> = seen.last.iter().collect();
+    last.sort_by_key(|(_, offset)| **offset);
+    let mut versions: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for ((stage, version), _) in last {
+        versions.entry(stage).or_default().push(version);
+    }
+    versions
+}
+
+/// Returns profiles by their node, in the order of the graph, then version and window. Nodes that the pipeline has no more come
+/// last.
+fn ordered<'a>(
+    seen: &'a Profiles,
+    plan: &Plan,
+    versions: &BTreeMap<&StageName, Vec<&StageVersion>>,
+) -> Vec<&'a Profile> {
+    let graph: Vec<&StageName> = plan.nodes().map(|(_, node)| &node.name).collect();
+    let mut profiles: Vec<&Profile> = seen.merged.values().collect();
+    profiles.sort_by_key(|profile| {
+        let key = &profile.key;
+        let node = graph.iter().position(|name| **name == key.stage).unwrap_or(graph.len());
+        let version = versions.get(&key.stage).and_then(|all| all.iter().position(|version| **version == key.version));
+        (node, key.stage.clone(), version, key.window, profile.body.direction())
+    });
+    profiles
+}
+
+/// Mean, standard deviation, least, p50, p95 and greatest of a number; p50 and p95 are estimates from bins.
 fn figures(signal: &SignalProfile) -> [Option<f64>; 6] {
     let SignalProfile::Number(profile) = signal else { return [None; 6] };
     [profile.mean(), profile.std(), profile.min(), profile.quantile(0.5), profile.quantile(0.95), profile.max()]
@@ -100,7 +180,7 @@ fn figures(signal: &SignalProfile) -> [Option<f64>; 6] {
 fn most_frequent(signal: &SignalProfile, limit: usize) -> String {
     let SignalProfile::Category(profile) = signal else { return String::new() };
     let total = profile.total().max(1) as f64;
-    let share = |(value, n): (&str, u64)| format!("{value} {:.0} %", 100.0 * n as f64 / total);
+    let share = |(value, n): (&str, u64)| format!("{} {:.0} %", print::visible(value, &[]), 100.0 * n as f64 / total);
     profile.top(limit).into_iter().map(share).collect::<Vec<_>>().join(", ")
 }
 
@@ -164,6 +244,7 @@ pub(crate) fn model(summary: &ModelSummary) -> String {
             tensor.parameters.to_string(),
         ]);
     }
+    let tensors = fitted(tensors, &std::io::stdout());
     let config = summary.config.iter().map(|(key, value)| format!("{key}: {value}\n")).collect::<String>();
     format!(
         "kind: {}\nparameters: {}\nbytes: {}\nblake3: {}\n{config}{tensors}",
@@ -177,7 +258,20 @@ fn number(x: f64) -> String {
         a if a >= 1000.0 || a == 0.0 => format!("{x:.0}"),
         a if a >= 100.0 => format!("{x:.1}"),
         a if a >= 1.0 => format!("{x:.2}"),
-        a if a >= 0.001 => format!("{x:.3}"),
-        _ => format!("{x:.1e}"),
+        a if a >= 0.1 => format!("{x:.3}"),
+        a if a >= 0.01 => format!("{x:.4}"),
+        a if a >= 0.001 => format!("{x:.5}"),
+        _ => format!("{x:.2e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_numbers_keep_their_digits() {
+        let told = [1234.0, 123.45, 12.345, 0.5678, 0.05678, 0.00384, 0.000_384, -0.00384, 0.0].map(number);
+        assert_eq!(told, ["1234", "123.5", "12.35", "0.568", "0.0568", "0.00384", "3.84e-4", "-0.00384", "0"]);
     }
 }

@@ -108,7 +108,7 @@ fn show(header: &[&str], rows: &[Value], format: Format, cells: impl Fn(&Value) 
             for row in rows {
                 table.add_row(cells(row));
             }
-            print::line(table)?
+            print::line(table::fitted(table, &std::io::stdout()))?
         }
     };
     Ok(())

@@ -24,7 +24,17 @@ fn check(pipeline: &Path, changes: &Changes) -> Vec<String> {
         Ok(plan) => plan,
         Err(failure) => return vec![failure.message],
     };
-    let mut problems = Vec::new();
+    let (mut problems, mut texts) = (Vec::new(), Vec::new());
+    for (what, found) in [("reference", reference::described_of(&plan)), ("probes", probes::described_of(&plan))] {
+        match found {
+            Err(failure) => problems.push(failure.message),
+            Ok(Some(text)) => texts.push(format!("{what}: {text}")),
+            Ok(None) => {}
+        }
+    }
+    if !problems.is_empty() {
+        return problems;
+    }
     let parts = [
         (plan.sources.len(), "source"),
         (plan.stages.len(), "stage"),
@@ -33,13 +43,7 @@ fn check(pipeline: &Path, changes: &Changes) -> Vec<String> {
     ]
     .map(|(count, one)| print::counted(count as u64, one));
     print::tell!("{}: {} is valid: {}", plan.file.display(), plan.name, parts.join(", "));
-    for (what, found) in [("reference", reference::described_of(&plan)), ("probes", probes::described_of(&plan))] {
-        match found {
-            Err(failure) => problems.push(failure.message),
-            Ok(Some(text)) => print::tell!("{what}: {text}"),
-            Ok(None) => {}
-        }
-    }
+    texts.iter().for_each(|text| print::tell!("{text}"));
     problems
 }
 

@@ -164,6 +164,51 @@ fn a_run_that_is_asked_twice_ends_at_once_and_leaves_no_log() {
 }
 
 #[test]
+fn a_run_whose_terminal_goes_away_leaves_no_log() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let is_ignored =
+        |line: &str| line.starts_with("SigIgn:") && line.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']);
+    if status.lines().any(is_ignored) {
+        eprintln!("skipped: the tests run under nohup");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let temporary = folder.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let file = folder.path().join("endless.toml");
+    fs::write(&file, ENDLESS).unwrap();
+    let mut command = driftline(&["run", file.to_str().unwrap()]);
+    command.env("TMPDIR", &temporary).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{{\"t\":0}}").unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut told = String::new();
+    while !told.contains("input 1 ") {
+        assert!(errors.read_line(&mut told).unwrap() > 0, "{told}");
+    }
+    signal(&child, "-HUP");
+    errors.read_to_string(&mut told).unwrap();
+    let left = fs::read_dir(&temporary).unwrap().count();
+    assert_eq!((child.wait().unwrap().code(), left), (Some(130), 0), "{told}");
+    drop(input);
+}
+
+#[test]
+fn an_injection_that_event_time_did_not_reach_is_told() {
+    let recording = "sources.microphone.path=pipelines/samples/voice-search/red-jacket.wav";
+    let told = |time: &str| {
+        let injection = format!("vad.clip_ms=20 @ {time}");
+        let words = ["run", "pipelines/speech.toml", "--set", recording, "--inject", injection.as_str()];
+        let ran = driftline(&words).output().unwrap();
+        String::from_utf8(ran.stderr).unwrap()
+    };
+    let late = "`vad.clip_ms` @ 2000-01-01T00:10:00Z never took effect: event time ended before 2000-01-01T00:00:10Z\n";
+    assert!(told("10m").contains(late), "{}", told("10m"));
+    assert!(!told("0s").contains("never took effect"), "{}", told("0s"));
+}
+
+#[test]
 fn a_run_that_goes_on_for_ever_fills_no_log() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("endless.toml");
@@ -206,7 +251,7 @@ fn where_log_lines_are_for_programs_nothing_else_stands_among_them() {
     };
     let lines = told(&[], 0);
     let find = |what: &str| lines.iter().find(|line| line["message"].as_str().is_some_and(|said| said.contains(what)));
-    assert!(find("the run has ended").is_some(), "{lines:?}");
+    assert_eq!(find("the run has ended").unwrap()["end"], "finished", "{lines:?}");
     assert_eq!(find("records were refused").unwrap()["dead_letters"], 1, "{lines:?}");
     let lines = told(&["--set", "sources.input.path=missing.jsonl"], 2);
     let last = lines.last().unwrap();

@@ -107,6 +107,61 @@ fn a_log_that_cannot_be_there_is_refused_by_its_key() {
 }
 
 #[test]
+fn a_part_needs_a_log_that_others_can_read() {
+    let subject = Subject::new();
+    let words = ["run", "copy.toml", "--only", "input", "--set", "broker.path=log"];
+    let (_, error) = subject.told(&words, 2);
+    assert!(error.contains("broker.kind: found an embedded log") && !subject.path("log").exists(), "{error}");
+}
+
+/// The rows of a table of signals that tell of the size of lines, word by word.
+fn sizes(told: &str) -> Vec<Vec<&str>> {
+    let rows = told.lines().filter(|line| line.starts_with("│ input") && line.contains("json.size"));
+    rows.map(|row| row.split_whitespace().skip(1).collect()).collect()
+}
+
+#[test]
+fn what_was_counted_before_there_was_a_reference_is_left_out_and_told() {
+    const LEFT_OUT: &str = "left out, counted on other bins than newer ones: ";
+    const WHOLE: &str = "the signals are of the whole log\n";
+    let subject = Subject::new();
+    let write = |count: u32| {
+        let lines: String = (0..count).map(|n| format!("{{\"t\":{}}}\n", 1000 * n)).collect();
+        fs::write(subject.path("in.jsonl"), lines).unwrap();
+    };
+    let log = ["--set", "broker.path=log", "--set", "monitor.warm_up=0s"];
+    write(100);
+    let (_, error) = subject.told(&[&["run", "copy.toml"][..], &log].concat(), 0);
+    assert_eq!(sizes(&error)[0][4], "100", "{error}");
+    assert!(!error.contains(WHOLE) && !error.contains(LEFT_OUT), "{error}");
+    subject.told(&[&["reference", "build", "copy.toml", "--output", "reference.json"][..], &log].concat(), 0);
+    write(130);
+    let settings = [&log[..], &["--set", "monitor.reference=reference.json"]].concat();
+    let (_, error) = subject.told(&[&["run", "copy.toml"][..], &settings[..]].concat(), 0);
+    assert_eq!((sizes(&error).len(), sizes(&error)[0][4]), (1, "30"), "{error}");
+    assert!(error.contains(WHOLE) && error.contains(LEFT_OUT), "{error}");
+    let (shown, error) = subject.told(&[&["profiles", "copy.toml"][..], &settings[..]].concat(), 0);
+    assert_eq!((sizes(&shown).len(), sizes(&shown)[0][4]), (1, "30"), "{shown}");
+    assert!(error.contains(LEFT_OUT) && !error.contains("unreadable"), "{error}");
+}
+
+#[test]
+fn versions_of_a_node_are_told_apart_the_newest_last() {
+    let subject = Subject::new();
+    let lines = |count: u32| (0..count).map(|n| format!("{{\"t\":{},\"k\":\"a\"}}\n", 1000 * n)).collect::<String>();
+    let log = ["--set", "broker.path=log"];
+    fs::write(subject.path("in.jsonl"), lines(3)).unwrap();
+    let (_, error) = subject.told(&[&["run", "copy.toml"][..], &log].concat(), 0);
+    assert_eq!(sizes(&error)[0][1], "output", "{error}");
+    fs::write(subject.path("in.jsonl"), lines(4)).unwrap();
+    let run = ["run", "copy.toml", "--set", "sources.input.key=k"];
+    let (_, error) = subject.told(&[&run[..], &log].concat(), 0);
+    let rows = sizes(&error);
+    assert!(rows.len() == 2 && rows[0][1] != rows[1][1], "{error}");
+    assert_eq!([rows[0][5], rows[1][5]], ["3", "1"], "{error}");
+}
+
+#[test]
 fn topics_that_are_not_there_are_named_and_not_made() {
     let subject = Subject::new();
     let log = ["--set", "broker.path=log"];
@@ -166,6 +221,7 @@ fn of_many_lines_that_are_no_feedback_ten_are_told() {
     let told: Vec<&str> = error.lines().filter(|line| line.starts_with("wrong.jsonl:")).collect();
     assert_eq!(told.len(), 12, "{error}");
     assert!(told[9].starts_with("wrong.jsonl:10: ") && told[10] == "wrong.jsonl: and 15 more", "{error}");
+    assert!(told[9].ends_with(" at column 2"), "{error}");
 }
 
 #[test]
@@ -195,8 +251,14 @@ fn a_doctor_tries_what_a_run_opens_and_leaves_nothing() {
     let content = subject.told(&["doctor", "copy.toml", "--set", "broker.path=log"], 0).0;
     assert!(content.contains("ok    source input: opens"), "{content}");
     assert!(content.contains("ok    broker: the embedded log is not there yet, a run makes it"), "{content}");
-    assert!(!subject.path("log").exists());
+    assert!(content.contains("ok    sink output: the file is not there yet, a run makes it"), "{content}");
+    assert!(!subject.path("log").exists() && !subject.path("out.jsonl").exists());
     for (setting, line) in [
+        ("sinks.output.path=nowhere/out.jsonl", "FAIL  sink output: "),
+        ("sinks.output.path=.", "FAIL  sink output: "),
+        ("sinks.output.path=plain.toml", "ok    sink output: the file can be written"),
+        ("sinks.output.path=-", "ok    sink output: needs no file"),
+        ("broker.path=/proc/nowhere/log", "FAIL  broker: broker.path: /proc "),
         ("sources.input.path=missing.jsonl", "FAIL  source input: "),
         ("sources.input.path=-", "?     source input: "),
         ("monitor.reference=missing.json", "FAIL  reference: "),
@@ -217,6 +279,7 @@ fn a_pipeline_that_cannot_start_is_a_wrong_one() {
     let settings = ["--set", "monitor.reference=missing.json", "--set", "monitor.probes.path=absent.json"];
     let (_, error) = subject.told(&[&["validate", "copy.toml"][..], &settings].concat(), 2);
     assert!(error.contains("missing.json") && error.contains("absent.json"), "{error}");
+    assert!(!error.contains("is valid"), "{error}");
 }
 
 /// What a training yields must have a place before it takes hours.

@@ -196,7 +196,7 @@ impl Sampler {
                 || "nothing is watched: monitor.reference and monitor.rules are missing".to_owned(),
                 |report| report.sentence.clone(),
             ),
-            evidence: report.map(|report| (report.evidence, report.run_length, report.windows)),
+            evidence: report.map(crate::report::evidence),
             rows: rows.collect(),
             notes: report.map_or_else(Vec::new, |report| report.notes.clone()),
         };

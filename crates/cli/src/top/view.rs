@@ -16,8 +16,9 @@ pub(super) struct View {
     pub runs: bool,
     /// What there is to say, in one sentence.
     pub sentence: String,
-    /// The evidence that something has changed, the one from which it is an alarm, and the windows judged.
-    pub evidence: Option<(f64, f64, u64)>,
+    /// The evidence that something has changed, the one from which it is an alarm, and the windows judged, as
+    /// [`crate::report::evidence`] says it.
+    pub evidence: Option<String>,
     /// Sources, then stages, each after those it reads.
     pub rows: Vec<Row>,
     pub notes: Vec<String>,
@@ -79,8 +80,8 @@ impl View {
 
     fn title(&self) -> Line<'_> {
         let mut spans = vec![Span::styled(self.pipeline.as_str(), Style::new().add_modifier(Modifier::BOLD))];
-        if let Some((evidence, level, windows)) = self.evidence {
-            spans.push(Span::raw(format!("  evidence {evidence:.1} of {level:.0}, {windows} windows judged")));
+        if let Some(evidence) = &self.evidence {
+            spans.push(Span::raw(format!("  {evidence}")));
         }
         Line::from(spans)
     }
@@ -139,7 +140,7 @@ mod tests {
                 "began in `vad` (it answers probes otherwise, 00:01:00), 84 % (70 to 91) of the change in `search`; \
                        `microphone` unchanged"
                     .to_owned(),
-            evidence: Some((41_234.5, 10_000.0, 22)),
+            evidence: Some("evidence 1.9, an alarm from 10000; 22 windows judged".to_owned()),
             rows: vec![
                 row("microphone", ("unchanged", "32"), &[]),
                 row(
@@ -158,7 +159,7 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(104, 16)).unwrap();
         terminal.draw(|frame| speech().draw(frame)).unwrap();
         let expected = [
-            "speech  evidence 41234.5 of 10000, 22 windows judged",
+            "speech  evidence 1.9, an alarm from 10000; 22 windows judged",
             "began in `vad` (it answers probes otherwise, 00:01:00), 84 % (70 to 91) of the change in `search`;",
             "`microphone` unchanged",
             "",

@@ -55,7 +55,8 @@ impl de::Error for Fault {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::here(Some(written(found)), format!("allowed is {}", described(&expected.to_string())))
+        let message = format!("allowed is {}{}", described(found, &expected.to_string()), quoted(found, expected));
+        Self::here(Some(written(found)), message)
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -63,7 +64,9 @@ impl de::Error for Fault {
     }
 
     fn invalid_length(len: usize, expected: &dyn Expected) -> Self {
-        Self::here(Some(format!("{len} elements")), format!("allowed is {}", described(&expected.to_string())))
+        let allowed = expected.to_string();
+        let allowed = described(Unexpected::Seq, &allowed);
+        Self::here(Some(format!("{len} elements")), format!("allowed is {allowed}"))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -95,13 +98,15 @@ fn written(found: Unexpected<'_>) -> String {
     }
 }
 
-/// Says what a Rust type means to the writer of a TOML file.
-fn described(expected: &str) -> &str {
+/// Says what a Rust type means to the writer of a TOML file. The bounds of a type are not named: the entry may have narrower
+/// ones, which are told once the type is right.
+fn described<'a>(found: Unexpected<'_>, expected: &'a str) -> &'a str {
     match expected {
-        "u8" => "a whole number from 0 to 255",
-        "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" | "usize" => "a whole number from 0",
+        "u8" | "u16" | "u32" | "u64" | "usize" => match found {
+            Unexpected::Signed(number) if number < 0 => "a whole number that is not negative",
+            Unexpected::Signed(_) | Unexpected::Unsigned(_) => "a smaller whole number",
+            _ => "a whole number",
+        },
         "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number from 1",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
@@ -113,6 +118,17 @@ fn described(expected: &str) -> &str {
         _ if expected.starts_with("struct ") => "a table",
         _ => expected,
     }
+}
+
+/// Says how to write a word as the string that an entry takes, where TOML takes it for something else.
+fn quoted(found: Unexpected<'_>, expected: &dyn Expected) -> String {
+    let is_word =
+        matches!(found, Unexpected::Bool(_) | Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_));
+    if !is_word || !matches!(expected.to_string().as_str(), "a string" | "path string") {
+        return String::new();
+    }
+    let word = written(found);
+    format!(", in quotes: \"{word}\" (after --set: '\"{word}\"')")
 }
 
 /// What is read in place of an entry that was found wrong.
