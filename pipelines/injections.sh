@@ -33,7 +33,7 @@ report() {
 
 report "nothing"
 for injection in \
-    microphone.pitch=1.3 vad.clip_ms=120 asr.weights_noise=0.3 search.stale=0.5 \
+    microphone.pitch=1.3 vad.clip_ms=120 asr.weights_noise=0.5 search.stale=0.5 \
     microphone.noise_dbfs=-35 microphone.lowpass_hz=1800 vad.threshold_shift=0.3 search.fuzziness=0 \
     microphone.mulaw_bits=4 microphone.drop=0.05 asr.beam=1; do
     report "$injection" --inject "$injection @ 60s"

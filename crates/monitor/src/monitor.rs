@@ -451,6 +451,10 @@ impl Monitor {
         let level = self.settings.run_length;
         let mut sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
             (Some(alarm), _) => alarm.summary.clone(),
+            // Only what is too small stays pending with as much.
+            (None, Some(pending)) if evidence >= level => {
+                format!("what changed is less than monitor.tolerance: {}", pending.summary)
+            }
             (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
             (None, None) if windows == 0 => "nothing was judged yet".to_owned(),
             (None, None) if self.baseline.nodes.is_empty() => {
