@@ -21,4 +21,4 @@ pub use contract::{
 pub use embedded::{Durability, Embedded, EmbeddedConfig};
 pub use error::BrokerError;
 pub use kafka::{ALLOWED_PROPERTIES, ClockDifference, Delivery, Kafka, KafkaConfig, TokenSource};
-pub use records::{Records, advance, records};
+pub use records::{Records, advance, records, records_from};

@@ -18,8 +18,16 @@ const FETCH: FetchLimit = FetchLimit { records: 4_096, bytes: 8 << 20 };
 /// # Errors
 /// As [`Broker::read`]. The iterator fails where that does, among others if retention overtakes it, and ends after that.
 pub fn records(broker: &dyn Broker, partition: TopicPartition) -> Result<Records<'_>, BrokerError> {
-    let first = match broker.read(&partition, 0, FETCH) {
-        Err(BrokerError::OutOfRange { low, .. }) => broker.read(&partition, low, FETCH)?,
+    records_from(broker, partition, 0)
+}
+
+/// Reads a partition likewise, from an offset or the first record kept after it.
+///
+/// # Errors
+/// As [`records`].
+pub fn records_from(broker: &dyn Broker, partition: TopicPartition, from: Offset) -> Result<Records<'_>, BrokerError> {
+    let first = match broker.read(&partition, from, FETCH) {
+        Err(BrokerError::OutOfRange { low, .. }) if from < low => broker.read(&partition, low, FETCH)?,
         first => first?,
     };
     Ok(Records { broker, partition, next: after(&first), fetched: first.into() })

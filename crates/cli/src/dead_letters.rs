@@ -105,7 +105,7 @@ fn settle(
                         if !own.is_empty() {
                             let own = print::counted(own.len() as u64, "output");
                             print::tell!(
-                                "{node}: {own} too large for {output}, passed over; raise its limit and read the input again (`driftline replay`)"
+                                "{node}: {own} too large for {output} cannot be sent again and is set aside; `driftline replay` shows what the stage makes of the input"
                             );
                         }
                     }

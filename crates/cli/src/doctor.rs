@@ -148,7 +148,7 @@ fn sink(node: &Node) -> Outcome {
     let mut outcome = "needs no file";
     for path in files.into_iter().map(Path::new) {
         if path.exists() {
-            outcome = "the file can be written";
+            outcome = "the file opens for writing";
             if let Err(error) = OpenOptions::new().write(true).open(path) {
                 return Outcome::Bad(format!("{} cannot be written: {error}", path.display()));
             }
@@ -168,8 +168,8 @@ fn source(plan: &Plan, node: &Node) -> Outcome {
         return Outcome::Bad(format!("kind {:?} is not known", node.kind));
     };
     let mut paths = def.paths.iter().filter_map(|key| node.config.get(*key)?.as_str());
-    if let Some(path) = paths.find(|path| is_stream(path)) {
-        return Outcome::Unknown(format!("{path:?} is a stream: who opens it takes from it"));
+    if paths.any(|path| path == "-") {
+        return Outcome::Unknown("\"-\" is a stream: who opens it takes from it".to_owned());
     }
     let open = |follow| open_source(def, plan, node, follow);
     match open(false) {

@@ -38,9 +38,9 @@ pub(crate) fn start_of(plan: &Plan, usually: &str) -> Result<Option<Arc<Telemetr
 /// Starts logging, once a process. `DRIFTLINE_LOG` says what is logged, else `usually`; what happens while a traced
 /// batch is worked on carries the ids of its trace. `telemetry` is kept until logging [ends](end).
 pub(crate) fn start(usually: &str, format: LogFormat, telemetry: Option<Arc<Telemetry>>) -> Result<(), Failure> {
-    let filter = match std::env::var(VARIABLE) {
-        Ok(text) => filter(&text)?,
-        Err(_) => EnvFilter::new(usually),
+    let filter = match std::env::var_os(VARIABLE) {
+        Some(text) => filter(&text.to_string_lossy())?,
+        None => EnvFilter::new(usually),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match format {

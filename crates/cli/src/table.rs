@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::IsTerminal};
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets::UTF8_BORDERS_ONLY};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets::UTF8_BORDERS_ONLY};
 use driftline_models::inspect::ModelSummary;
 use driftline_pipeline::Plan;
 use driftline_runtime::{End, NodeKind, Report, profiles::Profiles};
@@ -26,11 +26,26 @@ pub(crate) fn table(header: &[&str], numbers_from: usize) -> Table {
 }
 
 /// Fits a table to the width of the terminal that it is printed on; elsewhere it stays as wide as it is.
-pub(crate) fn fitted(mut table: Table, printed_on: &impl IsTerminal) -> Table {
-    if printed_on.is_terminal()
-        && let Ok((width @ 1.., _)) = terminal::size()
-    {
+pub(crate) fn fitted(table: Table, printed_on: &impl IsTerminal) -> Table {
+    match terminal::size() {
+        Ok((width, _)) if printed_on.is_terminal() => fit(table, width),
+        _ => table,
+    }
+}
+
+/// Folds the last column, which is words, so that the table is so wide. Names and numbers are not folded: a table that would have
+/// to is left to the terminal.
+fn fit(mut table: Table, width: u16) -> Table {
+    const LEAST: usize = 16;
+    let widths = table.column_max_content_widths();
+    let Some((_, others)) = widths.split_last() else { return table };
+    // A column has a space on either side, the table a line on either.
+    let taken = 2 + 2 + others.iter().map(|&width| usize::from(width) + 2).sum::<usize>();
+    if usize::from(width) >= taken + LEAST {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        for column in table.column_iter_mut().take(others.len()) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table
 }
@@ -268,6 +283,22 @@ fn number(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_last_column_is_folded_and_only_if_that_is_enough() {
+        let lines = |width| {
+            let mut table = table(&["what", "number", "words"], 1);
+            table.add_row(["audio.sample_rate", "123456.789", "one two three four five six seven eight nine"]);
+            let shown = fit(table, width).to_string();
+            assert!(shown.contains("audio.sample_rate") && shown.contains("123456.789"), "{shown}");
+            shown.lines().map(|line| line.chars().count()).collect::<Vec<_>>()
+        };
+        let wide = lines(200);
+        assert_eq!(wide.len(), 5);
+        let folded = lines(60);
+        assert!(folded.len() > 5 && folded.iter().all(|&width| width <= 60), "{folded:?}");
+        assert_eq!(lines(40), wide);
+    }
 
     #[test]
     fn small_numbers_keep_their_digits() {

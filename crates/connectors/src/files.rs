@@ -24,10 +24,14 @@ pub(crate) const RESCAN: Duration = Duration::from_secs(1);
 /// If it cannot be read, or is a folder, a pipe or a device.
 pub(crate) fn open(path: &str) -> Result<File, StageError> {
     let unreadable = |error: io::Error| StageError::fatal(format!("path: {path:?} cannot be read")).caused_by(error);
-    if fs::metadata(path).map_err(unreadable)?.is_dir() {
+    let found = fs::metadata(path).map_err(unreadable)?;
+    if found.is_dir() {
         return Err(StageError::fatal(format!("path: found the folder {path:?}, allowed is a file")));
     }
-    open_regular(path.as_ref()).map_err(unreadable)
+    if !found.is_file() {
+        return Err(StageError::fatal(format!("path: found {path:?}, a pipe or a device, allowed is a regular file")));
+    }
+    File::open(path).map_err(unreadable)
 }
 
 /// Opens a file that holds all it will give.
@@ -160,7 +164,11 @@ fn is_hidden(name: &OsStr) -> bool {
 
 /// Returns a name as text; two names never become one.
 fn text(name: &OsStr) -> String {
-    name.to_str().map_or_else(|| name.as_encoded_bytes().escape_ascii().to_string(), str::to_owned)
+    match name.to_str() {
+        Some(name) if !name.contains("\\x") => name.to_owned(),
+        // Of what looks escaped already the backslash becomes two.
+        _ => name.as_encoded_bytes().escape_ascii().to_string(),
+    }
 }
 
 fn walk(
@@ -307,14 +315,14 @@ mod tests {
         use std::os::unix::ffi::OsStrExt;
 
         let folder = tempfile::tempdir().unwrap();
-        for name in [&b"a\xe4.wav"[..], b"a\xf6.wav"] {
+        for name in [&b"a\xe4.wav"[..], b"a\xf6.wav", b"a\\xe4.wav"] {
             // Some file systems allow text only.
             if fs::write(folder.path().join(OsStr::from_bytes(name)), b"x").is_err() {
                 return;
             }
         }
         let listing = list(folder.path().to_str().unwrap());
-        assert_eq!(listing.files.keys().collect::<Vec<_>>(), ["a\\xe4.wav", "a\\xf6.wav"]);
+        assert_eq!(listing.files.keys().collect::<Vec<_>>(), ["a\\\\xe4.wav", "a\\xe4.wav", "a\\xf6.wav"]);
     }
 
     #[test]

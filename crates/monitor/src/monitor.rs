@@ -166,6 +166,7 @@ impl Monitor {
             self.notes.retain(|key, _| !key.starts_with(rules::MISFIT) || is_of(key));
             self.detectors.restore(seen, remembered.scored);
             self.recent = remembered.closed.into();
+            self.changes.extend(remembered.stale.into_iter().map(|key| (key, None)));
         } else {
             self.changes.extend(state::keys(entries).into_iter().map(|key| (key, None)));
         }
@@ -303,7 +304,8 @@ impl Monitor {
     /// Judges every window that is open: nothing more will come.
     pub fn close_all(&mut self) -> usize {
         let mut closed = 0;
-        while let Some(window) = self.windows.close_oldest() {
+        while !self.windows.are_stray() {
+            let Some(window) = self.windows.close_oldest() else { break };
             self.judge(window);
             closed += 1;
         }
@@ -451,9 +453,9 @@ impl Monitor {
         let level = self.settings.run_length;
         let mut sentence = match (alarms.iter().find(|alarm| alarm.state.is_active()), alarms.first()) {
             (Some(alarm), _) => alarm.summary.clone(),
-            // Only what is too small stays pending with as much.
+            // What is too small, or told by too few records, stays pending with as much.
             (None, Some(pending)) if evidence >= level => {
-                format!("what changed is less than monitor.tolerance: {}", pending.summary)
+                format!("no change is surely as large as monitor.tolerance: {}", pending.summary)
             }
             (None, Some(pending)) => format!("nothing certain yet: {}", pending.summary),
             (None, None) if windows == 0 => "nothing was judged yet".to_owned(),

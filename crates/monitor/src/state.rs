@@ -84,6 +84,8 @@ pub(crate) struct Remembered {
     pub meta: Meta,
     pub scored: Vec<Scored>,
     pub closed: Vec<Closed>,
+    /// Entries that say nothing any more.
+    pub stale: Vec<Bytes>,
 }
 
 fn start_of(text: &str) -> Option<Timestamp> {
@@ -175,8 +177,11 @@ pub(crate) fn read(entries: &[(Bytes, Bytes)], references: &References) -> Resul
                 remembered.scored.push(read_scored(start, value).ok_or_else(unreadable)?);
             }
             (Some("p"), Some(start)) => {
-                // One that was counted on another reference is of another baseline, whose state is not used.
-                let Ok(profile) = Profile::decode(value, references) else { continue };
+                // Of another baseline, whose state is not used, or of another format.
+                let Ok(profile) = Profile::decode(value, references) else {
+                    remembered.stale.push(key.clone());
+                    continue;
+                };
                 let node = parts.next().and_then(|node| StageName::try_new(node).ok()).ok_or_else(unreadable)?;
                 let window = closed.entry(start).or_insert_with(|| Closed { start, ..Closed::default() });
                 let seen = window

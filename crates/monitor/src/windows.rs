@@ -15,8 +15,8 @@
 //! outnumber the others: a source that slept overnight goes on with its eighth profile, a device whose clock is years ahead
 //! opens windows of its own and moves nothing else.
 //!
-//! **Late.** A profile whose window was closed is counted as late and told of; nothing else is done with it. A window
-//! that is closed beyond the reach of every source, because a wrong clock opened it, makes none before it late.
+//! **Late.** A profile whose window was closed is counted as late and told of; nothing else is done with it. So at the
+//! end of a run windows beyond the reach of every source, which a wrong clock may have opened, stay open for the next.
 //!
 //! **What does not count.** A profile that cannot be read, or was counted on other bins than the reference's, still
 //! says how far its node is, so windows close. That node is not whole in its window; a stage that reads it is waited
@@ -312,9 +312,7 @@ impl Windows {
     /// Closes the oldest window as it is.
     pub(crate) fn close_oldest(&mut self) -> Option<Closed> {
         let (start, open) = self.open.pop_first()?;
-        if !self.is_stray(start) {
-            self.progress.closed_to = Some(start.plus_millis(self.millis));
-        }
+        self.progress.closed_to = Some(start.plus_millis(self.millis));
         let mut not_whole = open.unreadable;
         not_whole.extend(self.progress.incomparable.keys().filter(|node| self.is_incomparable(node, start)).cloned());
         let mut nodes = BTreeMap::new();
@@ -333,9 +331,10 @@ impl Windows {
         Some(Closed { start, nodes, not_whole })
     }
 
-    /// Says whether a window lies beyond the reach of every source, in every partition: only a wrong clock, or the
-    /// first records after a long sleep, can have opened it.
-    fn is_stray(&self, start: Timestamp) -> bool {
+    /// Says whether every window that is open lies beyond the reach of every source, in every partition: only a wrong
+    /// clock, or the first records after a long sleep, can have opened them.
+    pub(crate) fn are_stray(&self) -> bool {
+        let Some((&start, _)) = self.open.first_key_value() else { return false };
         let sources = self.topology.nodes.iter().filter(|(_, inputs)| inputs.is_empty());
         let producers = sources.filter_map(|(name, _)| self.progress.producers.get(name)).flat_map(BTreeMap::values);
         let latest = producers.map(Producer::here).max();
@@ -525,7 +524,8 @@ mod tests {
         for window in [0, 1, 2, 86_400] {
             windows.take(windows.next, 0, &seen(SOURCE, "1", window, true, 1));
         }
-        while windows.close_oldest().is_some() {}
+        while !windows.are_stray() && windows.close_oldest().is_some() {}
+        assert_eq!(windows.open_windows(), 1);
         assert_eq!(windows.take(windows.next, 0, &seen(SOURCE, "1", 2, true, 1)), Taken::Late);
         assert_eq!(windows.take(windows.next, 0, &seen(SOURCE, "1", 3, true, 1)), Taken::Merged);
     }

@@ -1,5 +1,7 @@
 //! What a node writes and its topic has no room for.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use driftline_broker::BrokerError;
 use driftline_stage::operator::Counts;
@@ -41,6 +43,7 @@ pub(crate) fn make_room(
         return false;
     }
     let mut found = false;
+    let mut causes = BTreeSet::new();
     outputs.retain_mut(|output| {
         if !is_large(output) {
             return true;
@@ -59,8 +62,11 @@ pub(crate) fn make_room(
         output.headers.push(wire::ERROR_TOPIC, topic.to_string());
         output.topic = letters.clone();
         counts.written = counts.written.saturating_sub(1);
-        // A record that led to several of them is refused once.
-        if counts.used > 0 || counts.read == 0 {
+        // A record that led to several of them is refused once: their ids differ in what comes last.
+        let id = output.headers.get_str(wire::CE_ID);
+        let cause = id.and_then(|id| id.rsplit_once('/')).map(|(cause, _)| cause.to_owned());
+        let is_first = cause.is_none_or(|cause| causes.insert(cause));
+        if counts.read == 0 || is_first && counts.used > 0 {
             counts.used = counts.used.saturating_sub(1);
             counts.rejected += 1;
         }
@@ -119,18 +125,21 @@ mod tests {
         let mut outputs: Vec<Outgoing> =
             [10, 200 << 10, 200 << 10, 200 << 10].map(|bytes| outgoing(records.clone(), bytes)).into();
         outputs.iter_mut().for_each(|output| output.headers.retain(|_| false));
+        for (output, id) in outputs.iter_mut().zip(["mic/0/7/0", "mic/0/8/0", "mic/0/8/1", "mic/0/9/0"]) {
+            output.headers.push(wire::CE_ID, id);
+        }
         outputs[3].headers.push(wire::PROBE, "a@1");
-        // One of two records became both that are too large.
-        let mut counts = Counts { read: 2, used: 1, held: 1, written: 3, probes: 1, ..Counts::default() };
+        // One of two records that were used became both that are too large.
+        let mut counts = Counts { read: 3, used: 2, held: 1, written: 3, probes: 1, ..Counts::default() };
         let error = BrokerError::TooLarge { topic: records.clone(), found: 200 << 10, allowed: ALLOWED };
         assert!(make_room(&error, &pipeline, &node, &mut outputs, &mut counts));
         let topics: Vec<&Topic> = outputs.iter().map(|output| &output.topic).collect();
         assert_eq!(topics, [&records, &letters, &letters]);
-        assert_eq!(counts, Counts { read: 2, used: 0, rejected: 1, held: 1, written: 1, ..Counts::default() });
+        assert_eq!(counts, Counts { read: 3, used: 1, rejected: 1, held: 1, written: 1, ..Counts::default() });
         let header = |name| outputs[1].headers.get_str(name);
         assert_eq!(header(wire::ERROR_STAGE), Some("vad"));
         assert_eq!(header(wire::ERROR_TOPIC), Some("speech.vad"));
-        assert_eq!(header(wire::ERROR_REASON), Some("message of 204800 bytes for speech.vad, allowed are 102400"));
+        assert_eq!(header(wire::ERROR_REASON), Some("message of 204814 bytes for speech.vad, allowed are 102400"));
         assert!(!make_room(&error, &pipeline, &node, &mut outputs, &mut counts), "there is no other");
     }
 }

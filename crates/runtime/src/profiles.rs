@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use driftline_broker::{Broker, BrokerError, records};
+use driftline_broker::{Broker, BrokerError, records, records_from};
 use driftline_stage::operator::{EncodedProfile, Site};
 use driftline_stats::{Direction, Profile, ProfileBody, ProfileKey, ReferenceId, References, Window};
 use driftline_types::{
@@ -145,11 +145,8 @@ pub fn last_window(
 ) -> Result<Option<Timestamp>, BrokerError> {
     let place = TopicPartition::new(pipeline.profiles_topic(), 0);
     let mut last: Option<Timestamp> = None;
-    for message in records(broker, place)? {
-        let message = message?;
-        if message.offset >= from {
-            last = last.max(Some(message.timestamp));
-        }
+    for message in records_from(broker, place, from)? {
+        last = last.max(Some(message?.timestamp));
     }
     Ok(last)
 }

@@ -209,9 +209,9 @@ impl Cluster {
     }
 
     /// Notes that a broker refused a batch as too large: the name of the topic, the bytes of the batch's first message, and
-    /// what the producer's batches were to fit. Limits are looked up again, as they may have been changed. If all was within
-    /// them, which can be where they are not told, messages are sent one by one; one that is refused alone says what its
-    /// topic takes.
+    /// what the producer's batches were to fit. Limits are looked up again, as they may have been changed. Where they
+    /// are not told and all was within what is taken for them, messages are sent one by one; one that is refused alone says
+    /// what its topic takes.
     pub(super) fn note_too_large(&self, name: &str, first: usize, batch_bytes: usize) {
         let Some(topic) = self.our_topic(name) else { return };
         if self.admin.is_some() {
@@ -220,6 +220,11 @@ impl Cluster {
         // Otherwise they are looked up before the next message is written.
         let Ok(mut limits) = self.limits(&topic) else { return };
         if batch_bytes > limits.batch_bytes {
+            return;
+        }
+        if self.admin.is_some() {
+            // The broker that was asked has not heard of it yet: the next write asks again.
+            self.topics.remove(&topic);
             return;
         }
         if batch_bytes > 1 {

@@ -303,7 +303,9 @@ impl Thread {
         match unit.how {
             How::InTurn if unit.outputs.is_empty() => {}
             How::InTurn => {
-                self.plain.fit();
+                if first {
+                    self.plain.fit();
+                }
                 self.plain.send(&unit.outputs)?;
             }
             How::Whole => {

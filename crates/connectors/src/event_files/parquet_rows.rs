@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use driftline_types::Timestamp;
 use parquet::{
     basic::{ConvertedType, LogicalType, TimeUnit, Type},
     data_type::Decimal,
@@ -123,7 +124,8 @@ fn value(field: &Field) -> Value {
         Field::Float(number) => float(f64::from(*number)),
         Field::Double(number) => float(*number),
         Field::Str(text) => text.as_str().into(),
-        Field::Date(days) => (i64::from(*days) * DAY).into(),
+        // As text: small numbers are read as seconds.
+        Field::Date(days) => Timestamp::from_millis(i64::from(*days) * DAY).to_string().into(),
         Field::Decimal(number) => decimal(number).map_or(Value::Null, Value::from),
         Field::Bytes(bytes) => std::str::from_utf8(bytes.data()).map_or(Value::Null, Value::from),
         Field::Group(row) => object(row),

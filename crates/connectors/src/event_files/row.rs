@@ -77,7 +77,11 @@ impl<'a> Row<'a> {
         })?;
         let time = needed(&columns.time)?;
         let time_ms = parse_time(&time).ok_or_else(|| {
-            wrong(&columns.time, "no time", "RFC 3339, \"2019-10-01 00:00:00 UTC\", or a number since 1970")
+            wrong(
+                &columns.time,
+                "no time",
+                "RFC 3339, \"2019-10-01 00:00:00\" with or without UTC, a date, or a number since 1970",
+            )
         })?;
         let (product, category) = (self.get(&columns.product), self.get(&columns.category));
         let event = ClickEvent::try_new(needed(&columns.user)?, known, product, category, time_ms);

@@ -67,7 +67,7 @@ fn a_log_in_csv_is_read_and_bad_rows_say_why() {
     ];
     assert_eq!(events, expected);
     let expected = [
-        "log.csv:6: event_time: found no time, allowed RFC 3339, \"2019-10-01 00:00:00 UTC\", or a number since 1970",
+        "log.csv:6: event_time: found no time, allowed RFC 3339, \"2019-10-01 00:00:00\" with or without UTC, a date, or a number since 1970",
         "log.csv:7: event_type: found \"look\", allowed cart, purchase, visit, search, view, add-to-cart, buy, erase",
         "log.csv:8: line: found 5 fields, allowed 6",
         "log.csv:9: user_id: found nothing, allowed a text or a number",

@@ -71,7 +71,7 @@ impl LanguageModel {
             };
             pairs[previous * size + next] += f64::from(count);
             // At the start both words before are the edge, which one of them says as well.
-            if previous != words {
+            if previous != words && count > 0 {
                 triples.entry((before, previous)).or_default().push((next, f64::from(count)));
             }
         }
@@ -170,7 +170,7 @@ impl LanguageModel {
 mod tests {
     use super::*;
 
-    const COUNTS: &str = "- - red 3\n- - shoes 1\n- red shoes 3\nred shoes - 3\n- shoes - 1\n";
+    const COUNTS: &str = "red red shoes 0\n- - red 3\n- - shoes 1\n- red shoes 3\nred shoes - 3\n- shoes - 1\n";
 
     fn lexicon() -> Lexicon {
         Lexicon::parse("red r eh d\nshoes sh uw z\n", Path::new("lexicon")).expect("valid")

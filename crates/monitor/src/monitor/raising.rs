@@ -194,7 +194,7 @@ impl Monitor {
     /// after an active alarm was last confirmed it is another change: that alarm is resolved, and this is one of its
     /// own.
     fn fire(&mut self, held: Option<&Alarm>, evidence: f64, end: Timestamp) -> Option<Alarm> {
-        let listed: Vec<usize> = self.detectors.listed(self.settings.run_length).into_iter().take(NAMED).collect();
+        let listed = self.detectors.listed(self.settings.run_length);
         let large = self.large(&listed);
         let first = *large.first()?;
         let watch = self.detectors.watches.get(first)?;
@@ -206,7 +206,7 @@ impl Monitor {
         let onset = known.or(own);
         let span = self.span_since(onset);
         // That which is large enough leads.
-        let named = std::iter::once(first).chain(listed.iter().copied().filter(|at| *at != first));
+        let named = std::iter::once(first).chain(listed.iter().copied().filter(|at| *at != first)).take(NAMED);
         let signals: Vec<SignalFinding> =
             named.map(|at| effect::finding(&self.baseline, &span, &self.detectors.watches[at])).collect();
         let (starts, series) = watch.series();
