@@ -54,7 +54,7 @@ fn a_short_run_is_no_alarm() {
     let told = String::from_utf8(ran.stderr).unwrap();
     assert!(ran.status.success(), "{told}");
     let monitor: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("monitor: ")).take(2).collect();
-    assert!(monitor[0].starts_with("monitor: nothing has changed"), "{monitor:?}");
+    assert!(monitor[0].starts_with("monitor: nothing can be told yet"), "{monitor:?}");
     assert_eq!(monitor[1].trim(), "", "no notes");
 }
 
