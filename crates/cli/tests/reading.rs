@@ -256,7 +256,7 @@ fn a_doctor_tries_what_a_run_opens_and_leaves_nothing() {
     for (setting, line) in [
         ("sinks.output.path=nowhere/out.jsonl", "FAIL  sink output: "),
         ("sinks.output.path=.", "FAIL  sink output: "),
-        ("sinks.output.path=plain.toml", "ok    sink output: the file can be written"),
+        ("sinks.output.path=plain.toml", "ok    sink output: the file opens for writing"),
         ("sinks.output.path=-", "ok    sink output: needs no file"),
         ("broker.path=/proc/nowhere/log", "FAIL  broker: broker.path: /proc "),
         ("sources.input.path=missing.jsonl", "FAIL  source input: "),
