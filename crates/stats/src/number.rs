@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::{
     DecodeError, Edges, MergeError,
     edges::{BELOW, MISSING, NAN, NEG_INFINITY},
+    quantum::Quantum,
     wire::{Reader, Writer},
 };
 
@@ -34,7 +35,8 @@ impl Moments {
     const EMPTY: Self = Self { sum: 0, squares: 0, min: f64::INFINITY, max: f64::NEG_INFINITY, whole: true };
 
     #[inline]
-    fn add(&mut self, x: f64, quanta: i64) {
+    fn add(&mut self, x: f64, quantum: Quantum) {
+        let quanta = quantum.quanta(x);
         // Wrapping does not depend on order either. It takes 2³² values, all beyond 4096 times the
         // scale, to reach the end of the squares.
         self.sum = self.sum.wrapping_add(i128::from(quanta));
@@ -46,8 +48,7 @@ impl Moments {
         if x > self.max {
             self.max = x + 0.0;
         }
-        // A cast is cheaper than rounding, and says the same within 2⁶³.
-        self.whole = self.whole && (x as i64) as f64 == x;
+        self.whole &= quantum.is_whole(quanta);
     }
 }
 
@@ -64,7 +65,7 @@ impl NumberProfile {
     pub fn observe(&mut self, value: Option<f64>) -> usize {
         let slot = match value {
             Some(x) if x.is_finite() => {
-                self.moments.add(x, self.edges.quantum().quanta(x));
+                self.moments.add(x, self.edges.quantum());
                 self.edges.finite_slot(x)
             }
             other => self.edges.slot(other),
@@ -262,7 +263,7 @@ impl NumberProfile {
                 if profile.counts[slot] == 0 {
                     return Err(bytes.value_error("value", &x, "numbers in the bin that is counted"));
                 }
-                profile.moments.add(x, profile.edges.quantum().quanta(x));
+                profile.moments.add(x, profile.edges.quantum());
             }
             _ => {
                 let (min, max) = (finite(bytes, "minimum")?, finite(bytes, "maximum")?);

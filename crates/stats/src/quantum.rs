@@ -21,6 +21,8 @@ const SHIFT: f64 = 1.5 * (1u64 << 52) as f64;
 pub(crate) struct Quantum {
     size: f64,
     per_unit: f64,
+    /// The bits of a number of quanta that are below 1.
+    fraction: u64,
 }
 
 impl Quantum {
@@ -28,7 +30,8 @@ impl Quantum {
     pub(crate) fn of(bounds: &[f64]) -> Self {
         let scale = bounds.iter().fold(f64::MIN_POSITIVE, |scale, x| scale.max(x.abs()));
         let exponent = ((scale.to_bits() >> 52) as i32 - 1023 + 1 - 36).max(-1000);
-        Self { size: power_of_two(exponent), per_unit: power_of_two(-exponent) }
+        let per_unit = power_of_two(-exponent);
+        Self { size: power_of_two(exponent), per_unit, fraction: (per_unit as u64).saturating_sub(1) }
     }
 
     /// Returns a finite value as a whole number of quanta, the even one of two nearest.
@@ -36,6 +39,12 @@ impl Quantum {
     pub(crate) fn quanta(self, x: f64) -> i64 {
         let shifted = (x * self.per_unit).clamp(-LIMIT, LIMIT) + SHIFT;
         shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i64
+    }
+
+    /// Says whether so many quanta are a whole number; all are where a quantum is 1 or more.
+    #[inline]
+    pub(crate) fn is_whole(self, quanta: i64) -> bool {
+        quanta as u64 & self.fraction == 0
     }
 
     /// Returns the size of one quantum.
@@ -64,6 +73,18 @@ mod tests {
         {
             assert_eq!(quantum.quanta(x), quanta, "{x}");
         }
+    }
+
+    #[test]
+    fn whole_numbers_are_told_from_others() {
+        let is_whole = |bounds: [f64; 2], x: f64| {
+            let quantum = Quantum::of(&bounds);
+            quantum.is_whole(quantum.quanta(x))
+        };
+        for x in [0.0, 1.0, -7.0, 1e300] {
+            assert!(is_whole([0.0, 32.0], x) && is_whole([0.0, 1e12], x), "{x}");
+        }
+        assert!(!is_whole([0.0, 32.0], 0.5) && !is_whole([0.0, 1.0], -1.001) && is_whole([0.0, 1e12], 0.5));
     }
 
     #[test]
