@@ -8,7 +8,7 @@ use std::{
     io::{ErrorKind, Write},
 };
 
-pub(crate) use driftline_types::counted;
+pub(crate) use driftline_types::{counted, visible};
 
 use crate::{exit::Failure, logging};
 
@@ -61,27 +61,3 @@ pub(crate) fn error_line(line: impl Display) {
 
 /// The control characters of a text of several lines.
 pub(crate) const LAYOUT: [char; 2] = ['\n', '\t'];
-
-/// Writes control characters but those of `kept` as `\u{1b}`: what the name of a file holds must not steer a terminal.
-pub(crate) fn visible(text: &str, kept: &[char]) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() && !kept.contains(&character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_steers_a_terminal_is_written_out() {
-        assert_eq!(visible("a\u{1b}[2J\r\tb\n\u{9b}é", &LAYOUT), "a\\u{1b}[2J\\r\tb\n\\u{9b}é");
-        assert_eq!(visible("a\nb", &[]), "a\\nb");
-    }
-}

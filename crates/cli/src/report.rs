@@ -61,7 +61,7 @@ pub(crate) fn verdict(node: &NodeReport) -> (&'static str, &'static str) {
 /// Says how strong the evidence of a change is, and of how many windows. It starts anew after an alarm, so while one is
 /// active its own counts.
 pub(crate) fn evidence(report: &Report) -> String {
-    let alarm = report.alarms.iter().find(|alarm| alarm.state.is_active() && alarm.id.starts_with("drift-"));
+    let alarm = report.alarms.iter().find(|alarm| alarm.state.is_active() && alarm.is_drift());
     let (evidence, when) = alarm.map_or((report.evidence, ""), |alarm| (alarm.evidence, " when it was last confirmed"));
     let windows = print::counted(report.windows, "window");
     format!("evidence {evidence:.1}{when}, an alarm from {}; {windows} judged", report.run_length)

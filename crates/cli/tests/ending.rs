@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -41,6 +41,9 @@ above = 1000000.0
 
 /// Lines of the source, a second of event time apart: enough windows for a reference.
 const LINES: usize = 100;
+
+/// The folder of temporary files of a run, in that of its test.
+const TEMPORARY: &str = "tmp";
 
 fn signal(child: &Child, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
@@ -123,35 +126,46 @@ fn what_there_is_of_a_run_that_was_stopped_is_shown() {
     assert!(code == Some(130) && printed.contains("endless"), "{code:?} {printed} {told}");
 }
 
+/// Starts a run of [`ENDLESS`] with a temporary log in the folder, and nobody who reads its lines; returns it, its standard input and its
+/// standard error.
+fn endless(folder: &Path) -> (Child, ChildStdin, BufReader<ChildStderr>) {
+    let (file, temporary) = (folder.join("endless.toml"), folder.join(TEMPORARY));
+    fs::create_dir(&temporary).unwrap();
+    fs::write(&file, ENDLESS).unwrap();
+    let mut command = driftline(&["run", file.to_str().unwrap()]);
+    command.env("TMPDIR", &temporary).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (input, errors) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
+    (child, input, BufReader::new(errors))
+}
+
+fn logs_left(folder: &Path) -> usize {
+    fs::read_dir(folder.join(TEMPORARY)).unwrap().count()
+}
+
+/// Reads what a run says until it has said this.
+fn told(errors: &mut impl BufRead, what: &str) -> String {
+    let mut told = String::new();
+    while !told.contains(what) {
+        assert!(errors.read_line(&mut told).unwrap() > 0, "{told}");
+    }
+    told
+}
+
 /// Asked twice, by whatever signal, a run that cannot work off what it has read ends, and takes its log with it.
 #[test]
 fn a_run_that_is_asked_twice_ends_at_once_and_leaves_no_log() {
     const MANY: usize = 3_000;
     let folder = tempfile::tempdir().unwrap();
-    let temporary = folder.path().join("tmp");
-    fs::create_dir(&temporary).unwrap();
-    let left = || fs::read_dir(&temporary).unwrap().count();
-    let file = folder.path().join("endless.toml");
-    fs::write(&file, ENDLESS).unwrap();
-    let mut command = driftline(&["run", file.to_str().unwrap()]);
-    command.env("TMPDIR", &temporary).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let (mut child, mut input, mut errors) = endless(folder.path());
     // Nobody reads the lines, more than a pipe holds: the sink waits.
-    let mut input = child.stdin.take().unwrap();
     for n in 0..MANY {
         writeln!(input, "{{\"t\":{n},\"more\":\"{}\"}}", "x".repeat(200)).unwrap();
     }
-    let mut errors = BufReader::new(child.stderr.take().unwrap());
-    let mut await_told = |what: &str| {
-        let mut told = String::new();
-        while !told.contains(what) {
-            assert!(errors.read_line(&mut told).unwrap() > 0, "{told}");
-        }
-    };
-    await_told(&format!("input {MANY} "));
-    assert_eq!(left(), 1);
+    told(&mut errors, &format!("input {MANY} "));
+    assert_eq!(logs_left(folder.path()), 1);
     signal(&child, "-TERM");
-    await_told("stopping");
+    told(&mut errors, "stopping");
     signal(&child, "-TERM");
     // By itself it would wait twice as long for the sink.
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -159,7 +173,7 @@ fn a_run_that_is_asked_twice_ends_at_once_and_leaves_no_log() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!((child.wait().unwrap().code(), left()), (Some(130), 0));
+    assert_eq!((child.wait().unwrap().code(), logs_left(folder.path())), (Some(130), 0));
     drop(input);
 }
 
@@ -173,24 +187,12 @@ fn a_run_whose_terminal_goes_away_leaves_no_log() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let temporary = folder.path().join("tmp");
-    fs::create_dir(&temporary).unwrap();
-    let file = folder.path().join("endless.toml");
-    fs::write(&file, ENDLESS).unwrap();
-    let mut command = driftline(&["run", file.to_str().unwrap()]);
-    command.env("TMPDIR", &temporary).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
+    let (mut child, mut input, mut errors) = endless(folder.path());
     writeln!(input, "{{\"t\":0}}").unwrap();
-    let mut errors = BufReader::new(child.stderr.take().unwrap());
-    let mut told = String::new();
-    while !told.contains("input 1 ") {
-        assert!(errors.read_line(&mut told).unwrap() > 0, "{told}");
-    }
+    let mut told = told(&mut errors, "input 1 ");
     signal(&child, "-HUP");
     errors.read_to_string(&mut told).unwrap();
-    let left = fs::read_dir(&temporary).unwrap().count();
-    assert_eq!((child.wait().unwrap().code(), left), (Some(130), 0), "{told}");
+    assert_eq!((child.wait().unwrap().code(), logs_left(folder.path())), (Some(130), 0), "{told}");
     drop(input);
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use driftline_stage::StageError;
+use driftline_types::visible;
 use serde::{Deserialize, Serialize};
 
 /// Folders within folders beyond this depth are not entered.
@@ -47,15 +48,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
 
 /// Returns a path as it may stand in logs and reasons: control characters, which a terminal would obey, are escaped.
 pub(crate) fn shown(path: impl AsRef<Path>) -> String {
-    let mut shown = String::new();
-    for c in path.as_ref().to_string_lossy().chars() {
-        if c.is_control() {
-            shown.extend(c.escape_debug());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
+    visible(&path.as_ref().to_string_lossy(), &[])
 }
 
 /// Where files are looked for.

@@ -97,6 +97,14 @@ pub struct Alarm {
     pub examples: Vec<RecordId>,
 }
 
+impl Alarm {
+    /// Says whether it is of drift; else it is of a rule.
+    #[must_use]
+    pub fn is_drift(&self) -> bool {
+        self.id.starts_with("drift-")
+    }
+}
+
 /// What is said of a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeFinding {

@@ -227,11 +227,7 @@ impl Detectors {
     /// Returns the evidence that anything has changed: the mean over all armed watches and both lanes.
     pub(crate) fn evidence(&self) -> f64 {
         let armed = self.watches.iter().filter(|watch| watch.is_armed());
-        let (mut sum, mut n) = (0.0, 0.0);
-        for watch in armed {
-            sum += watch.adaptive.evidence() + watch.anchored.evidence();
-            n += 2.0;
-        }
+        let (sum, n) = armed.fold((0.0, 0.0), |(sum, n), watch| (sum + watch.evidence(), n + 1.0));
         if n > 0.0 { sum / n } else { 0.0 }
     }
 

@@ -409,12 +409,9 @@ impl Monitor {
     #[must_use]
     pub fn report(&self) -> Report {
         let Status { sentence, windows, evidence, alarms, watched, notes } = self.status();
-        let active = alarms.iter().find(|alarm| alarm.state.is_active() && alarm.id.starts_with("drift-"));
-        let onset = active.and_then(|alarm| alarm.onset);
-        let since: Vec<&Closed> =
-            self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
-        let ends = since.first().map(|closed| closed.start).zip(since.last().map(|closed| closed.start));
-        let span = Span::new(since);
+        let active = alarms.iter().find(|alarm| alarm.state.is_active() && alarm.is_drift());
+        let span = Span::new(self.since(active.and_then(|alarm| alarm.onset)));
+        let ends = span.windows.first().map(|closed| closed.start).zip(span.windows.last().map(|closed| closed.start));
         let of = |node: &StageName, what: &What| {
             watched
                 .iter()

@@ -131,6 +131,11 @@ impl Producer {
         self.before.unwrap_or(self.latest)
     }
 
+    /// Says whether a window lies within `reach` of it, milliseconds.
+    fn is_near(&self, start: Timestamp, reach: u64) -> bool {
+        start.as_millis().abs_diff(self.here().as_millis()) <= reach
+    }
+
     /// Says whether it is done with the windows that end at `end` or before.
     fn is_past(&self, end: Timestamp) -> bool {
         self.before.is_some_and(|before| before >= end)
@@ -221,7 +226,7 @@ impl Windows {
         self.progressed(partition, profile);
         let (node, start) = (&profile.key.stage, profile.key.window.start);
         let producer = self.progress.producers.get(node).and_then(|producers| producers.get(&partition));
-        if producer.is_none_or(|producer| self.is_within_reach(start, producer.here())) {
+        if producer.is_none_or(|producer| producer.is_near(start, self.reach())) {
             let (first, last) = self.progress.incomparable.entry(node.clone()).or_insert((start, start));
             (*first, *last) = (start.min(*first), start.max(*last));
         }
@@ -229,10 +234,6 @@ impl Windows {
 
     fn is_incomparable(&self, node: &StageName, start: Timestamp) -> bool {
         self.progress.incomparable.get(node).is_some_and(|(first, last)| (*first..=*last).contains(&start))
-    }
-
-    fn is_within_reach(&self, start: Timestamp, here: Timestamp) -> bool {
-        start.as_millis().abs_diff(here.as_millis()) <= self.reach()
     }
 
     /// Returns how far from where a node is its records may be, milliseconds.
@@ -276,7 +277,7 @@ impl Windows {
         let new = Producer { latest: start, before: None, begun: 1, heard_at: most, elsewhere: None };
         let producer = producers.entry(partition).or_insert(new);
         producer.heard_at = most;
-        if start.as_millis().abs_diff(producer.here().as_millis()) > reach {
+        if !producer.is_near(start, reach) {
             let (count, earliest) =
                 producer.elsewhere.map_or((1, start), |(count, earliest)| (count + 1, earliest.min(start)));
             producer.elsewhere = Some((count, earliest));
@@ -337,8 +338,8 @@ impl Windows {
         let Some((&start, _)) = self.open.first_key_value() else { return false };
         let sources = self.topology.nodes.iter().filter(|(_, inputs)| inputs.is_empty());
         let producers = sources.filter_map(|(name, _)| self.progress.producers.get(name)).flat_map(BTreeMap::values);
-        let latest = producers.map(Producer::here).max();
-        latest.is_some_and(|latest| start > latest && !self.is_within_reach(start, latest))
+        let latest = producers.max_by_key(|producer| producer.here());
+        latest.is_some_and(|latest| start > latest.here() && !latest.is_near(start, self.reach()))
     }
 
     fn is_complete(&self, start: Timestamp, open: &Open) -> bool {

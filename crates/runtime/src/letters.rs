@@ -57,9 +57,7 @@ pub(crate) fn make_room(
         let found = output.payload_bytes();
         let reason = BrokerError::TooLarge { topic: topic.clone(), found, allowed: *allowed }.to_string();
         // It was never read anywhere, so it has no place; its id names its cause.
-        output.headers.push(wire::ERROR_STAGE, node.to_string());
-        output.headers.push(wire::ERROR_REASON, reason);
-        output.headers.push(wire::ERROR_TOPIC, topic.to_string());
+        wire::push_refusal(&mut output.headers, node, reason, topic);
         output.topic = letters.clone();
         counts.written = counts.written.saturating_sub(1);
         // A record that led to several of them is refused once: their ids differ in what comes last.

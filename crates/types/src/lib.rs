@@ -22,5 +22,5 @@ pub use injection::{Injection, Injections, Parameter};
 pub use message::{Message, Offset, Outgoing, Partition, TopicPartition};
 pub use name::{GroupId, NameError, PipelineName, SchemaId, StageName, StageVersion, Topic};
 pub use record::{Code, Context, Key, Probe, Record, RecordId, Timing, TraceContext};
-pub use text::counted;
+pub use text::{counted, visible};
 pub use time::Timestamp;

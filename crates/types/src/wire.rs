@@ -247,9 +247,7 @@ pub fn is_for(message: &Message, node: &str) -> bool {
 #[must_use]
 pub fn dead_letter(pipeline: &PipelineName, stage: &StageName, message: &Message, reason: String) -> Outgoing {
     let mut headers = message.headers.clone();
-    headers.push(ERROR_STAGE, stage.to_string());
-    headers.push(ERROR_REASON, reason);
-    headers.push(ERROR_TOPIC, message.topic.to_string());
+    push_refusal(&mut headers, stage, reason, &message.topic);
     headers.push(ERROR_PARTITION, message.partition.to_string());
     headers.push(ERROR_OFFSET, message.offset.to_string());
     Outgoing {
@@ -260,6 +258,13 @@ pub fn dead_letter(pipeline: &PipelineName, stage: &StageName, message: &Message
         headers,
         timestamp: message.timestamp,
     }
+}
+
+/// Adds the headers that say which stage refused a record of which topic, and why.
+pub fn push_refusal(headers: &mut Headers, stage: &StageName, reason: String, topic: &Topic) {
+    headers.push(ERROR_STAGE, stage.to_string());
+    headers.push(ERROR_REASON, reason);
+    headers.push(ERROR_TOPIC, topic.to_string());
 }
 
 fn version(item: &str) -> Option<(StageName, StageVersion)> {

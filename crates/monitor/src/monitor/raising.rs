@@ -104,7 +104,7 @@ impl Monitor {
 
     /// Returns the drift alarm that is not resolved.
     pub(super) fn drift(&self) -> Option<&Held> {
-        self.alarms.values().find(|held| held.alarm.id.starts_with("drift-"))
+        self.alarms.values().find(|held| held.alarm.is_drift())
     }
 
     /// Decides on the drift alarm after a window that ends at `end`.
@@ -195,8 +195,9 @@ impl Monitor {
     /// own.
     fn fire(&mut self, held: Option<&Alarm>, evidence: f64, end: Timestamp) -> Option<Alarm> {
         let listed = self.detectors.listed(self.settings.run_length);
-        let large = self.large(&listed);
-        let first = *large.first()?;
+        let mut spans = BTreeMap::new();
+        let mut is_large = |at: &usize| self.is_large(&self.detectors.watches[*at], &mut spans);
+        let first = listed.iter().copied().find(|at| is_large(at))?;
         let watch = self.detectors.watches.get(first)?;
         let own = watch.onset();
         let active = held.filter(|alarm| alarm.state.is_active());
@@ -204,7 +205,7 @@ impl Monitor {
         let held = held.filter(|_| over.is_none()).cloned();
         let known = active.filter(|_| over.is_none()).and_then(|alarm| alarm.onset);
         let onset = known.or(own);
-        let span = self.span_since(onset);
+        let span = Span::new(self.since(onset));
         // That which is large enough leads.
         let named = std::iter::once(first).chain(listed.iter().copied().filter(|at| *at != first)).take(NAMED);
         let signals: Vec<SignalFinding> =
@@ -217,8 +218,9 @@ impl Monitor {
         let probes = self.probes.says(onset.unwrap_or(evident), evident, end);
         let found = cause::cause(&self.baseline, &self.detectors, &span, self.settings.run_length / 10.0, &probes);
         // When the origin itself began to move, if it is large there too.
-        let mut large = large.iter().map(|&at| &self.detectors.watches[at]);
-        let began = large.find(|watch| found.origin.as_ref() == Some(&watch.node)).and_then(Watch::onset);
+        let of_origin = |at: &&usize| found.origin.as_ref() == Some(&self.detectors.watches[**at].node);
+        let large = listed.iter().filter(of_origin).find(|at| is_large(at));
+        let began = large.and_then(|&at| self.detectors.watches[at].onset());
         let onset = known.or_else(|| own.into_iter().chain(began).min());
         let summary = sentence(&self.baseline, &found, &signals, began.or(onset));
         let Cause { nodes, traces, origin } = found;
@@ -256,25 +258,20 @@ impl Monitor {
         })
     }
 
-    /// Returns those of the watches whose effect since their own onset is worth an alarm.
-    fn large(&self, listed: &[usize]) -> Vec<usize> {
-        let mut spans = BTreeMap::new();
-        let is_large = |at: &usize| {
-            let watch = &self.detectors.watches[*at];
-            let onset = watch.onset();
-            let span = spans.entry(onset).or_insert_with(|| self.span_since(onset));
-            let finding = effect::finding(&self.baseline, span, watch);
-            let size = finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least));
-            size >= self.settings.tolerance
-        };
-        listed.iter().copied().filter(is_large).collect()
+    /// Says whether the effect of a watch since its own onset is worth an alarm. `spans` keeps what was merged, by how many windows it is
+    /// of: many watches have one onset.
+    fn is_large<'a>(&'a self, watch: &Watch, spans: &mut BTreeMap<usize, Span<'a>>) -> bool {
+        let since = self.since(watch.onset());
+        let span = spans.entry(since.len()).or_insert_with(|| Span::new(since));
+        let finding = effect::finding(&self.baseline, span, watch);
+        finding.effect.map_or(0.0, |effect| finding.measure.size(effect.at_least)) >= self.settings.tolerance
     }
 
-    /// Merges the last windows since a moment, all of them if it is not known; the last one if it began none.
-    fn span_since(&self, onset: Option<Timestamp>) -> Span<'_> {
+    /// Returns the last windows since a moment, all of them if it is not known; the last one if it began none.
+    pub(super) fn since(&self, onset: Option<Timestamp>) -> Vec<&Closed> {
         let since: Vec<&Closed> =
             self.recent.iter().filter(|closed| onset.is_none_or(|onset| closed.start >= onset)).collect();
-        Span::new(if since.is_empty() { self.recent.back().into_iter().collect() } else { since })
+        if since.is_empty() { self.recent.back().into_iter().collect() } else { since }
     }
 
     /// Notes that somebody knows of an alarm; returns whether it was firing.
